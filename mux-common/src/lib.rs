@@ -1,0 +1,199 @@
+//! The ABI that mux's two halves share: names, record layouts, constants.
+//!
+//! `no_std`, no logic, no allocation. Both halves are built from this file, and
+//! the sizes and offsets below are asserted at compile time, so that a change of
+//! one half that the other does not know of cannot be built.
+//!
+//! Words: a *direction* is one way of a flow, from its source socket (`src`) to
+//! its destination socket (`dst`). Every direction has a *slot*, the index of its
+//! [`Direction`] record in [`MAP_BOOKS`]; the slot's number is also the key of
+//! `dst` in [`MAP_SOCKS`].
+#![no_std]
+
+use core::mem::{align_of, offset_of, size_of};
+
+/// The program attached to [`MAP_SOCKS`] as `sk_skb/stream_verdict`.
+pub const PROG_VERDICT: &str = "mux_verdict";
+
+/// `BPF_MAP_TYPE_SOCKMAP`: slot of a direction → its destination socket.
+pub const MAP_SOCKS: &str = "MUX_SOCKS";
+/// `BPF_MAP_TYPE_HASH`: socket cookie of a source (`u64`) → its slot (`u32`).
+pub const MAP_SLOTS: &str = "MUX_SLOTS";
+/// `BPF_MAP_TYPE_ARRAY`, `BPF_F_MMAPABLE`: slot → [`Direction`].
+pub const MAP_BOOKS: &str = "MUX_BOOKS";
+/// `BPF_MAP_TYPE_RINGBUF`: [`Event`]s, one for each edge into passing.
+pub const MAP_EVENTS: &str = "MUX_EVENTS";
+/// `BPF_MAP_TYPE_PERCPU_ARRAY` of one [`Stats`].
+pub const MAP_STATS: &str = "MUX_STATS";
+
+/// Load-time constant (`u32`, bytes): offset of `bytes_acked` in `struct tcp_sock`.
+pub const GLOBAL_OFF_BYTES_ACKED: &str = "OFF_BYTES_ACKED";
+/// Load-time constant (`u32`, bytes): offset of `write_seq` in `struct tcp_sock`.
+pub const GLOBAL_OFF_WRITE_SEQ: &str = "OFF_WRITE_SEQ";
+/// Load-time constant (`u32`, bytes): offset of `snd_una` in `struct tcp_sock`.
+pub const GLOBAL_OFF_SND_UNA: &str = "OFF_SND_UNA";
+/// Load-time constant (`u32`, bytes): offset of `copied_seq` in `struct tcp_sock`.
+pub const GLOBAL_OFF_COPIED_SEQ: &str = "OFF_COPIED_SEQ";
+
+/// Default of `[kernel] flows`: flows that the maps hold; twice as many slots.
+pub const DEFAULT_FLOWS: u32 = 65_536;
+/// Size in bytes of [`MAP_EVENTS`]; a power of two and a multiple of the page size.
+/// An event lost to a full ring is not lost work: user space also looks at the
+/// books on a timer.
+pub const EVENTS_SIZE: u32 = 256 * 1024;
+
+/// Most bytes that `bpf_skb_adjust_room` takes from an skb in one call
+/// (`len_diff_abs > 0xfff` is `-EFAULT`, net/core/filter.c).
+pub const TRIM_STEP: u32 = 0xfff;
+/// Most calls of it for one skb: 4095 × 129 bytes is more than the largest GRO skb
+/// (512 KiB, `GRO_MAX_SIZE`).
+pub const TRIM_STEPS: u32 = 129;
+
+/// What the kernel writes of one direction. Only the verdict writes here, one CPU at
+/// a time (it runs under the source's socket lock).
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelBook {
+    /// Bytes answered `SK_PASS` since insertion: they are user space's to read.
+    pub passed: u64,
+    /// Bytes redirected to `dst` since insertion.
+    pub redirected: u64,
+    /// Bytes of overlapping retransmissions and half-read skbs taken off.
+    pub trimmed: u64,
+    /// Messages (skbs) seen; tells activity to the idle timer.
+    pub messages: u64,
+    /// TCP sequence number after the last byte seen; valid once `started` is 1.
+    pub next_seq: u32,
+    /// 1 once the verdict has run for this direction.
+    pub started: u32,
+    /// A [`broken`] reason; not 0: a wrong byte would have been delivered, the flow
+    /// must be reset.
+    pub broken: u32,
+    /// Edges into passing; each sent one [`Event`].
+    pub passes: u32,
+    /// 1 if `cb[0]` of the first skb was `copied_seq`; the self-test looks at it.
+    pub first_seq_matched: u32,
+    /// Padding to a cache line.
+    pub reserved: u32,
+}
+
+/// What user space writes of one direction. The kernel only reads it.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UserBook {
+    /// Bytes read from `src` since insertion *and* completely handed to `dst`.
+    pub read: u64,
+    /// All stream bytes that `dst` was given other than by redirect, in `dst`'s own
+    /// count: starts at its `tcpi_bytes_acked + SIOCOUTQ`.
+    pub written: u64,
+    /// Most bytes that may wait in `dst`'s psock backlog before the verdict passes.
+    pub backlog_limit: u64,
+    /// Not 0: answer `SK_PASS` whatever the backlog (relay switched off, un-splicing).
+    pub hold: u32,
+    /// Padding to a cache line.
+    pub reserved: [u32; 9],
+}
+
+/// The record of one direction: two halves, each with one writer, each a cache line.
+#[repr(C, align(64))]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Direction {
+    /// Written by the verdict.
+    pub kernel: KernelBook,
+    /// Written by user space.
+    pub user: UserBook,
+}
+
+/// Why the verdict declared a direction broken ([`KernelBook::broken`]).
+pub mod broken {
+    /// `bpf_skb_adjust_room` refused to take an overlap off.
+    pub const TRIM_FAILED: u32 = 1;
+    /// A gap: bytes between `next_seq` and this skb never came by.
+    pub const SEQUENCE_GAP: u32 = 2;
+    /// The source is not a TCP socket, or its fields cannot be read.
+    pub const NOT_TCP: u32 = 3;
+    /// The redirect helper refused.
+    pub const REDIRECT_FAILED: u32 = 4;
+}
+
+/// What a record of [`MAP_EVENTS`] says.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// Cookie of the direction's source, so that a late event for a slot that was
+    /// given to another flow meanwhile is told apart.
+    pub cookie: u64,
+    /// The direction.
+    pub slot: u32,
+    /// An [`event`] kind.
+    pub kind: u32,
+}
+
+/// Kinds of [`Event`].
+pub mod event {
+    /// The direction began to pass: user space must read `passed - read` bytes.
+    pub const PASSING: u32 = 1;
+    /// The direction is broken ([`super::KernelBook::broken`]).
+    pub const BROKEN: u32 = 2;
+}
+
+/// Counters of the verdict, one copy per CPU, messages unless they say bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Stats {
+    /// Redirected messages.
+    pub redirected: u64,
+    /// Redirected bytes.
+    pub redirected_bytes: u64,
+    /// Passed because user space was behind (`read != passed`).
+    pub passed_behind: u64,
+    /// Passed because there was no `dst` (yet, or any more).
+    pub passed_no_peer: u64,
+    /// Passed because `dst`'s backlog was over the limit.
+    pub passed_backlog: u64,
+    /// Passed because user space holds the direction.
+    pub passed_hold: u64,
+    /// Messages from which an overlap was taken off.
+    pub trimmed: u64,
+    /// Bytes taken off.
+    pub trimmed_bytes: u64,
+    /// Whole duplicates dropped.
+    pub duplicates: u64,
+    /// Bare FINs dropped (`len == 0`).
+    pub fins: u64,
+    /// Messages of sockets without a slot.
+    pub no_slot: u64,
+    /// Directions declared broken.
+    pub broken: u64,
+    /// Events that found the ring full.
+    pub events_lost: u64,
+}
+
+const _: () = {
+    assert!(size_of::<KernelBook>() == 64 && align_of::<KernelBook>() == 64);
+    assert!(size_of::<UserBook>() == 64 && align_of::<UserBook>() == 64);
+    assert!(size_of::<Direction>() == 128);
+    assert!(offset_of!(Direction, kernel) == 0 && offset_of!(Direction, user) == 64);
+    assert!(offset_of!(KernelBook, passed) == 0 && offset_of!(KernelBook, redirected) == 8);
+    assert!(offset_of!(KernelBook, next_seq) == 32 && offset_of!(KernelBook, broken) == 40);
+    assert!(offset_of!(UserBook, read) == 0 && offset_of!(UserBook, written) == 8);
+    assert!(offset_of!(UserBook, backlog_limit) == 16 && offset_of!(UserBook, hold) == 24);
+    assert!(size_of::<Event>() == 16 && align_of::<Event>() == 8);
+    assert!(size_of::<Stats>() == 13 * 8);
+    assert!(EVENTS_SIZE.is_power_of_two());
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{Direction, Event, KernelBook, Stats, UserBook};
+    // SAFETY: `repr(C)` structs of integers without implicit padding (sizes asserted
+    // above), for which every bit pattern is a value.
+    #[allow(unsafe_code, reason = "aya's marker trait for plain data")]
+    const _: () = {
+        unsafe impl aya::Pod for Direction {}
+        unsafe impl aya::Pod for KernelBook {}
+        unsafe impl aya::Pod for UserBook {}
+        unsafe impl aya::Pod for Event {}
+        unsafe impl aya::Pod for Stats {}
+    };
+}

@@ -1,0 +1,326 @@
+//! Compiled configuration: what a checked rules file becomes.
+//!
+//! Every value here is already valid: names are resolved to indices, numbers are in
+//! range, regular expressions are compiled. Nothing in this file reads text.
+
+use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::route::Matcher;
+
+/// Index of a rule in [`Config::rules`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleId(pub usize);
+
+/// Index of an upstream in [`Config::upstreams`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamId(pub usize);
+
+/// A whole configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Never empty.
+    pub listeners: Vec<Arc<ListenerConfig>>,
+    /// In file order, which is the order in which they are tried. May be empty only if
+    /// no listener needs one (never the case for a loaded file).
+    pub rules: Vec<Arc<Rule>>,
+    /// Named groups first, in file order, then one for each distinct address written in a rule.
+    pub upstreams: Vec<Arc<UpstreamConfig>>,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[log]`.
+    pub log: LogConfig,
+    /// `[security]`.
+    pub security: SecurityConfig,
+    /// `[kernel]`.
+    pub kernel: KernelConfig,
+}
+
+/// One `[[listener]]`.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Unique; `"listener-1"`, … by default.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// How long a client has to send what its rule needs. Default 3 s.
+    pub sniff_timeout: Duration,
+    /// Most bytes looked at, 1 B to 1 MiB. Default 64 KiB.
+    pub sniff_limit: usize,
+    /// What becomes of a client that was silent (or undecidable) for `sniff_timeout`.
+    pub on_timeout: Otherwise,
+    /// What becomes of a client that no rule matches.
+    pub on_no_match: Otherwise,
+    /// Flows and connections being sniffed at once. `None`: only the global limit.
+    pub max_connections: Option<NonZeroU32>,
+    /// The rules tried, in order.
+    pub rules: Vec<RuleId>,
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `host:port`, `[v6]:port`; port 0 lets the kernel choose.
+    Tcp(SocketAddr),
+    /// `unix:/path` or a bare absolute path.
+    Unix(PathBuf),
+}
+
+/// What to do when no rule decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// Close the connection (FIN).
+    Close,
+    /// Reset it (RST).
+    Reset,
+    /// Route it by this rule, whatever its matcher says.
+    Rule(RuleId),
+}
+
+/// One `[[rule]]`.
+#[derive(Debug)]
+pub struct Rule {
+    /// Unique; `"rule-1"`, … by default.
+    pub name: Arc<str>,
+    /// The condition.
+    pub matcher: Matcher,
+    /// Where its connections go.
+    pub upstream: UpstreamId,
+    /// Which relay carries them.
+    pub relay: RelayChoice,
+    /// Flows of this rule at once.
+    pub max_connections: Option<NonZeroU32>,
+}
+
+/// `relay = "…"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RelayChoice {
+    /// By evidence.
+    #[default]
+    Auto,
+    /// The kernel's sockmap from the first byte on, where it can be had.
+    Sockmap,
+    /// splice(2).
+    Splice,
+    /// read(2) and write(2).
+    Copy,
+}
+
+impl RelayChoice {
+    /// Its name in rules files, on the command line and in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sockmap => "sockmap",
+            Self::Splice => "splice",
+            Self::Copy => "copy",
+        }
+    }
+}
+
+impl fmt::Display for RelayChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An upstream: a named group of endpoints, or the one address that a rule names.
+#[derive(Clone, Debug)]
+pub struct UpstreamConfig {
+    /// The group's name, or the address as [`Address`] prints it.
+    pub name: Arc<str>,
+    /// Never empty.
+    pub endpoints: Vec<Address>,
+    /// Order in which endpoints are tried.
+    pub balance: Balance,
+    /// For each endpoint tried. Default 2 s.
+    pub connect_timeout: Duration,
+    /// Further endpoints tried after a failed one. Default 2.
+    pub retries: u32,
+    /// Flows at once to the whole group.
+    pub max_connections: Option<NonZeroU32>,
+}
+
+/// Order in which a group's endpoints are tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// Each connection starts one further.
+    #[default]
+    RoundRobin,
+    /// Always in file order.
+    First,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and port; `upstream = 80` is `127.0.0.1:80`.
+    Ip(SocketAddr),
+    /// A name to resolve (all its addresses are used) and a port.
+    Name {
+        /// As written; a valid host name.
+        host: Arc<str>,
+        /// 1 to 65,535.
+        port: u16,
+    },
+    /// A Unix stream socket.
+    Unix(PathBuf),
+    /// A server in the daemon itself.
+    Builtin(Builtin),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Builtin(builtin) => write!(f, "builtin:{}", builtin.name()),
+        }
+    }
+}
+
+/// Upstreams that need no server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Builtin {
+    /// Sends every byte back (RFC 862).
+    Echo,
+    /// Takes every byte (RFC 863).
+    Discard,
+    /// Says what mux saw of the connection, over HTTP when asked in HTTP.
+    Whoami,
+}
+
+impl Builtin {
+    /// Its name after `builtin:`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Discard => "discard",
+            Self::Whoami => "whoami",
+        }
+    }
+}
+
+/// `[timeouts]`; `None` means no limit (`"0s"` in the file).
+#[derive(Clone, Debug)]
+pub struct Timeouts {
+    /// No byte either way for this long. Default 1 h.
+    pub idle: Option<Duration>,
+    /// One side has ended and the other has sent nothing for this long. Default 30 s.
+    pub half_closed: Option<Duration>,
+    /// From accept on. Default none.
+    pub lifetime: Option<Duration>,
+    /// From SIGTERM to the reset of what is left. Default 30 s.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            idle: Some(Duration::from_secs(3600)),
+            half_closed: Some(Duration::from_secs(30)),
+            lifetime: None,
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[limits]`.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections of all listeners at once. Default 10,000.
+    pub max_connections: NonZeroU32,
+    /// Connections being sniffed at once. Default 2,000.
+    pub max_sniffing: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MAX),
+            max_sniffing: NonZeroU32::new(2_000).unwrap_or(NonZeroU32::MAX),
+        }
+    }
+}
+
+/// `[log]`.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// A tracing level: `off`, `error`, `warn`, `info`, `debug`, `trace`. Default `info`.
+    pub level: Arc<str>,
+    /// Form of the access log. Default text.
+    pub access: AccessFormat,
+    /// Where it goes; `None`: standard output.
+    pub access_file: Option<PathBuf>,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), access: AccessFormat::Text, access_file: None }
+    }
+}
+
+/// Form of the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// One JSON object a line.
+    Json,
+    /// `key=value` pairs.
+    Text,
+    /// None.
+    Off,
+}
+
+/// `[security]`.
+#[derive(Clone, Debug)]
+pub struct SecurityConfig {
+    /// Whom a daemon that was started as root becomes. Default `nobody`; `root` stays root
+    /// (without capabilities).
+    pub user: Arc<str>,
+}
+
+impl Default for SecurityConfig {
+    fn default() -> Self {
+        Self { user: "nobody".into() }
+    }
+}
+
+/// `[kernel]`.
+#[derive(Clone, Debug)]
+pub struct KernelConfig {
+    /// Whether the sockmap relay may be used.
+    pub sockmap: SockmapMode,
+    /// `SO_SNDBUF` asked for on spliced sockets, bytes. Default 2 MiB.
+    pub send_buffer: u32,
+    /// Bytes that may wait in a psock backlog, per direction; at most half of
+    /// `send_buffer`. Default 512 KiB.
+    pub backlog_limit: u32,
+    /// Flows that the BPF maps hold, 1 to 1,048,576. Default 65,536.
+    pub flows: u32,
+}
+
+impl Default for KernelConfig {
+    fn default() -> Self {
+        Self {
+            sockmap: SockmapMode::Auto,
+            send_buffer: 2 << 20,
+            backlog_limit: 512 << 10,
+            flows: mux_common::DEFAULT_FLOWS,
+        }
+    }
+}
+
+/// `[kernel] sockmap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SockmapMode {
+    /// On allow-listed kernels that pass the self-test.
+    Auto,
+    /// On any kernel that passes the self-test.
+    Force,
+    /// Never.
+    Off,
+}

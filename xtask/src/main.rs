@@ -1,0 +1,2 @@
+//! `cargo xtask`: mux's build, run and test commands.
+fn main() {}
