@@ -1,0 +1,3 @@
+//! The `mux` command.
+
+fn main() {}
