@@ -66,7 +66,10 @@ fn update(toolchain: &Toolchain) -> Result<()> {
 }
 
 /// Builds and compares with the committed object.
-fn check(toolchain: &Toolchain) -> Result<()> {
+///
+/// # Errors
+/// The build fails, or the two differ (each difference went to standard error).
+pub(crate) fn check(toolchain: &Toolchain) -> Result<()> {
     const HINT: &str = "hint: `cargo xtask ebpf` builds and replaces it; commit both files";
     let root = sh::root();
     let committed = fs::read(root.join(OBJECT)).with_context(|| format!("{OBJECT}\n{HINT}"))?;

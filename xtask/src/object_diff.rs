@@ -247,3 +247,103 @@ fn maps(object: &[u8]) -> Result<BTreeMap<String, String>> {
     };
     Ok(object.maps.iter().map(|(name, map)| (name.clone(), describe(map))).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{provenance::OBJECT, sh, strip};
+
+    fn code(bytes: &[u8], relocations: &[(u64, &str)]) -> Code {
+        let relocations = relocations.iter().map(|(at, to)| (*at, (*to).to_owned())).collect();
+        Code { bytes: bytes.to_vec(), relocations }
+    }
+
+    fn committed() -> Result<Vec<u8>> {
+        fs::read(sh::root().join(OBJECT)).context(OBJECT)
+    }
+
+    /// File ranges of the committed object's instructions, globals, maps and license.
+    fn meaningful_ranges(object: &[u8]) -> Result<Vec<(u64, u64)>> {
+        let elf = ElfFile64::<object::Endianness>::parse(object)?;
+        let ranges = elf
+            .sections()
+            .filter(|section| {
+                let name = section.name().unwrap_or_default();
+                section.kind() == object::SectionKind::Text
+                    || name == "license"
+                    || name == "maps"
+                    || name.starts_with(".rodata")
+            })
+            .filter_map(|section| section.file_range())
+            .collect();
+        Ok(ranges)
+    }
+
+    #[test]
+    fn an_object_is_no_different_from_itself() -> Result<()> {
+        let object = committed()?;
+        let meaning = Meaning::read(&object)?;
+        assert!(!meaning.functions.is_empty() && !meaning.maps.is_empty());
+        assert!(meaning.data.contains_key("license"));
+        assert_eq!(differences(&meaning, &Meaning::read(&object)?), Vec::<String>::new());
+        Ok(())
+    }
+
+    #[test]
+    fn stripping_takes_no_meaning_away() -> Result<()> {
+        let object = committed()?;
+        let again = strip::strip(&object)?;
+        assert_eq!(Meaning::read(&again)?, Meaning::read(&object)?);
+        Ok(())
+    }
+
+    #[test]
+    fn every_changed_byte_that_the_kernel_would_see_is_noticed() -> Result<()> {
+        let object = committed()?;
+        let meaning = Meaning::read(&object)?;
+        for (start, size) in meaningful_ranges(&object)? {
+            for at in (start..start + size).step_by(3) {
+                let mut changed = object.clone();
+                changed[at as usize] ^= 0x10;
+                // The loader may also refuse it, which is as good.
+                if let Ok(changed) = Meaning::read(&changed) {
+                    assert!(!differences(&meaning, &changed).is_empty(), "byte {at:#x}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_first_different_instruction_is_shown() {
+        let a = code(&[1; 24], &[]);
+        let mut b = code(&[1; 32], &[]);
+        b.bytes[9] = 2;
+        assert_eq!(
+            code_difference(&a, &b),
+            "instruction 1: committed 01 01 01 01 01 01 01 01; built 01 02 01 01 01 01 01 01 \
+             (3 instructions committed, 4 built)"
+        );
+    }
+
+    #[test]
+    fn same_instructions_that_name_another_map_differ() {
+        let a = code(&[0x18; 16], &[(8, "type 1 MUX_SOCKS")]);
+        let b = code(&[0x18; 16], &[(8, "type 1 MUX_SLOTS")]);
+        assert_eq!(
+            code_difference(&a, &b),
+            "relocation of instruction 1: committed type 1 MUX_SOCKS; built type 1 MUX_SLOTS"
+        );
+    }
+
+    #[test]
+    fn what_only_one_object_has_is_named() {
+        let with = Meaning { data: [(".rodata".to_owned(), vec![1])].into(), ..Meaning::default() };
+        let without = Meaning::default();
+        let only = |a, b| differences(a, b).join("\n");
+        assert_eq!(only(&with, &without), "section .rodata: only in the committed object");
+        assert_eq!(only(&without, &with), "section .rodata: only in the built object");
+    }
+}

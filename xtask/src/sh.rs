@@ -66,6 +66,19 @@ fn without_toolchain(command: &mut Command) {
     }
 }
 
+/// Takes all of cargo's and rustup's variables out of `command`'s environment: a daemon has
+/// nothing to do with how it was built.
+pub(crate) fn without_rust(command: &mut Command) {
+    without_cargo_run(command);
+    without_toolchain(command);
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_") || text.starts_with("RUSTUP_") {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// Takes everything out of `command`'s environment that could change what a compiler makes of
 /// the same source: the eBPF object must come out the same for everybody.
 pub(crate) fn without_compiler_settings(command: &mut Command) {
