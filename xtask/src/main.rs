@@ -1,2 +1,50 @@
-//! `cargo xtask`: mux's build, run and test commands.
-fn main() {}
+//! `cargo xtask`: mux's build, run and test commands. Everything that a person or CI has to do
+//! to the workspace beyond plain `cargo build` is here, so that no shell script grows.
+//!
+//! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
+//! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
+//! `test` (with `steps`) and `doctor` are the other commands.
+
+mod apt;
+mod daemon;
+mod doctor;
+mod ebpf;
+mod object_diff;
+mod provenance;
+mod run;
+mod sh;
+mod steps;
+mod strip;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// mux's build, run and test commands.
+#[derive(Parser, Debug)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Xtask {
+    /// Build the daemon, get privileges, and become it
+    Run(run::RunArgs),
+    /// Run every check
+    Test(test::TestArgs),
+    /// Build the eBPF half and replace (or check) the committed object
+    Ebpf(ebpf::EbpfArgs),
+    /// Show what building, testing and running need, and what to do about what is missing
+    Doctor(doctor::DoctorArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Xtask::parse() {
+        Xtask::Run(args) => run::command(&args),
+        Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
+        Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

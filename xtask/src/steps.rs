@@ -1,0 +1,98 @@
+//! The steps of `cargo xtask test`, one function each.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+
+use crate::{
+    apt,
+    daemon::{self, Object, Profile},
+    ebpf as object, sh,
+    test::{Context, Outcome},
+};
+
+/// Programs that the integration tests start, and the Debian package each comes in.
+pub(crate) const PROGRAMS: [(&str, &str); 11] = [
+    ("bpftool", "bpftool"),
+    ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("nc", "netcat-openbsd"),
+    ("nft", "nftables"),
+    ("nginx", "nginx-light"),
+    ("openssl", "openssl"),
+    ("pgrep", "procps"),
+    ("ssh", "openssh-client"),
+    ("sshd", "openssh-server"),
+    ("strace", "strace"),
+];
+
+/// The packages of those [`PROGRAMS`] that are not here. By program, not by package, because
+/// other distributions cut their packages differently.
+pub(crate) fn missing_packages() -> Vec<&'static str> {
+    PROGRAMS
+        .iter()
+        .filter(|(program, _)| sh::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect()
+}
+
+pub(crate) fn packages(_: &mut Context) -> Result<Outcome> {
+    apt::install(&missing_packages())?;
+    Ok(Outcome::Passed)
+}
+
+pub(crate) fn fmt(_: &mut Context) -> Result<Outcome> {
+    passed(sh::cargo().args(["fmt", "--all", "--check"]))
+}
+
+pub(crate) fn clippy(_: &mut Context) -> Result<Outcome> {
+    passed(sh::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+pub(crate) fn ebpf(_: &mut Context) -> Result<Outcome> {
+    object::check(&object::select(true)?)?;
+    Ok(Outcome::Passed)
+}
+
+pub(crate) fn daemon(context: &mut Context) -> Result<Outcome> {
+    context.daemon = Some(daemon::build(Profile::Release, Object::Best)?);
+    Ok(Outcome::Passed)
+}
+
+pub(crate) fn unit(_: &mut Context) -> Result<Outcome> {
+    passed(sh::cargo().args(["test", "--workspace", "--exclude", "mux-tests"]))
+}
+
+/// In release too: the tests move and compare hundreds of MiB on the cores that the daemon needs.
+pub(crate) fn integration(context: &mut Context) -> Result<Outcome> {
+    let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
+    passed(
+        sh::cargo()
+            .args(["test", "--release", "--package", "mux-tests", "--"])
+            .args(&context.arguments)
+            .env("MUX_BIN", mux),
+    )
+}
+
+pub(crate) fn doc(_: &mut Context) -> Result<Outcome> {
+    passed(
+        sh::cargo()
+            .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
+            .env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// Not `advisories`: that fetches a database, and a new entry in it would fail an old commit.
+pub(crate) fn deny(_: &mut Context) -> Result<Outcome> {
+    if sh::find("cargo-deny").is_none() {
+        return Ok(Outcome::Skipped(
+            "cargo-deny is not installed; `cargo install cargo-deny --locked`".to_owned(),
+        ));
+    }
+    passed(sh::cargo().args(["deny", "check", "licenses", "bans", "sources"]))
+}
+
+fn passed(command: &mut Command) -> Result<Outcome> {
+    sh::run(command)?;
+    Ok(Outcome::Passed)
+}
