@@ -1,7 +1,11 @@
-//! mux.
-fn main() {
-    match mux::kernel::Kernel::load(mux::kernel::LoadOptions { flows: 1024, log: Default::default() }) {
-        Ok(k) => println!("{k:?} {:?}", k.stats()),
-        Err(e) => println!("ERR {e}"),
+//! The `mux` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == mux::server::JANITOR) {
+        return mux::server::run_janitor(arguments);
     }
+    mux::cli::run()
 }

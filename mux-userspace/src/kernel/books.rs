@@ -93,6 +93,13 @@ impl SharedDirection {
         self.messages.load(Ordering::Relaxed)
     }
 
+    /// Whether bytes were passed that user space has not published yet.
+    #[must_use]
+    pub fn is_uneven(&self) -> bool {
+        self.read.load(Ordering::Relaxed) != self.passed.load(Ordering::Acquire)
+            || self.broken.load(Ordering::Relaxed) != 0
+    }
+
     /// Publishes that `read` bytes of the source are in the destination's hands, of whose count
     /// `written` were not redirected. Once `read == passed` the kernel may go on by itself.
     pub fn publish(&self, read: u64, written: u64) {
@@ -147,6 +154,12 @@ impl Books {
     pub fn take(self: &Arc<Self>) -> Option<Pair> {
         let index = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop_front()?;
         Some(Pair { books: Arc::clone(self), index })
+    }
+
+    /// The record of one way of a pair.
+    #[must_use]
+    pub fn record(&self, pair: u32, way: Way) -> &SharedDirection {
+        &self.records[pair as usize * 2 + way.index()]
     }
 
     /// Pairs in use.
@@ -209,6 +222,12 @@ impl Way {
 }
 
 impl Pair {
+    /// The pair's number.
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
     /// The slot of one way.
     #[must_use]
     pub const fn slot(&self, way: Way) -> u32 {
@@ -218,7 +237,7 @@ impl Pair {
     /// The record of one way.
     #[must_use]
     pub fn record(&self, way: Way) -> &SharedDirection {
-        &self.books.records[self.slot(way) as usize]
+        self.books.record(self.index, way)
     }
 }
 

@@ -8,7 +8,6 @@ pub mod allow;
 pub mod books;
 pub mod btf;
 pub mod object;
-pub mod selftest;
 
 use std::{
     cell::RefCell,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::{Ends, Tally, Traffic};
-use crate::rules::RelayChoice;
+use crate::rules::config::RelayChoice;
 
 /// What a flow does; printed as `relay=` in the access log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -97,11 +97,20 @@ enum Wait {
     Clock,
 }
 
+/// What became of a flow that was to enter the map.
+#[derive(Debug)]
+pub enum Entered<'a> {
+    /// It is in.
+    In(Spliced<'a>),
+    /// It is not, and goes on in user space, unchanged.
+    Out(Ends, Refusal),
+    /// It cannot go on: both connections must be reset.
+    Torn(Ends, Refusal),
+    /// Its sockets could not be taken out of the runtime, and are closed.
+    Lost(io::Error),
+}
+
 /// Puts a flow into the map. No byte may be in user space's hands, and both streams must be open.
-///
-/// # Errors
-/// Why not; the flow goes on in user space, unchanged, unless the refusal is
-/// [`InsertError::Torn`], after which it must be reset.
 pub fn enter<'a>(
     handle: &'a Handle,
     watch: &'a Watch,
@@ -109,10 +118,16 @@ pub fn enter<'a>(
     ends: Ends,
     tally: &Tally,
     sizes: Sizes,
-) -> Result<Spliced<'a>, (Ends, Refusal)> {
+) -> Entered<'a> {
     match insert(handle, &ends, tally, sizes) {
-        Ok((membership, ledgers)) => Spliced::begin(watch, token, ends, membership, ledgers),
-        Err(refusal) => Err((ends, refusal)),
+        Ok((membership, ledgers)) => {
+            match Spliced::begin(watch, token, ends, membership, ledgers) {
+                Ok(spliced) => Entered::In(spliced),
+                Err(error) => Entered::Lost(error),
+            }
+        }
+        Err(refusal @ Refusal::Insert(InsertError::Torn)) => Entered::Torn(ends, refusal),
+        Err(refusal) => Entered::Out(ends, refusal),
     }
 }
 
@@ -166,24 +181,16 @@ fn sent_by(socket: impl AsFd) -> io::Result<u64> {
 }
 
 impl<'a> Spliced<'a> {
-    /// Takes both sockets out of the runtime, watches them for their ends, and starts the
-    /// verdict on what was queued before the insertion.
+    /// Takes both sockets out of the runtime.
     fn begin(
         watch: &'a Watch,
         token: u64,
         ends: Ends,
         membership: Membership<'a>,
         [up, down]: [Ledger; 2],
-    ) -> Result<Self, (Ends, Refusal)> {
+    ) -> io::Result<Self> {
         let Ends { client, upstream } = ends;
-        // Deregistering fails on a closed descriptor only, and then the sockets are gone with the
-        // error: what is left to do is what Drop does.
-        let (client, upstream) = match (client.park(), upstream.park()) {
-            (Ok(client), Ok(upstream)) => (client, upstream),
-            (Err(error), _) | (_, Err(error)) => {
-                unreachable!("a live socket leaves the runtime: {error}")
-            }
-        };
+        let (client, upstream) = (client.park()?, upstream.park()?);
         let state = |ledger| WayState { ledger, chunk: None, looks: 0 };
         Ok(Self {
             client,
@@ -199,7 +206,14 @@ impl<'a> Spliced<'a> {
     /// The index of the flow's pair of records.
     #[must_use]
     pub const fn pair(&self) -> u32 {
-        self.membership.pair().slot(Way::Up) / 2
+        self.membership.pair().index()
+    }
+
+    /// Whether the first message of a way began at `copied_seq`; true as long as there was none.
+    #[must_use]
+    pub fn first_seq_matched(&self, way: Way) -> bool {
+        let book = self.book(way);
+        book.started == 0 || book.first_seq_matched == 1
     }
 
     /// Accompanies the flow until it is over: carries what is passed, passes on the ends.

@@ -70,9 +70,12 @@ impl Watch {
         let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 64];
         loop {
-            let (ready, _) = epoll::wait(&self.epoll, &mut events, Some(&zero))?;
-            let full = ready.len() == 64;
-            for event in ready.iter() {
+            let ready = match epoll::wait(&self.epoll, &mut events, Some(&zero)) {
+                Err(rustix::io::Errno::INTR) => continue,
+                result => result?,
+            };
+            let full = ready == events.len();
+            for event in &events[..ready] {
                 let data = event.data;
                 let flags = event.flags;
                 deliver(data.u64(), flags.bits());

@@ -1,0 +1,124 @@
+//! Counters of what happened, peers' misbehaviour above all: it is counted, not logged.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A counter.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Counter {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Its stable name.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    Accepted = "accepted",
+    /// accept(2) failed for lack of descriptors or memory; it was tried again later.
+    AcceptExhausted = "accept_exhausted",
+    /// accept(2) failed for that one connection.
+    AcceptAborted = "accept_aborted",
+    /// Refused: `[limits] max_sniffing`.
+    SniffingLimit = "sniffing_limit",
+    /// Refused: a rule's `max_connections`.
+    RuleLimit = "rule_limit",
+    /// Refused: an upstream's `max_connections`.
+    UpstreamLimit = "upstream_limit",
+    /// No rule took the connection.
+    NoMatch = "no_match",
+    /// The sniff timeout passed and no rule took the connection.
+    SniffTimeout = "sniff_timeout",
+    /// The client went away before a rule took the connection.
+    SniffAborted = "sniff_aborted",
+    /// Connecting to an endpoint failed; another may have been tried.
+    ConnectFailed = "connect_failed",
+    /// Flows that found no endpoint.
+    Unreachable = "unreachable",
+    /// Flows that were relayed and have ended.
+    Flows = "flows",
+    /// Bytes to upstreams.
+    BytesUp = "bytes_up",
+    /// Bytes to clients.
+    BytesDown = "bytes_down",
+    /// Flows that went to the kernel.
+    Promoted = "promoted",
+    /// Flows that should have gone to the kernel and were refused there.
+    PromotionRefused = "promotion_refused",
+    /// Edges into passing.
+    Passes = "passes",
+    /// Flows reset because the kernel's books were broken.
+    Broken = "broken",
+    /// Access-log lines dropped because the log could not keep up.
+    AccessDropped = "access_dropped",
+}
+
+/// All counters, shared by the cores.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; Counter::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Counter::ALL.len()])
+    }
+}
+
+impl Counters {
+    /// Adds.
+    pub fn add(&self, counter: Counter, amount: u64) {
+        self.0[counter as usize].fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Adds one.
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// Those that are not zero, `name=value` each.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let mut text = String::new();
+        for &counter in Counter::ALL {
+            let value = self.value(counter);
+            if value > 0 {
+                if !text.is_empty() {
+                    text.push(' ');
+                }
+                text.push_str(&format!("{}={value}", counter.name()));
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_summary_names_what_happened_only() {
+        let counters = Counters::default();
+        counters.add(Counter::BytesUp, 5);
+        counters.count(Counter::Accepted);
+        assert_eq!(counters.summary(), "accepted=1 bytes_up=5");
+    }
+}

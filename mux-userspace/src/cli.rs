@@ -1,0 +1,232 @@
+//! The command line.
+
+use std::{
+    io::{self, IsTerminal},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    doctor,
+    kernel::object,
+    rules::{
+        self,
+        config::{Config, KernelConfig, ListenAddress, RelayChoice},
+        diagnostic::Style,
+    },
+    server::{self, Options, ServeError},
+};
+
+/// Exit codes: those of sysexits.h.
+mod exit {
+    /// The command line is wrong.
+    pub(super) const USAGE: u8 = 64;
+    /// The user may not do that.
+    pub(super) const NOT_PERMITTED: u8 = 77;
+    /// The configuration is wrong.
+    pub(super) const CONFIG: u8 = 78;
+    /// The rest.
+    pub(super) const OTHER: u8 = 1;
+}
+
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (eBPF object: ",
+    env!("MUX_EBPF_ORIGIN"),
+    " ",
+    env!("MUX_EBPF_HASH"),
+    ")"
+);
+
+/// One port, many services: sniffs a connection's first bytes, finds the rule that matches,
+/// connects to that rule's upstream, and lets the Linux kernel carry the rest.
+#[derive(Debug, Parser)]
+#[command(name = "mux", version = VERSION, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: Serve,
+}
+
+/// The daemon's options.
+#[derive(Debug, Args)]
+struct Serve {
+    /// The rules file
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    /// Listen here instead of where the rules file says; may be given again
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
+    listen: Vec<ListenAddress>,
+    /// Relay for all rules, whatever they say; `sockmap` makes a missing kernel relay fatal
+    #[arg(long, value_enum)]
+    relay: Option<Relay>,
+    /// Threads; by default one a CPU
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    /// off, error, warn, info, debug or trace; RUST_LOG has the last word
+    #[arg(long, value_name = "LEVEL", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a rules file
+    Check {
+        /// The rules file
+        #[arg(long, value_name = "FILE")]
+        rules: PathBuf,
+    },
+    /// Say what this kernel and these privileges allow, and what to do about what is missing
+    Doctor {
+        /// Judge by this file's [kernel]
+        #[arg(long, value_name = "FILE")]
+        rules: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Relay {
+    Auto,
+    Sockmap,
+    Splice,
+    Copy,
+}
+
+impl From<Relay> for RelayChoice {
+    fn from(relay: Relay) -> Self {
+        match relay {
+            Relay::Auto => Self::Auto,
+            Relay::Sockmap => Self::Sockmap,
+            Relay::Splice => Self::Splice,
+            Relay::Copy => Self::Copy,
+        }
+    }
+}
+
+fn parse_listen(text: &str) -> Result<ListenAddress, String> {
+    rules::parse_listen(text).map_err(|error| error.to_string())
+}
+
+/// Does what the command line says.
+#[must_use]
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => 0,
+                _ => exit::USAGE,
+            };
+            // A closed standard output is no reason to fail.
+            let _ = error.print();
+            return code.into();
+        }
+    };
+    match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Check { rules }) => check(&rules),
+        Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
+    }
+}
+
+fn serve(arguments: Serve) -> ExitCode {
+    let Serve { rules, listen, relay, threads, log_level } = arguments;
+    let Some(path) = rules else {
+        eprintln!("error: --rules FILE is missing\nhint: `mux --rules rules.toml`; `mux --help` shows all");
+        return exit::USAGE.into();
+    };
+    let mut config = match load(&path) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if !listen.is_empty() {
+        config = config.with_listen(&listen);
+    }
+    start_log(log_level.as_deref().unwrap_or(&config.log.level));
+    let options =
+        Options { config, relay: relay.map(Into::into), threads: threads.map(usize::from) };
+    match server::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            exit_code(&error).into()
+        }
+    }
+}
+
+fn exit_code(error: &ServeError) -> u8 {
+    match error {
+        ServeError::Bind(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
+            exit::NOT_PERMITTED
+        }
+        ServeError::RelayRequired(_) => exit::NOT_PERMITTED,
+        ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
+        ServeError::AccessLog { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            exit::NOT_PERMITTED
+        }
+        ServeError::Bind(_)
+        | ServeError::Kernel(_)
+        | ServeError::Privileges(_)
+        | ServeError::AccessLog { .. }
+        | ServeError::Io { .. } => exit::OTHER,
+    }
+}
+
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    rules::load(path).map_err(|error| {
+        let style = if io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
+        eprintln!("{}", error.render(style).trim_end());
+        exit::CONFIG.into()
+    })
+}
+
+fn check(path: &Path) -> ExitCode {
+    match load(path) {
+        Ok(config) => {
+            println!(
+                "{}: ok: {} listener(s), {} rule(s), {} upstream(s)",
+                path.display(),
+                config.listeners.len(),
+                config.rules.len(),
+                config.upstreams.len()
+            );
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
+    let kernel = match rules.map(load).transpose() {
+        Ok(config) => config.map_or_else(KernelConfig::default, |config| config.kernel),
+        Err(code) => return code,
+    };
+    if !json {
+        println!("mux {VERSION}, object {}", object::ORIGIN);
+    }
+    match doctor::run(&kernel, json, &mut io::stdout().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) | Err(_) => exit::OTHER.into(),
+    }
+}
+
+/// Logs to standard error; standard output is the access log's.
+fn start_log(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    // Fails only if there is a logger already, which then serves.
+    let _ = tracing_log::LogTracer::init();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .finish();
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}

@@ -1,0 +1,247 @@
+//! One core's state: its flows, its pools, its way to the kernel. Nothing in it is shared, so
+//! nothing in it locks.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    kernel::{Handle, books::Way},
+    relay::{Control, Stop, pool::Pool, watch::Watch},
+    rules::config::Timeouts,
+    shared::Shared,
+    sys,
+    upstream::Resolver,
+};
+
+/// A core.
+#[derive(Debug)]
+pub struct Core {
+    /// Its number, from 0.
+    pub index: u16,
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// Its way to the kernel's maps, where the kernel relay is in force.
+    pub kernel: Option<Handle>,
+    /// The private epoll of its spliced flows.
+    pub watch: Watch,
+    /// Buffers and pipes.
+    pub pool: Pool,
+    /// Addresses of names.
+    pub resolver: Resolver,
+    /// Its connections' tasks.
+    pub tasks: TaskTracker,
+    flows: RefCell<Slab<Entry>>,
+    sequence: Cell<u32>,
+}
+
+/// A flow as the core's timer sees it.
+#[derive(Debug)]
+struct Entry {
+    control: Rc<Control>,
+    accepted: Instant,
+    last_activity: u64,
+    active_at: Instant,
+}
+
+/// A flow's place in the core's table; given up by `Drop`.
+#[derive(Debug)]
+pub struct FlowHandle {
+    core: Rc<Core>,
+    key: usize,
+    /// The flow's mailbox.
+    pub control: Rc<Control>,
+}
+
+impl Core {
+    /// A core without flows.
+    ///
+    /// # Errors
+    /// epoll_create1(2)'s.
+    pub fn new(index: u16, shared: Arc<Shared>, kernel: Option<Handle>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
+            index,
+            shared,
+            kernel,
+            watch: Watch::new()?,
+            pool: Pool::default(),
+            resolver: Resolver::default(),
+            tasks: TaskTracker::new(),
+            flows: RefCell::default(),
+            sequence: Cell::new(0),
+        }))
+    }
+
+    /// An id for a new connection, unique in this process.
+    #[must_use]
+    pub fn next_id(&self) -> u64 {
+        let sequence = self.sequence.get().wrapping_add(1);
+        self.sequence.set(sequence);
+        self.shared.id_base | u64::from(self.index) << 32 | u64::from(sequence)
+    }
+
+    /// Enters a flow that was accepted at `accepted` in the table.
+    #[must_use]
+    pub fn enter(self: &Rc<Self>, accepted: Instant) -> FlowHandle {
+        let control = Rc::new(Control::default());
+        let key = self.flows.borrow_mut().insert(Entry {
+            control: Rc::clone(&control),
+            accepted,
+            last_activity: 0,
+            active_at: Instant::now(),
+        });
+        FlowHandle { core: Rc::clone(self), key, control }
+    }
+
+    /// Flows in the table.
+    #[must_use]
+    pub fn flow_count(&self) -> usize {
+        self.flows.borrow().len()
+    }
+
+    /// Orders every flow to end.
+    pub fn stop_all(&self, stop: Stop) {
+        for (_, entry) in self.flows.borrow().iter() {
+            entry.control.stop(stop);
+        }
+    }
+
+    /// Delivers the readiness of spliced sockets, for ever.
+    ///
+    /// # Errors
+    /// epoll's, which nothing short of a closed descriptor causes.
+    pub async fn run_watch(self: Rc<Self>) -> io::Result<()> {
+        let ready = sys::readable_fd(self.watch.descriptor()?)?;
+        loop {
+            let mut guard = ready.readable().await?;
+            // Cleared first: what arrives while we collect makes it ready again.
+            guard.clear_ready();
+            self.watch.collect(|token, events| {
+                let (key, socket) = from_token(token);
+                if let Some(entry) = self.flows.borrow().get(key) {
+                    entry.control.deliver(socket, events);
+                }
+            })?;
+        }
+    }
+
+    /// Delivers the verdict's events, which one thread reads for all cores.
+    pub async fn run_nudges(self: Rc<Self>, mut nudges: UnboundedReceiver<u32>) {
+        while let Some(key) = nudges.recv().await {
+            if let Some(entry) = self.flows.borrow().get(key as usize) {
+                entry.control.nudge();
+            }
+        }
+    }
+
+    /// Watches the flows' timeouts, for ever; also finds events that were lost.
+    pub async fn run_timers(self: Rc<Self>) {
+        let period = sweep_period(&self.shared.config.timeouts);
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep(Instant::now());
+        }
+    }
+
+    fn sweep(&self, now: Instant) {
+        let timeouts = &self.shared.config.timeouts;
+        for (_, entry) in self.flows.borrow_mut().iter_mut() {
+            let mut activity = entry.control.activity();
+            if let (Some(pair), Some(books)) = (entry.control.pair(), &self.shared.books) {
+                for way in Way::BOTH {
+                    let record = books.record(pair, way);
+                    activity = activity.wrapping_add(record.messages());
+                    // Uneven books whose event was lost (a full ring), or was not sent (see
+                    // the verdict's `pass`).
+                    if record.is_uneven() {
+                        entry.control.nudge();
+                    }
+                }
+            }
+            if activity != entry.last_activity {
+                entry.last_activity = activity;
+                entry.active_at = now;
+            }
+            let idle = now.duration_since(entry.active_at);
+            let over = |limit: Option<Duration>| limit.is_some_and(|limit| idle >= limit);
+            if entry.control.half_closed() && over(timeouts.half_closed) {
+                entry.control.stop(Stop::HalfClosed);
+            } else if over(timeouts.idle) {
+                entry.control.stop(Stop::Idle);
+            } else if timeouts
+                .lifetime
+                .is_some_and(|limit| now.duration_since(entry.accepted) >= limit)
+            {
+                entry.control.stop(Stop::Lifetime);
+            }
+        }
+    }
+}
+
+/// Often enough for the shortest timeout, and no more than that.
+fn sweep_period(timeouts: &Timeouts) -> Duration {
+    [timeouts.idle, timeouts.half_closed, timeouts.lifetime]
+        .into_iter()
+        .flatten()
+        .min()
+        .map_or(Duration::from_secs(1), |shortest| shortest / 4)
+        .clamp(Duration::from_millis(10), Duration::from_secs(1))
+}
+
+impl FlowHandle {
+    /// The token of its sockets in the private epoll: the client's; the upstream's is one more.
+    #[must_use]
+    pub const fn token(&self) -> u64 {
+        (self.key as u64) << 1
+    }
+
+    /// Says that the flow is spliced, with this pair of records.
+    pub fn spliced(&self, pair: u32) {
+        self.control.set_pair(Some(pair));
+        self.core.shared.owners.set(pair, self.core.index, self.key as u32);
+    }
+
+    /// Says that it no longer is.
+    pub fn unspliced(&self) {
+        if let Some(pair) = self.control.pair() {
+            self.core.shared.owners.clear(pair);
+            self.control.set_pair(None);
+        }
+    }
+}
+
+impl Drop for FlowHandle {
+    fn drop(&mut self) {
+        self.unspliced();
+        self.core.flows.borrow_mut().remove(self.key);
+    }
+}
+
+const fn from_token(token: u64) -> (usize, usize) {
+    ((token >> 1) as usize, (token & 1) as usize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_look_four_times_in_the_shortest_timeout() {
+        let mut timeouts = Timeouts::default();
+        assert_eq!(sweep_period(&timeouts), Duration::from_secs(1));
+        timeouts.idle = Some(Duration::from_millis(200));
+        assert_eq!(sweep_period(&timeouts), Duration::from_millis(50));
+        timeouts.idle = Some(Duration::from_millis(1));
+        assert_eq!(sweep_period(&timeouts), Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,56 @@
+//! `mux doctor`: what this kernel and these privileges allow, and what to do about each missing
+//! thing.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::{
+    kernel::object,
+    rules::config::KernelConfig,
+    server::{Availability, find},
+};
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    version: &'static str,
+    object: String,
+    relay: &'static str,
+    checks: &'a [crate::server::Check],
+}
+
+/// Prints every check; true: the best relay is to be had.
+///
+/// # Errors
+/// Writing's.
+pub fn run(config: &KernelConfig, json: bool, output: &mut impl Write) -> io::Result<bool> {
+    let Availability { kernel, checks } = find(config);
+    let best = kernel.is_some();
+    let relay = if best { "sockmap" } else { "user space (splice, copy)" };
+    if json {
+        let report = Report {
+            version: env!("CARGO_PKG_VERSION"),
+            object: format!("{} {}", object::ORIGIN, object::HASH),
+            relay,
+            checks: &checks,
+        };
+        serde_json::to_writer_pretty(&mut *output, &report)?;
+        writeln!(output)?;
+        return Ok(best);
+    }
+    for check in &checks {
+        let mark = match check.status {
+            crate::server::Status::Ok => "ok",
+            crate::server::Status::Warning => "warning",
+            crate::server::Status::Problem => "PROBLEM",
+            crate::server::Status::Skipped => "skipped",
+        };
+        writeln!(output, "{mark:8} {:20} {}", check.name, check.found)?;
+        if !check.remedy.is_empty() {
+            writeln!(output, "{:8} {:20} do: {}", "", "", check.remedy)?;
+        }
+    }
+    writeln!(output, "relay in force: {relay}")?;
+    Ok(best)
+}

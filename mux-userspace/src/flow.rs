@@ -1,0 +1,348 @@
+//! One connection's life, from accept to close: sniff, route, connect, replay, relay.
+//!
+//! Reads top down as the picture in ARCHITECTURE.md does.
+
+use std::{
+    os::fd::AsFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tracing::debug;
+
+use crate::{
+    account::{Counter, Record},
+    core::{Core, FlowHandle},
+    limit::Permit,
+    net::{Peer, Stream},
+    relay::{
+        Close, Ends, Mode, Plan, Side, Stop,
+        sockmap::{self, Entered, Refusal, Sizes, Spliced},
+        user::{Duplex, Next},
+    },
+    route::{Decision, Outcome, Phase},
+    rules::config::{ListenerConfig, RuleId},
+    sniff::{self, Sniff},
+    sys,
+    upstream::{self, Connected, builtin},
+};
+
+/// How long the connection that did not fail may take to get its peer's acknowledgement of what
+/// it was given before, when the other one failed.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a connection ended before it became a flow.
+#[derive(Debug)]
+enum Early {
+    /// The client was gone before a rule took it.
+    SniffAborted(std::io::Error),
+    /// No rule took it; true: reset it.
+    NoRule { phase: Phase, reset: bool },
+    /// Refused at a limit.
+    Limited(&'static str, Counter),
+    /// No endpoint answered.
+    Unreachable(upstream::Unreachable),
+    /// Ordered to end.
+    Stopped(Stop),
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream, peer: Peer) {
+    let mut record = Record::new(core.next_id(), peer, Arc::clone(&listener.name));
+    let handle = core.enter(record.accepted);
+    core.shared.counters.count(Counter::Accepted);
+
+    match open(&core, &listener, client, peer, &mut record, &handle).await {
+        Ok(flow) => {
+            let close = relay(&core, flow, &mut record, &handle).await;
+            let error = match &close {
+                Close::Failed { error, .. } => error.to_string(),
+                Close::Broken { reason } => format!("reason {reason}"),
+                Close::Finished | Close::Stopped(_) => String::new(),
+            };
+            account(&core, &record, &close);
+            core.shared.access.log(&record, close.name(), &error);
+        }
+        Err(early) => {
+            let (close, error, counter) = early.describe();
+            if let Some(counter) = counter {
+                core.shared.counters.count(counter);
+            }
+            core.shared.access.log(&record, close, &error);
+        }
+    }
+}
+
+/// A connected flow, nothing of which has been relayed.
+#[derive(Debug)]
+struct Flow {
+    ends: Ends,
+    prefix: Vec<u8>,
+    plan: Plan,
+    _permits: [Permit; 2],
+}
+
+/// Sniffs, routes and connects. A connection that is refused is closed here.
+async fn open(
+    core: &Rc<Core>,
+    listener: &ListenerConfig,
+    mut client: Stream,
+    peer: Peer,
+    record: &mut Record,
+    handle: &FlowHandle,
+) -> Result<Flow, Early> {
+    let config = &core.shared.config;
+    let limits = &core.shared.limits;
+    let found = {
+        let _sniffing = limits
+            .sniffing
+            .try_acquire()
+            .ok_or(Early::Limited("sniffing-limit", Counter::SniffingLimit))?;
+        let sniffing = sniff::sniff(&mut client, peer, &config.rules, listener, &core.pool);
+        or_stopped(handle, sniffing).await?.map_err(Early::SniffAborted)?
+    };
+    record.sniffed = Some(record.accepted.elapsed());
+    record.tally.up.taken = found.prefix.len() as u64;
+    record.tally.up.reads = found.reads;
+    let Sniff { outcome, prefix, phase, .. } = found;
+    let decision = match outcome {
+        Outcome::Routed(decision) => decision,
+        Outcome::Close | Outcome::NeedMore(_) => return Err(Early::NoRule { phase, reset: false }),
+        Outcome::Reset => {
+            client.reset();
+            return Err(Early::NoRule { phase, reset: true });
+        }
+    };
+
+    let rule = &config.rules[decision.rule.0];
+    let group = &config.upstreams[rule.upstream.0];
+    record.rule = Some(Arc::clone(&rule.name));
+    record.why = Some(decision.why);
+    record.upstream = Some(Arc::clone(&group.name));
+    let permits = [
+        limits.rules[decision.rule.0]
+            .try_acquire()
+            .ok_or(Early::Limited("rule-limit", Counter::RuleLimit))?,
+        limits.upstreams[rule.upstream.0]
+            .try_acquire()
+            .ok_or(Early::Limited("upstream-limit", Counter::UpstreamLimit))?,
+    ];
+
+    let start = Instant::now();
+    let connected = or_stopped(handle, upstream::connect(core, rule.upstream)).await?;
+    let connected = match connected {
+        Ok(connected) => connected,
+        Err(unreachable) => {
+            record.seen = decision.seen;
+            // RST: nothing was delivered, and a clean end could pass for an answer.
+            client.reset();
+            return Err(Early::Unreachable(unreachable));
+        }
+    };
+    record.connected = Some(start.elapsed());
+    record.endpoint = Some(connected.endpoint.clone());
+
+    let ends = Ends { client, upstream: connected.stream };
+    let choice = core.shared.relay.unwrap_or(rule.relay);
+    let plan = Plan::new(choice, &ends, core.shared.unavailable.as_deref());
+    if let Some((kind, stream)) = connected.builtin {
+        let about = about(record, &decision, &plan, listener, decision.rule, core);
+        core.tasks.spawn_local(async move {
+            // The flow's other end sees the same error and accounts for it.
+            let _ = builtin::serve(kind, stream, about).await;
+        });
+    }
+    record.seen = decision.seen;
+    Ok(Flow { ends, prefix, plan, _permits: permits })
+}
+
+/// Runs `future` unless the flow is ordered to end first.
+async fn or_stopped<T>(handle: &FlowHandle, future: impl Future<Output = T>) -> Result<T, Early> {
+    let stopped = async {
+        loop {
+            if let Some(stop) = handle.control.stopped() {
+                return stop;
+            }
+            handle.control.wait().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        value = future => Ok(value),
+        stop = stopped => Err(Early::Stopped(stop)),
+    }
+}
+
+fn about(
+    record: &Record,
+    decision: &Decision,
+    plan: &Plan,
+    listener: &ListenerConfig,
+    rule: RuleId,
+    core: &Core,
+) -> builtin::About {
+    let seen = decision.seen.as_ref();
+    builtin::About {
+        id: record.id_text(),
+        client: record.client.to_string(),
+        listener: listener.name.to_string(),
+        rule: core.shared.config.rules[rule.0].name.to_string(),
+        why: decision.why.name(),
+        probe: seen.map(|seen| seen.probe.name()),
+        details: seen.map(|seen| seen.details.to_json()),
+        details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
+        relay: Mode::Copy.name(),
+        relay_note: plan.note(Mode::Copy).to_owned(),
+        server: concat!("mux/", env!("CARGO_PKG_VERSION")),
+    }
+}
+
+/// Relays until the flow is over; both connections are closed on return.
+async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
+    let Flow { mut ends, prefix, mut plan, _permits } = flow;
+    let mut duplex = Duplex::new(prefix);
+    loop {
+        let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
+        match next.await {
+            Next::Over(close) => {
+                record.relay = Some(duplex.mode());
+                record.relay_note = plan.note(duplex.mode()).to_owned();
+                end(ends, &close).await;
+                return close;
+            }
+            Next::Promote => {}
+        }
+        let Some(kernel) = &core.kernel else {
+            plan.stay("this core has no kernel relay".into());
+            continue;
+        };
+        let sizes = Sizes {
+            send_buffer: core.shared.config.kernel.send_buffer,
+            backlog_limit: core.shared.config.kernel.backlog_limit,
+        };
+        let token = handle.token();
+        match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
+            Entered::In(spliced) => return relay_spliced(core, spliced, record, handle).await,
+            Entered::Out(back, refusal) => {
+                ends = back;
+                refused(core, &mut plan, &refusal, record);
+            }
+            Entered::Torn(ends, refusal) => {
+                refused(core, &mut plan, &refusal, record);
+                let close = Close::Failed {
+                    side: Side::Downstream,
+                    error: std::io::Error::other(refusal.to_string()),
+                };
+                end(ends, &close).await;
+                return close;
+            }
+            Entered::Lost(error) => {
+                return Close::Failed { side: Side::Downstream, error };
+            }
+        }
+    }
+}
+
+fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record) {
+    core.shared.counters.count(Counter::PromotionRefused);
+    debug!(id = record.id_text(), %refusal, "stays in user space");
+    plan.stay(refusal.to_string());
+}
+
+async fn relay_spliced(
+    core: &Core,
+    mut spliced: Spliced<'_>,
+    record: &mut Record,
+    handle: &FlowHandle,
+) -> Close {
+    record.relay = Some(Mode::Sockmap);
+    record.relay_note.clear();
+    record.tally.promotions += 1;
+    core.shared.counters.count(Counter::Promoted);
+    handle.spliced(spliced.pair());
+    let close = spliced.run(&handle.control, &core.pool).await;
+    spliced.settle(&mut record.tally);
+    match &close {
+        Close::Finished => {}
+        Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
+        Close::Stopped(_) | Close::Broken { .. } => spliced.abort(None, PATIENCE).await,
+    }
+    handle.unspliced();
+    close
+}
+
+/// Closes both connections of a flow in user space, as its end asks for.
+async fn end(ends: Ends, close: &Close) {
+    let Ends { client, upstream } = ends;
+    match close {
+        Close::Finished => {}
+        Close::Failed { side, .. } => {
+            // The reset follows the bytes that came before it, as it would without us.
+            match side {
+                Side::Downstream => delivered(&upstream).await,
+                Side::Upstream => delivered(&client).await,
+            }
+            client.reset();
+            upstream.reset();
+        }
+        // RST: a clean end in the middle of a stream could pass for its end.
+        Close::Stopped(_) | Close::Broken { .. } => {
+            client.reset();
+            upstream.reset();
+        }
+    }
+}
+
+/// Waits until the peer has acknowledged everything, or our patience is over.
+async fn delivered(stream: &Stream) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_millis(1);
+    while Instant::now() < deadline {
+        match sys::unacknowledged(stream.as_fd()) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => tokio::time::sleep(pause).await,
+        }
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn account(core: &Core, record: &Record, close: &Close) {
+    let counters = &core.shared.counters;
+    counters.count(Counter::Flows);
+    counters.add(Counter::BytesUp, record.tally.up.given);
+    counters.add(Counter::BytesDown, record.tally.down.given);
+    counters.add(Counter::Passes, u64::from(record.tally.passes));
+    if let Close::Broken { reason } = close {
+        counters.count(Counter::Broken);
+        tracing::error!(
+            id = record.id_text(),
+            reason,
+            tally = ?record.tally,
+            "the kernel's books are broken; the flow was reset rather than deliver a wrong byte"
+        );
+    }
+}
+
+impl Early {
+    /// Close reason, error text, counter.
+    fn describe(&self) -> (&'static str, String, Option<Counter>) {
+        match self {
+            Self::SniffAborted(error) => {
+                ("client-reset", error.to_string(), Some(Counter::SniffAborted))
+            }
+            Self::NoRule { phase: Phase::TimedOut, .. } => {
+                ("sniff-timeout", String::new(), Some(Counter::SniffTimeout))
+            }
+            Self::NoRule { reset, .. } => {
+                let name = if *reset { "no-match-reset" } else { "no-match" };
+                (name, String::new(), Some(Counter::NoMatch))
+            }
+            Self::Limited(name, counter) => (name, String::new(), Some(*counter)),
+            Self::Unreachable(unreachable) => {
+                ("unreachable", unreachable.to_string(), Some(Counter::Unreachable))
+            }
+            Self::Stopped(stop) => (stop.name(), String::new(), None),
+        }
+    }
+}

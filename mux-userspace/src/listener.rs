@@ -1,0 +1,367 @@
+//! Listening sockets: bound once at start, one per core (`SO_REUSEPORT`), and the accept loop.
+//!
+//! Never parses a byte. Accepting waits for a place under the limits, so that connections beyond
+//! them wait in the backlog.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
+    },
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use thiserror::Error;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tracing::warn;
+
+use crate::{
+    account::Counter,
+    core::Core,
+    flow,
+    net::{Peer, Stream},
+    rules::config::{ListenAddress, ListenerConfig},
+};
+
+/// Connections that may wait in the kernel; net.core.somaxconn may lower it.
+const BACKLOG: i32 = 4096;
+/// First and longest pause when accepting fails for lack of descriptors or memory.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A listener's sockets.
+#[derive(Debug)]
+pub struct Bound {
+    /// Where it really listens (port 0 is resolved).
+    pub address: ListenAddress,
+    /// One for each core.
+    pub sockets: Vec<Socket>,
+    /// The Unix socket file that was made.
+    pub file: Option<SocketFile>,
+}
+
+/// A Unix socket's file, to be removed at the end if it is still the one we made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+/// A listener could not be bound.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {source}{hint}")]
+pub struct BindError {
+    address: String,
+    /// What the kernel said.
+    pub source: io::Error,
+    hint: &'static str,
+}
+
+impl BindError {
+    fn new(address: &ListenAddress, source: io::Error) -> Self {
+        let hint = match source.kind() {
+            io::ErrorKind::AddrInUse => "\nhint: another process listens there; `ss -ltnp` shows which",
+            io::ErrorKind::PermissionDenied => {
+                "\nhint: ports below 1024 need CAP_NET_BIND_SERVICE, socket files a writable directory"
+            }
+            io::ErrorKind::AddrNotAvailable => "\nhint: this machine has no such address; `ip address` shows them",
+            io::ErrorKind::NotFound => "\nhint: make the socket file's directory first",
+            _ => "",
+        };
+        Self { address: describe(address), source, hint }
+    }
+}
+
+/// An address as logs print it.
+#[must_use]
+pub fn describe(address: &ListenAddress) -> String {
+    match address {
+        ListenAddress::Tcp(address) => address.to_string(),
+        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
+    }
+}
+
+/// Binds a listener's sockets, one for each of `cores`.
+///
+/// # Errors
+/// [`BindError`].
+pub fn bind(listener: &ListenerConfig, cores: usize, v6_only: bool) -> Result<Bound, BindError> {
+    let failed = |error| BindError::new(&listener.address, error);
+    match &listener.address {
+        ListenAddress::Tcp(address) => {
+            let first = bind_tcp(*address, v6_only).map_err(failed)?;
+            let actual = local_address(&first).map_err(failed)?;
+            let mut sockets = vec![first];
+            for _ in 1..cores {
+                sockets.push(bind_tcp(actual, v6_only).map_err(failed)?);
+            }
+            Ok(Bound { address: ListenAddress::Tcp(actual), sockets, file: None })
+        }
+        ListenAddress::Unix(path) => {
+            let (first, file) = bind_unix(path).map_err(failed)?;
+            let mut sockets = vec![first];
+            for _ in 1..cores {
+                let again = sockets[0].try_clone().map_err(failed)?;
+                sockets.push(again);
+            }
+            Ok(Bound { address: listener.address.clone(), sockets, file: Some(file) })
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    // Accepted connections inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+    socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP address"))
+}
+
+fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    socket.listen(BACKLOG)?;
+    let metadata = fs::symlink_metadata(path)?;
+    let file =
+        SocketFile { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
+    Ok((socket, file))
+}
+
+/// Removes the socket file of a daemon that was killed: one on which nobody listens.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.file_type().is_socket() => match StdUnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
+            // Somebody listens: bind says "in use".
+            Ok(_) | Err(_) => Ok(()),
+        },
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+impl SocketFile {
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Removes it, unless another has taken its place.
+    ///
+    /// # Errors
+    /// unlink(2)'s: a directory that the daemon's user may not write to.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(metadata) if (metadata.dev(), metadata.ino()) == (self.device, self.inode) => {
+                fs::remove_file(&self.path)
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As the janitor's argument: `device:inode:path`.
+    #[must_use]
+    pub fn to_argument(&self) -> std::ffi::OsString {
+        let mut text = std::ffi::OsString::from(format!("{}:{}:", self.device, self.inode));
+        text.push(&self.path);
+        text
+    }
+
+    /// From [`Self::to_argument`].
+    #[must_use]
+    pub fn from_argument(argument: &std::ffi::OsStr) -> Option<Self> {
+        use std::os::unix::ffi::OsStrExt;
+        let bytes = argument.as_bytes();
+        let mut parts = bytes.splitn(3, |&byte| byte == b':');
+        let mut number = || std::str::from_utf8(parts.next()?).ok()?.parse().ok();
+        let (device, inode) = (number()?, number()?);
+        let path = std::ffi::OsStr::from_bytes(parts.next()?);
+        Some(Self { path: path.into(), device, inode })
+    }
+}
+
+/// A core's end of a listener.
+#[derive(Debug)]
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    fn new(socket: Socket) -> io::Result<Self> {
+        if socket.local_addr()?.is_unix() {
+            Ok(Self::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?))
+        } else {
+            Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Stream::Tcp(stream), Peer::from_ip(address)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+}
+
+/// Accepts until the daemon drains, then closes the socket.
+///
+/// # Errors
+/// The socket cannot be registered with the runtime.
+pub async fn run(
+    core: Rc<Core>,
+    index: usize,
+    listener: Arc<ListenerConfig>,
+    socket: Socket,
+) -> io::Result<()> {
+    let acceptor = Acceptor::new(socket)?;
+    let drain = core.shared.drain.clone();
+    let mut pause = BACK_OFF.0;
+    loop {
+        let turn = async {
+            let places = places(&core, index).await;
+            (places, acceptor.accept().await)
+        };
+        let (places, accepted) = tokio::select! {
+            biased;
+            () = drain.cancelled() => return Ok(()),
+            turn = turn => turn,
+        };
+        match accepted {
+            Ok((client, peer)) => {
+                pause = BACK_OFF.0;
+                let flow = flow::serve(Rc::clone(&core), Arc::clone(&listener), client, peer);
+                core.tasks.spawn_local(async move {
+                    flow.await;
+                    drop(places);
+                });
+            }
+            Err(error) if is_exhaustion(&error) => {
+                core.shared.counters.count(Counter::AcceptExhausted);
+                if pause == BACK_OFF.0 {
+                    // Once per shortage, not once per attempt.
+                    warn!(listener = %listener.name, %error, "cannot accept; trying again, slower");
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+            // ECONNABORTED and the network errors that accept(2) passes on: that one connection's.
+            Err(_) => core.shared.counters.count(Counter::AcceptAborted),
+        }
+    }
+}
+
+/// Waits for a place under the global and the listener's limit.
+async fn places(core: &Core, index: usize) -> [Option<OwnedSemaphorePermit>; 2] {
+    let limits = &core.shared.limits;
+    let listener = limits.listeners.get(index).and_then(Option::as_ref);
+    [take(Some(&limits.connections)).await, take(listener).await]
+}
+
+async fn take(semaphore: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
+    // These semaphores are never closed.
+    Arc::clone(semaphore?).acquire_owned().await.ok()
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
+}
+
+/// Whether a dual-stack listener would take `listener`'s place: another one has the same port on
+/// IPv4.
+#[must_use]
+pub fn needs_v6_only(listener: &ListenerConfig, all: &[Arc<ListenerConfig>]) -> bool {
+    let ListenAddress::Tcp(SocketAddr::V6(address)) = &listener.address else { return false };
+    address.port() != 0
+        && all.iter().any(|other| match &other.address {
+            ListenAddress::Tcp(SocketAddr::V4(v4)) => v4.port() == address.port(),
+            ListenAddress::Tcp(SocketAddr::V6(_)) | ListenAddress::Unix(_) => false,
+        })
+}
+
+/// A check that the descriptor is a listening socket is the kernel's; this is for tests.
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_file_is_removed_only_while_it_is_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (socket, file) = bind_unix(&path).unwrap();
+        assert_eq!(SocketFile::from_argument(&file.to_argument()), Some(file.clone()));
+        // Another daemon's socket took the name.
+        fs::remove_file(&path).unwrap();
+        let (_other, other_file) = bind_unix(&path).unwrap();
+        if other_file.inode != file.inode {
+            file.remove().unwrap();
+            assert!(path.exists());
+        }
+        other_file.remove().unwrap();
+        assert!(!path.exists());
+        drop(socket);
+    }
+
+    #[test]
+    fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (socket, _) = bind_unix(&path).unwrap();
+        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(socket);
+        bind_unix(&path).unwrap();
+    }
+
+    #[test]
+    fn port_0_is_the_same_port_on_every_core() {
+        let listener = ListenerConfig {
+            name: "l".into(),
+            address: ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()),
+            sniff_timeout: Duration::from_secs(1),
+            sniff_limit: 1,
+            on_timeout: crate::rules::config::Otherwise::Close,
+            on_no_match: crate::rules::config::Otherwise::Close,
+            max_connections: None,
+            rules: Vec::new(),
+        };
+        let bound = bind(&listener, 3, false).unwrap();
+        let ports: Vec<_> =
+            bound.sockets.iter().map(|socket| local_address(socket).unwrap().port()).collect();
+        assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");
+        assert!(bound.sockets.iter().all(|socket| socket.as_fd().try_clone_to_owned().is_ok()));
+    }
+}

@@ -1,0 +1,102 @@
+//! Privileges: raised limits before, nothing after.
+//!
+//! Once sockets are bound and the verdict is attached, the daemon needs no capability: not to
+//! accept, to connect, or (since 5.19) to put sockets into its map.
+
+use caps::{CapSet, Capability, CapsHashSet};
+use nix::unistd::{Uid, User, setgroups, setresgid, setresuid};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tracing::{info, warn};
+
+use crate::kernel::allow::{self, Version};
+
+/// Since here bpf(2) asks `kernel.unprivileged_bpf_disabled` only for making maps and programs
+/// (commit c8644cd0efe7), not for using a map that one has.
+const FREE_MAP_USE: Version = Version { major: 5, minor: 19, patch: 0 };
+
+/// Privileges could not be dropped; the daemon does not start with more than it should have.
+#[derive(Debug, Error)]
+pub enum DropError {
+    /// `[security] user`.
+    #[error("[security] user = {0:?}: there is no such user\nhint: name one that exists (`getent passwd`), or `user = \"root\"` to stay root")]
+    NoUser(String),
+    /// A system call.
+    #[error("cannot drop privileges: {action}: {reason}")]
+    Refused {
+        /// Which.
+        action: &'static str,
+        /// What it said.
+        reason: String,
+    },
+}
+
+fn refused<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> DropError {
+    move |error| DropError::Refused { action, reason: error.to_string() }
+}
+
+/// Raises the soft limit of file descriptors to the hard one: a flow takes two.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, wanted) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Becomes `user` if this is root, and gives up every capability for good. Call it while there is
+/// one thread: capabilities are a thread's.
+///
+/// # Errors
+/// [`DropError`].
+pub fn drop_all(user: &str, uses_maps: bool) -> Result<(), DropError> {
+    let keep = needs_bpf(uses_maps);
+    let was_root = Uid::effective().is_root();
+    if was_root && user != "root" {
+        become_user(user, keep)?;
+    }
+    let kept: CapsHashSet = if keep { [Capability::CAP_BPF].into() } else { CapsHashSet::new() };
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        // Ambient capabilities are missing before 4.3, and then there are none.
+        caps::clear(None, set).map_err(refused("clearing capabilities"))?;
+    }
+    caps::set(None, CapSet::Effective, &kept).map_err(refused("setting capabilities"))?;
+    caps::set(None, CapSet::Permitted, &kept).map_err(refused("setting capabilities"))?;
+    rustix::thread::set_no_new_privs(true).map_err(refused("setting no_new_privs"))?;
+    info!(
+        user = if was_root { user } else { "(unchanged)" },
+        capabilities = if keep { "CAP_BPF" } else { "none" },
+        "privileges dropped"
+    );
+    Ok(())
+}
+
+fn become_user(name: &str, keep: bool) -> Result<(), DropError> {
+    let user = User::from_name(name)
+        .map_err(refused("looking up the user"))?
+        .ok_or_else(|| DropError::NoUser(name.to_owned()))?;
+    if keep {
+        rustix::thread::set_keep_capabilities(true).map_err(refused("keeping capabilities"))?;
+    }
+    setgroups(&[]).map_err(refused("setgroups"))?;
+    setresgid(user.gid, user.gid, user.gid).map_err(refused("setresgid"))?;
+    setresuid(user.uid, user.uid, user.uid).map_err(refused("setresuid"))?;
+    Ok(())
+}
+
+/// Whether the kernel wants CAP_BPF for every use of a map.
+fn needs_bpf(uses_maps: bool) -> bool {
+    uses_maps
+        && allow::running().is_none_or(|version| version < FREE_MAP_USE)
+        && std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled")
+            .is_ok_and(|text| text.trim() != "0")
+}
+
+/// Whether the process has a capability in force.
+#[must_use]
+pub fn has(capability: Capability) -> bool {
+    caps::has_cap(None, CapSet::Effective, capability).unwrap_or(false)
+}

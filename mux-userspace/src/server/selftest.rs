@@ -1,0 +1,355 @@
+//! The self-test: the kernel relay proven on this very kernel, over real sockets, before the first
+//! client depends on it. Takes well under a second.
+//!
+//! It uses the relay that flows use, not a model of it.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    io::{self, Read, Write},
+    net::{TcpListener as StdListener, TcpStream as StdStream},
+    rc::Rc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use tokio::{net::TcpStream, runtime::Builder};
+
+use crate::{
+    kernel::{Handle, Kernel, books::Way},
+    net::Stream,
+    relay::{
+        Close, Control, Ends, Tally,
+        pool::Pool,
+        sockmap::{self, Entered, Sizes, Spliced},
+        watch::Watch,
+    },
+    sys,
+};
+
+/// Longest that one case may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Bytes of the bulk case.
+const BULK: usize = 4 << 20;
+/// `SO_SNDBUF` of the bulk case's destination, so that redirects meet a full buffer.
+const SMALL_BUFFER: usize = 32 * 1024;
+/// Sizes of the sockets in the other cases.
+const SIZES: Sizes = Sizes { send_buffer: 2 << 20, backlog_limit: 512 << 10 };
+
+/// It passed.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    cases: usize,
+    took: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cases passed in {} ms", self.cases, self.took.as_millis())
+    }
+}
+
+/// It failed: the kernel relay stays off.
+#[derive(Debug, Error)]
+#[error("self-test `{case}` failed: {reason}")]
+pub struct Failure {
+    case: &'static str,
+    reason: String,
+}
+
+type Outcome = Result<(), String>;
+
+/// Runs every case.
+///
+/// # Errors
+/// [`Failure`] of the first case that failed.
+pub fn run(kernel: &Kernel) -> Result<Report, Failure> {
+    let start = Instant::now();
+    let cases: &[(&'static str, fn(&Kernel) -> Outcome)] = &[
+        ("echo", echo),
+        ("half-read handoff", half_read),
+        ("4 MB through a small send buffer", bulk),
+        ("end of stream, both ways", ends),
+        ("a reader that stops", stopped_reader),
+    ];
+    for &(case, test) in cases {
+        test(kernel).map_err(|reason| Failure { case, reason })?;
+    }
+    Ok(Report { cases: cases.len(), took: start.elapsed() })
+}
+
+/// A flow between two sockets of the test: what the peers hold.
+struct Peers {
+    client: StdStream,
+    upstream: StdStream,
+}
+
+/// Our ends of the flow.
+struct Ours {
+    client: StdStream,
+    upstream: StdStream,
+}
+
+fn text(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+fn pair() -> io::Result<(StdStream, StdStream)> {
+    let listener = StdListener::bind(("127.0.0.1", 0))?;
+    let connected = StdStream::connect(listener.local_addr()?)?;
+    let (accepted, _) = listener.accept()?;
+    for stream in [&connected, &accepted] {
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+    }
+    Ok((connected, accepted))
+}
+
+fn flow() -> io::Result<(Peers, Ours)> {
+    let (client, our_client) = pair()?;
+    let (our_upstream, upstream) = pair()?;
+    Ok((Peers { client, upstream }, Ours { client: our_client, upstream: our_upstream }))
+}
+
+/// Splices `ours`, runs `script` against the peers on a thread of its own, and relays until the
+/// flow is over.
+fn spliced<T: Send>(
+    kernel: &Kernel,
+    ours: Ours,
+    taken: u64,
+    sizes: Sizes,
+    script: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<(T, Settled), String> {
+    let handle = kernel.handle().map_err(text)?;
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
+    thread::scope(|scope| {
+        let relay = || {
+            runtime.block_on(async {
+                tokio::time::timeout(2 * PATIENCE, relay(&handle, ours, taken, sizes))
+                    .await
+                    .map_err(|_| "the flow did not end".to_owned())?
+            })
+        };
+        let script = scope.spawn(script);
+        let settled = relay();
+        // The peers have time-outs of their own.
+        let result = script.join().map_err(|_| "the script panicked".to_owned())??;
+        Ok((result, settled?))
+    })
+}
+
+/// How a flow ended.
+struct Settled {
+    close: Close,
+    tally: Tally,
+    first_seq_matched: bool,
+}
+
+async fn relay(handle: &Handle, ours: Ours, taken: u64, sizes: Sizes) -> Result<Settled, String> {
+    let stream = |stream: StdStream| -> Result<Stream, String> {
+        stream.set_nonblocking(true).map_err(text)?;
+        Ok(Stream::Tcp(TcpStream::from_std(stream).map_err(text)?))
+    };
+    let ends = Ends { client: stream(ours.client)?, upstream: stream(ours.upstream)? };
+    let watch = Watch::new().map_err(text)?;
+    let mut tally = Tally::default();
+    tally.up.taken = taken;
+    let mut spliced = match sockmap::enter(handle, &watch, 0, ends, &tally, sizes) {
+        Entered::In(spliced) => spliced,
+        Entered::Out(_, refusal) | Entered::Torn(_, refusal) => return Err(text(refusal)),
+        Entered::Lost(error) => return Err(text(error)),
+    };
+    let control = Rc::new(Control::default());
+    let pool = Pool::default();
+    let close = accompany(&mut spliced, &watch, &control, &pool).await?;
+    spliced.settle(&mut tally);
+    let first_seq_matched = Way::BOTH
+        .iter()
+        .all(|way| spliced.first_seq_matched(*way));
+    Ok(Settled { close, tally, first_seq_matched })
+}
+
+/// Runs the relay and, in a core's place, delivers its readiness and looks at its books.
+async fn accompany(
+    spliced: &mut Spliced<'_>,
+    watch: &Watch,
+    control: &Rc<Control>,
+    pool: &Pool,
+) -> Result<Close, String> {
+    let ready = sys::readable_fd(watch.descriptor().map_err(text)?).map_err(text)?;
+    let failure = RefCell::new(None);
+    let deliver = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        loop {
+            tokio::select! {
+                guard = ready.readable() => match guard {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(error) => { failure.replace(Some(text(error))); return; }
+                },
+                _ = ticks.tick() => control.nudge(),
+            }
+            let collected = watch.collect(|token, events| control.deliver(token as usize & 1, events));
+            if let Err(error) = collected {
+                failure.replace(Some(text(error)));
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        close = spliced.run(control, pool) => Ok(close),
+        () = deliver => Err(failure.take().unwrap_or_default()),
+    }
+}
+
+fn finished(settled: &Settled) -> Outcome {
+    match &settled.close {
+        Close::Finished => Ok(()),
+        other => Err(format!("the flow ended as {other}")),
+    }
+}
+
+/// Bytes that differ at every position, so that a shift, a loss or a repetition shows.
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+}
+
+fn expect(stream: &mut StdStream, wanted: &[u8]) -> Outcome {
+    let mut got = vec![0; wanted.len()];
+    stream.read_exact(&mut got).map_err(text)?;
+    match got.iter().zip(wanted).position(|(got, wanted)| got != wanted) {
+        None => Ok(()),
+        Some(at) => Err(format!("wrong byte at {at}")),
+    }
+}
+
+fn expect_end(stream: &mut StdStream) -> Outcome {
+    match stream.read(&mut [0]).map_err(text)? {
+        0 => Ok(()),
+        _ => Err("a byte after the end".into()),
+    }
+}
+
+fn echo(kernel: &Kernel) -> Outcome {
+    let (mut peers, ours) = flow().map_err(text)?;
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, move || {
+        for round in 0..8 {
+            let message = pattern(100 + round);
+            peers.client.write_all(&message).map_err(text)?;
+            expect(&mut peers.upstream, &message)?;
+            peers.upstream.write_all(&message).map_err(text)?;
+            expect(&mut peers.client, &message)?;
+        }
+        Ok(())
+    })?;
+    // The peers are gone, one after the other: both streams have ended.
+    finished(&settled)?;
+    let bytes: u64 = (100..108).sum();
+    if (settled.tally.up.given, settled.tally.down.given) != (bytes, bytes) {
+        return Err(format!("the books say {:?}", settled.tally));
+    }
+    if !settled.first_seq_matched {
+        return Err("cb[0] of the first message was not copied_seq".into());
+    }
+    Ok(())
+}
+
+fn half_read(kernel: &Kernel) -> Outcome {
+    let (mut peers, ours) = flow().map_err(text)?;
+    let message = pattern(1000);
+    peers.client.write_all(&message).map_err(text)?;
+    // Half of the segment is read before the handoff; the rest is queued.
+    let mut half = [0; 500];
+    (&ours.client).read_exact(&mut half).map_err(text)?;
+    let ((), settled) = spliced(kernel, ours, 500, SIZES, move || {
+        expect(&mut peers.upstream, &message[500..])?;
+        peers.client.write_all(b"and on").map_err(text)?;
+        expect(&mut peers.upstream, b"and on")
+    })?;
+    finished(&settled)
+}
+
+fn bulk(kernel: &Kernel) -> Outcome {
+    let (peers, ours) = flow().map_err(text)?;
+    socket2::SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
+    let sizes = Sizes { send_buffer: SMALL_BUFFER as u32, backlog_limit: 16 * 1024 };
+    let Peers { mut client, mut upstream } = peers;
+    let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
+        let sender = thread::spawn(move || {
+            client.write_all(&pattern(BULK)).map_err(text)?;
+            client.shutdown(std::net::Shutdown::Write).map_err(text)?;
+            expect_end(&mut client)
+        });
+        expect(&mut upstream, &pattern(BULK))?;
+        expect_end(&mut upstream)?;
+        drop(upstream);
+        sender.join().map_err(|_| "the sender panicked".to_owned())?
+    })?;
+    finished(&settled)
+}
+
+fn ends(kernel: &Kernel) -> Outcome {
+    for client_first in [true, false] {
+        let (peers, ours) = flow().map_err(text)?;
+        let ((), settled) = spliced(kernel, ours, 0, SIZES, move || {
+            let Peers { client, upstream } = peers;
+            let (mut first, mut second) =
+                if client_first { (client, upstream) } else { (upstream, client) };
+            first.write_all(b"last words").map_err(text)?;
+            first.shutdown(std::net::Shutdown::Write).map_err(text)?;
+            expect(&mut second, b"last words")?;
+            expect_end(&mut second)?;
+            second.write_all(b"the answer").map_err(text)?;
+            drop(second);
+            expect(&mut first, b"the answer")?;
+            expect_end(&mut first)
+        })?;
+        finished(&settled)?;
+    }
+    Ok(())
+}
+
+/// A reader that stops costs no more than the buffers, and gets every byte when it goes on.
+fn stopped_reader(kernel: &Kernel) -> Outcome {
+    const LIMIT: u32 = 64 * 1024;
+    let (peers, ours) = flow().map_err(text)?;
+    let sizes = Sizes { send_buffer: 128 * 1024, backlog_limit: LIMIT };
+    let Peers { mut client, mut upstream } = peers;
+    socket2::SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
+    client.set_nonblocking(true).map_err(text)?;
+    let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
+        // Write until nothing has been taken for a while: TCP's back-pressure has reached us.
+        let data = pattern(64 << 20);
+        let mut sent = 0;
+        let mut stuck_since = Instant::now();
+        while stuck_since.elapsed() < Duration::from_millis(30) {
+            match client.write(&data[sent..data.len().min(sent + 65_536)]) {
+                Ok(0) => break,
+                Ok(written) => {
+                    sent += written;
+                    stuck_since = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) => return Err(text(error)),
+            }
+        }
+        if sent == data.len() {
+            return Err("64 MiB went to a reader that does not read".into());
+        }
+        drop_after(client, || {
+            expect(&mut upstream, &data[..sent])
+        })
+    })?;
+    finished(&settled)
+}
+
+/// Runs `work`, with the end of `stream` (a FIN) before it.
+fn drop_after(stream: StdStream, work: impl FnOnce() -> Outcome) -> Outcome {
+    stream.shutdown(std::net::Shutdown::Write).map_err(text)?;
+    let outcome = work();
+    drop(stream);
+    outcome
+}
