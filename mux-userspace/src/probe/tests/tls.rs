@@ -161,8 +161,14 @@ fn near_misses() {
     refuses_at(Probe::Tls, &[&first[..], b"\x16\x03\x01\x00\x00"].concat(), 11);
 }
 
+/// What a client asks for.
+struct Offered {
+    name: Option<Vec<u8>>,
+    protocols: Vec<Vec<u8>>,
+}
+
 /// What `tls-parser` reads of the name and the protocols.
-fn oracle(handshake: &[u8]) -> Option<(Option<Vec<u8>>, Vec<Vec<u8>>)> {
+fn oracle(handshake: &[u8]) -> Option<Offered> {
     let (_, message) = tls_parser::parse_tls_message_handshake(handshake).ok()?;
     let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = message else {
         return None;
@@ -178,7 +184,7 @@ fn oracle(handshake: &[u8]) -> Option<(Option<Vec<u8>>, Vec<Vec<u8>>)> {
             protocols = names.iter().map(|name| name.to_vec()).collect();
         }
     }
-    rest.is_empty().then_some((name, protocols))
+    rest.is_empty().then_some(Offered { name, protocols })
 }
 
 proptest! {
@@ -194,15 +200,17 @@ proptest! {
             unknown.iter().flat_map(|(kind, data)| extension(*kind, data)).collect();
         extensions.extend(name.iter().flat_map(|name| server_name(name.as_bytes())));
         if !protocols.is_empty() {
-            let list: Vec<u8> = protocols.iter().flat_map(|name| vector(1, name.as_bytes())).collect();
+            let list: Vec<u8> =
+                protocols.iter().flat_map(|name| vector(1, name.as_bytes())).collect();
             extensions.extend(extension(0x0010, &vector(2, &list)));
         }
         let handshake = handshake(0x0303, Some(&extensions));
-        let (their_name, their_protocols) = oracle(&handshake).expect("well-formed");
+        let theirs = oracle(&handshake).expect("well-formed");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("ASCII");
-        let mut expected = their_name.map(|name| format!("sni={} ", text(name))).unwrap_or_default();
-        if !their_protocols.is_empty() {
-            let list: Vec<String> = their_protocols.into_iter().map(text).collect();
+        let name = theirs.name.map(|name| format!("sni={} ", text(name)));
+        let mut expected = name.unwrap_or_default();
+        if !theirs.protocols.is_empty() {
+            let list: Vec<String> = theirs.protocols.into_iter().map(text).collect();
             expected += &format!("alpn={} ", list.join(","));
         }
         prop_assert_eq!(details(&records(&handshake, size)), expected + "version=1.2");

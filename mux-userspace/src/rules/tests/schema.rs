@@ -157,7 +157,7 @@ fn every_form_of_an_upstream() {
     ];
     for (form, address) in forms {
         let rule = config(&format!("{LISTEN}[[rule]]\nupstream = {form}\n"));
-        assert_eq!(rule.upstreams[0].endpoints, [address.clone()], "{form}");
+        assert_eq!(rule.upstreams[0].endpoints, std::slice::from_ref(&address), "{form}");
         let group = format!(
             "{LISTEN}[[rule]]\nupstream = \"g\"\n[[upstream]]\nname = \"g\"\nendpoints = \
              [{form}, {{ address = {form} }}]\n"
