@@ -95,6 +95,10 @@ impl Regex {
 
     /// Whether it matches.
     pub(super) fn examine(&self, bytes: &[u8], phase: Phase) -> Verdict<()> {
+        if self.shortest.is_none() {
+            // The DFA's search for a place to begin never dies, so it would not tell.
+            return Verdict::NoMatch;
+        }
         match &self.engine {
             Engine::Dfa { dfa, start } => self.walk(dfa, *start, bytes, phase),
             Engine::Search(regex) => {

@@ -33,24 +33,13 @@ pub(super) struct Places {
 /// been left out of it.
 pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
     let RawConfig { listeners, rules, upstreams, timeouts, limits, log, security, kernel } = raw;
-    if listeners.is_empty() && problems.len() == 0 {
-        let diagnostic = Diagnostic::new(0..0, "this file does not say where to listen")
-            .hint("add `listen = \"0.0.0.0:3000\"` as its first line");
-        problems.add(diagnostic);
-    }
-    if rules.is_empty() && problems.len() == 0 {
-        let diagnostic = Diagnostic::new(0..0, "this file has no rule")
-            .hint("add a `[[rule]]` with at least an `upstream`");
-        problems.add(diagnostic);
-    }
-
     let mut upstreams = Upstreams::new(upstreams, problems);
     let rule_names = names(rules.iter().map(|rule| rule.name.as_ref()), "rule", problems);
     let places = Places { rules: rules.iter().map(|rule| rule.span.clone()).collect() };
     let rules = rules
         .into_iter()
         .zip(&rule_names.all)
-        .map(|(raw, name)| Arc::new(rule(raw, name, &mut upstreams, problems)))
+        .filter_map(|(raw, name)| rule(raw, name, &mut upstreams, problems).map(Arc::new))
         .collect();
 
     let listener_names =
@@ -81,6 +70,7 @@ fn names<'a>(
     problems: &Problems,
 ) -> Names {
     let mut names = Names { all: Vec::new(), index: HashMap::new() };
+    let mut spans: Vec<Option<Range<usize>>> = Vec::new();
     for (index, written) in written.enumerate() {
         let name: Arc<str> = match written {
             Some(name) => name.get_ref().as_str().into(),
@@ -98,14 +88,20 @@ fn names<'a>(
             );
         }
         if let Some(earlier) = names.index.insert(name.clone(), index) {
-            let message = format!("two {what}s are named `{name}`");
-            let hint = match written {
-                Some(_) => format!("{what} number {} has the name already", earlier + 1),
-                None => format!("that is the default name of {what} number {}", index + 1),
+            let (span, hint) = match (written, spans[earlier].clone()) {
+                (Some(name), _) => {
+                    (name.span(), format!("{what} number {} has the name already", earlier + 1))
+                }
+                // Two default names differ, so the earlier one was written.
+                (None, earlier) => (
+                    earlier.unwrap_or_default(),
+                    format!("`{name}` is the default name of {what} number {}", index + 1),
+                ),
             };
-            let span = written.map_or(0..0, Spanned::span);
+            let message = format!("two {what}s are named `{name}`");
             problems.add(Diagnostic::new(span, message).hint(hint));
         }
+        spans.push(written.map(Spanned::span));
         names.all.push(name);
     }
     names
@@ -193,15 +189,17 @@ impl Upstreams {
     }
 }
 
-fn rule(raw: RawRule, name: &Arc<str>, upstreams: &mut Upstreams, problems: &Problems) -> Rule {
+fn rule(
+    raw: RawRule,
+    name: &Arc<str>,
+    upstreams: &mut Upstreams,
+    problems: &Problems,
+) -> Option<Rule> {
     let RawRule { span: _, name: _, matcher, upstream, relay, max_connections } = raw;
-    let upstream = upstream.and_then(|target| {
-        let span = target.span();
-        problems.keep(upstreams.resolve(target.into_inner(), span))
-    });
-    // Without one, a problem has been recorded and the rule is never used.
-    let upstream = upstream.unwrap_or(UpstreamId(usize::MAX));
-    Rule { name: name.clone(), matcher, upstream, relay, max_connections }
+    let target = upstream?;
+    let span = target.span();
+    let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
+    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections })
 }
 
 fn listener(

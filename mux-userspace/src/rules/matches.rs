@@ -139,9 +139,18 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     }
 }
 
+/// Text, as UTF-8. A character from U+0080 to U+009F is a raw byte by mistake: nobody's
+/// protocol begins with a C1 control code in UTF-8.
 fn prefix(value: Value<'_>) -> Result<Matcher, Diagnostic> {
     let span = value.span();
     let text = string(value)?;
+    if text.contains(|c| matches!(c, '\u{80}'..='\u{9f}')) {
+        return Err(Diagnostic::new(
+            span,
+            "in TOML, `\\x80` to `\\x9f` are characters of two bytes each",
+        )
+        .hint("write raw bytes in `prefix_hex`"));
+    }
     Prefix::new(text.into_bytes()).map(Matcher::Prefix).map_err(|error| empty_prefix(span, error))
 }
 
@@ -181,9 +190,7 @@ fn regex(value: Value<'_>) -> Result<Matcher, Diagnostic> {
     let pattern = string(value)?;
     Regex::new(&pattern).map(Matcher::Regex).map_err(|error| {
         let hint = match error {
-            RegexError::Syntax(_) => {
-                "write patterns in 'single quotes': TOML takes no backslashes out of those"
-            }
+            RegexError::Syntax(_) => "the syntax is that of https://docs.rs/regex, on bytes",
             RegexError::TooLarge => "use smaller counts in `{…}`",
         };
         Diagnostic::new(span, "this regular expression does not compile")

@@ -86,6 +86,16 @@ pub(super) struct RawUpstream {
 /// Reads a file's root table.
 pub(super) fn read(root: Spanned<DeTable<'_>>, problems: &Problems) -> RawConfig {
     let mut root = Table::new("a rules file", root, problems);
+    if !root.has("listen") && !root.has("listener") {
+        let diagnostic = Diagnostic::new(0..0, "this file does not say where to listen")
+            .hint("add `listen = \"0.0.0.0:3000\"` as its first line");
+        problems.add(diagnostic);
+    }
+    if !root.has("rule") {
+        let diagnostic = Diagnostic::new(0..0, "this file has no rule")
+            .hint("add a `[[rule]]` with at least an `upstream`");
+        problems.add(diagnostic);
+    }
     let mut listeners = listen(&mut root);
     listeners.extend(root.tables("listener", "[[listener]]").into_iter().map(listener));
     let rules = root.tables("rule", "[[rule]]").into_iter().map(rule).collect();
@@ -259,7 +269,7 @@ fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
     });
     let max_connections = table.take("max_connections", count);
     table.unavailable("health", "an endpoint that does not answer is passed over, see `retries`");
-    table.unavailable("resolve", "names are resolved for every connection");
+    table.unavailable("resolve", "leave it out: mux looks names up by itself");
     table.unavailable("source", "connections come from the machine's own address");
     table.finish();
     RawUpstream {

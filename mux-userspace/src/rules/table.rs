@@ -67,6 +67,11 @@ impl<'i, 'p> Table<'i, 'p> {
         self.problems
     }
 
+    /// Whether a key is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _)| name.get_ref() == key)
+    }
+
     /// Takes a value as it is. Once asked for, a key is a known one.
     pub(super) fn value(&mut self, key: &'static str) -> Option<Value<'i>> {
         self.known.push(key);
@@ -96,7 +101,7 @@ impl<'i, 'p> Table<'i, 'p> {
         example: &str,
         read: impl FnOnce(Value<'i>) -> Result<T, Diagnostic>,
     ) -> Option<Spanned<T>> {
-        if !self.entries.iter().any(|(name, _)| name.get_ref() == key) {
+        if !self.has(key) {
             let message = format!("`{key}` is missing in {}", self.place);
             let hint = format!("add `{example}`");
             self.problems.add(Diagnostic::new(self.span(), message).hint(hint));

@@ -1,0 +1,90 @@
+//! What holds of every probe on every input.
+
+use proptest::prelude::*;
+
+use crate::probe::{Probe, Verdict};
+
+/// First bytes that bring every probe some way.
+const SEEDS: [&[u8]; 9] = [
+    b"\x16\x03\x01\x00\x08\x01\x00\x00\x08\x03\x03\x00\x00\x16\x03\x03\x00\x04abcd",
+    b"\x16\x03\x01\x00\x02\x01\x00\x16\x03\x01\x00\x04\x00\x02\x03\x03",
+    b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n",
+    b"SSH-1.99-x\r\n",
+    b"GET /path HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"\x04\x01\x00\x50\x0a\x00\x00\x01bob\0",
+    b"\x04\x01\x01\xbb\x00\x00\x00\x07\0example.com\0",
+    b"\x05\x03\x00\x01\x02",
+];
+
+/// A seed with some bytes overwritten, and some added.
+fn inputs() -> impl Strategy<Value = Vec<u8>> {
+    let changes = proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    let tail = proptest::collection::vec(any::<u8>(), 0..40);
+    let mutated =
+        (prop::sample::select(&SEEDS[..]), changes, tail).prop_map(|(seed, changes, tail)| {
+            let mut bytes = [seed, &tail].concat();
+            for (index, byte) in changes {
+                let at = index.index(bytes.len());
+                bytes[at] = byte;
+            }
+            bytes
+        });
+    prop_oneof![mutated, proptest::collection::vec(any::<u8>(), 0..80)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Once sure, always sure; and no verdict before the bytes that were asked for.
+    #[test]
+    fn verdicts_are_monotone_and_wants_are_lower_bounds(bytes in inputs()) {
+        for probe in Probe::ALL {
+            let mut last = Verdict::NeedMore(0);
+            for len in 0..=bytes.len() {
+                let verdict = probe.examine(&bytes[..len]).map(|_| ());
+                match last {
+                    Verdict::NeedMore(wanted) if len < wanted => {
+                        prop_assert!(matches!(verdict, Verdict::NeedMore(_)), "{} at {}", probe, len);
+                    }
+                    Verdict::NeedMore(_) => {}
+                    Verdict::Match(()) | Verdict::NoMatch => {
+                        prop_assert_eq!(verdict, last, "{} at {}", probe, len);
+                    }
+                }
+                if let Verdict::NeedMore(total) = verdict {
+                    prop_assert!(total > len, "{} at {}", probe, len);
+                }
+                if verdict.is_match() {
+                    prop_assert!(len >= probe.shortest_match(), "{} at {}", probe, len);
+                }
+                last = verdict;
+            }
+        }
+    }
+
+    /// A probe of a family says what its members say.
+    #[test]
+    fn families_include_their_members(bytes in inputs()) {
+        for family in Probe::ALL {
+            for member in Probe::ALL.into_iter().filter(|member| family.includes(*member)) {
+                if member.examine(&bytes).is_match() {
+                    prop_assert!(family.examine(&bytes).is_match(), "{} {}", family, member);
+                }
+            }
+        }
+    }
+
+    /// What is shown of a peer's bytes is printable ASCII, and not long.
+    #[test]
+    fn details_are_harmless(bytes in inputs()) {
+        for probe in Probe::ALL {
+            if let Verdict::Match(details) = probe.examine(&bytes) {
+                let (text, json) = (details.to_string(), details.to_json());
+                prop_assert!(text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' '));
+                prop_assert!(text.len() < 16 << 10);
+                prop_assert!(json.is_object(), "{}", json);
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Matchers and routing, against fixtures and against naive models of themselves.
+
+mod matchers;
+mod properties;
+mod regexes;
+mod routing;
+
+use super::{Group, MaskedBytes, Matcher, Networks, Phase, Prefix, Regex, Sniffed};
+use crate::probe::{Probe, Verdict};
+
+const PHASES: [Phase; 4] = [Phase::Open, Phase::Ended, Phase::Full, Phase::TimedOut];
+
+fn prefix(bytes: &[u8]) -> Matcher {
+    Matcher::Prefix(Prefix::new(bytes).expect("not empty"))
+}
+
+fn regex(pattern: &str) -> Matcher {
+    Matcher::Regex(Regex::new(pattern).expect(pattern))
+}
+
+fn masked(offset: usize, value: &[u8], mask: Option<&[u8]>) -> Matcher {
+    Matcher::Bytes(MaskedBytes::new(offset, value, mask).expect("comparable"))
+}
+
+fn client(networks: &[&str]) -> Matcher {
+    let networks: Vec<_> = networks.iter().map(|text| text.parse().expect(text)).collect();
+    Matcher::Client(Networks::new(networks).expect("not empty"))
+}
+
+fn all_of(members: Vec<Matcher>) -> Matcher {
+    Matcher::All(Group::new(members).expect("not empty"))
+}
+
+fn any_of(members: Vec<Matcher>) -> Matcher {
+    Matcher::Any(Group::new(members).expect("not empty"))
+}
+
+fn not(inner: Matcher) -> Matcher {
+    Matcher::Not(Box::new(inner))
+}
+
+/// The verdict without its details.
+fn verdict(matcher: &Matcher, bytes: &[u8], phase: Phase) -> Verdict<()> {
+    let client = Some([10, 0, 0, 1].into());
+    matcher.evaluate(&Sniffed { bytes, client, phase }).map(|_| ())
+}
+
+/// The shortest prefix of which the matcher is sure, and what it is sure of.
+fn decided(matcher: &Matcher, bytes: &[u8]) -> Option<(usize, bool)> {
+    (0..=bytes.len()).find_map(|len| match verdict(matcher, &bytes[..len], Phase::Open) {
+        Verdict::Match(()) => Some((len, true)),
+        Verdict::NoMatch => Some((len, false)),
+        Verdict::NeedMore(_) => None,
+    })
+}
+
+/// Every kind of matcher once.
+fn one_of_each() -> Vec<Matcher> {
+    vec![
+        Matcher::Always,
+        prefix(b"GET "),
+        regex("^GE"),
+        masked(1, b"E", None),
+        Matcher::Probe(Probe::Http1),
+        client(&["10.0.0.0/8"]),
+        all_of(vec![prefix(b"G"), regex("E")]),
+        any_of(vec![prefix(b"G"), regex("E")]),
+        not(prefix(b"G")),
+    ]
+}

@@ -1,0 +1,66 @@
+//! What the schema has and this version has not is refused by name, never ignored.
+
+use super::*;
+
+#[test]
+fn keys_of_later_versions() {
+    let group = "[[upstream]]\nname = 'web'\n";
+    for (text, what) in [
+        (format!("{LISTEN}{RULE}proxy_protocol = 'v2'\n"), "proxy_protocol"),
+        (
+            format!("[[listener]]\naddress = '127.0.0.1:0'\naccept_proxy_protocol = []\n{RULE}"),
+            "accept_proxy_protocol",
+        ),
+        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nhealth = {{ rise = 2 }}\n"), "health"),
+        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nresolve = '30s'\n"), "resolve"),
+        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nsource = 'transparent'\n"), "source"),
+        (format!("{LISTEN}{RULE}{group}endpoints = [{{ address = 80, weight = 2 }}]\n"), "weight"),
+        (
+            format!("{LISTEN}{RULE}{group}endpoints = [{{ address = 80, backup = true }}]\n"),
+            "backup",
+        ),
+        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nbalance = 'random-two'\n"), "random-two"),
+        (
+            format!("{LISTEN}{RULE}{group}endpoints = [80]\nbalance = 'source-hash'\n"),
+            "source-hash",
+        ),
+        (
+            format!("{LISTEN}{RULE}{group}endpoints = [80]\nbalance = 'least-connections'\n"),
+            "least-connections",
+        ),
+        (format!("{LISTEN}{RULE}[limits]\nper_source = {{ connections = 200 }}\n"), "per_source"),
+        (format!("{LISTEN}{RULE}[admin]\nsocket = '/run/x'\n"), "admin"),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ tls = {{ sni = [] }} }}\n"), "tls"),
+        (
+            format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ http = {{ host = [] }} }}\n"),
+            "http",
+        ),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ client = ['file:/x'] }}\n"), "file:"),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'postgres'\n"), "postgres"),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'redis' }}\n"), "redis"),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'mysql'\n"), "mysql"),
+    ] {
+        let message = format!("`{what}` is not available in this version of mux");
+        let at =
+            if text.contains(&format!("'{what}'")) { format!("'{what}'") } else { what.into() };
+        // `file:` is the beginning of a value, whose quote the caret is under.
+        let at = if what == "file:" { "'file:" } else { &at };
+        refused(&text, at, &message, "");
+    }
+}
+
+#[test]
+fn socket_activation() {
+    refused(
+        &format!("listen = 'systemd:web'\n{RULE}"),
+        "'systemd",
+        "`systemd:web` is not an address to listen on",
+        "socket activation (`systemd:`) is not available in this version of mux",
+    );
+}
+
+#[test]
+fn where_the_server_speaks_first_the_hint_is_on_timeout() {
+    let report = report(&format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'smtp'\n"));
+    assert!(report.contains("on_timeout"), "{report}");
+}
