@@ -169,6 +169,28 @@ pub struct Stats {
     pub events_lost: u64,
 }
 
+impl Stats {
+    /// The sum, field by field.
+    #[must_use]
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            redirected: self.redirected + other.redirected,
+            redirected_bytes: self.redirected_bytes + other.redirected_bytes,
+            passed_behind: self.passed_behind + other.passed_behind,
+            passed_no_peer: self.passed_no_peer + other.passed_no_peer,
+            passed_backlog: self.passed_backlog + other.passed_backlog,
+            passed_hold: self.passed_hold + other.passed_hold,
+            trimmed: self.trimmed + other.trimmed,
+            trimmed_bytes: self.trimmed_bytes + other.trimmed_bytes,
+            duplicates: self.duplicates + other.duplicates,
+            fins: self.fins + other.fins,
+            no_slot: self.no_slot + other.no_slot,
+            broken: self.broken + other.broken,
+            events_lost: self.events_lost + other.events_lost,
+        }
+    }
+}
+
 const _: () = {
     assert!(size_of::<KernelBook>() == 64 && align_of::<KernelBook>() == 64);
     assert!(size_of::<UserBook>() == 64 && align_of::<UserBook>() == 64);

@@ -37,6 +37,28 @@ pub struct Config {
     pub kernel: KernelConfig,
 }
 
+impl Config {
+    /// The same with other listeners: one on each of these addresses, named `listener-1`, …,
+    /// and otherwise like the first one of the file. No addresses: nothing changes.
+    #[must_use]
+    pub fn with_listen(mut self, addresses: &[ListenAddress]) -> Self {
+        if let Some(model) = self.listeners.first().filter(|_| !addresses.is_empty()) {
+            self.listeners = addresses
+                .iter()
+                .enumerate()
+                .map(|(index, address)| {
+                    Arc::new(ListenerConfig {
+                        name: format!("listener-{}", index + 1).into(),
+                        address: address.clone(),
+                        ..ListenerConfig::clone(model)
+                    })
+                })
+                .collect();
+        }
+        self
+    }
+}
+
 /// One `[[listener]]`.
 #[derive(Clone, Debug)]
 pub struct ListenerConfig {

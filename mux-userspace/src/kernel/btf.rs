@@ -1,0 +1,108 @@
+//! Field offsets of the running kernel, from its BTF.
+//!
+//! Rust has no CO-RE: the verdict reads `struct tcp_sock` at offsets that the loader
+//! patches into its read-only globals.
+
+use std::path::Path;
+
+use btf_rs::{Btf, Type};
+use thiserror::Error;
+
+/// Where the kernel says what its types look like.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Offsets in `struct tcp_sock`, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offsets {
+    /// `u64 bytes_acked`
+    pub bytes_acked: u32,
+    /// `u32 write_seq`
+    pub write_seq: u32,
+    /// `u32 snd_una`
+    pub snd_una: u32,
+    /// `u32 copied_seq`
+    pub copied_seq: u32,
+}
+
+/// Why the offsets cannot be had.
+#[derive(Debug, Error)]
+pub enum BtfError {
+    /// The kernel was built without BTF, or sysfs is not mounted.
+    #[error("{path} is not there: this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), or /sys is not mounted")]
+    Missing {
+        /// The file looked for.
+        path: String,
+    },
+    /// The file is not BTF as we know it.
+    #[error("{path} cannot be read as BTF: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the parser says.
+        source: btf_rs::Error,
+    },
+    /// A field is not there, or not where the program can reach it.
+    #[error("struct tcp_sock of this kernel has no usable field `{field}`")]
+    NoField {
+        /// The field.
+        field: &'static str,
+    },
+}
+
+/// Reads the offsets from a BTF file, [`VMLINUX`] for the running kernel.
+///
+/// # Errors
+/// [`BtfError`].
+pub fn offsets(path: &Path) -> Result<Offsets, BtfError> {
+    let name = || path.display().to_string();
+    if !path.exists() {
+        return Err(BtfError::Missing { path: name() });
+    }
+    let unreadable = |source| BtfError::Unreadable { path: name(), source };
+    let btf = Btf::from_file(path).map_err(unreadable)?;
+    let tcp_sock = btf
+        .resolve_types_by_name("tcp_sock")
+        .map_err(unreadable)?
+        .into_iter()
+        .find_map(|ty| match ty {
+            Type::Struct(structure) => Some(structure),
+            _ => None,
+        })
+        .ok_or(BtfError::NoField { field: "(the struct itself)" })?;
+
+    let offset = |field: &'static str| -> Result<u32, BtfError> {
+        tcp_sock
+            .members
+            .iter()
+            .find(|member| btf.resolve_name(*member).is_ok_and(|name| name == field))
+            .map(|member| member.bit_offset())
+            // The program masks offsets with 0xfff for the verifier.
+            .filter(|bits| bits % 32 == 0 && bits / 8 <= 0xff8)
+            .map(|bits| bits / 8)
+            .ok_or(BtfError::NoField { field })
+    };
+    Ok(Offsets {
+        bytes_acked: offset("bytes_acked")?,
+        write_seq: offset("write_seq")?,
+        snd_una: offset("snd_una")?,
+        copied_seq: offset("copied_seq")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = offsets(Path::new("/nonexistent/btf")).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/btf"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_btf_is_refused() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"not BTF").unwrap();
+        assert!(matches!(offsets(file.path()), Err(BtfError::Unreadable { .. })));
+    }
+}

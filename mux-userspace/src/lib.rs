@@ -1,0 +1,3 @@
+//! mux.
+pub mod kernel;
+pub mod sys;

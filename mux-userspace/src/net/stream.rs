@@ -1,0 +1,200 @@
+//! A connected stream socket, TCP or Unix, in the runtime or out of it.
+
+use std::{
+    io,
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+/// A connected stream socket that the core's runtime polls.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP over IPv4 or IPv6.
+    Tcp(TcpStream),
+    /// A Unix stream socket.
+    Unix(UnixStream),
+}
+
+impl Stream {
+    /// Whether the kernel relay can take it.
+    #[must_use]
+    pub const fn is_tcp(&self) -> bool {
+        matches!(self, Self::Tcp(_))
+    }
+
+    /// Reads into `buffer`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// read(2)'s.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        let poll = match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
+        };
+        poll.map_ok(|()| buffer.filled().len())
+    }
+
+    /// Writes from `bytes`.
+    ///
+    /// # Errors
+    /// write(2)'s.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    /// Whether a read may succeed.
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Whether a write may succeed.
+    ///
+    /// # Errors
+    /// The runtime is shutting down.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_write_ready(cx),
+            Self::Unix(stream) => stream.poll_write_ready(cx),
+        }
+    }
+
+    /// Runs a non-blocking system call on the socket; `WouldBlock` clears its readiness.
+    ///
+    /// # Errors
+    /// The call's.
+    pub fn try_io<R>(
+        &self,
+        interest: Interest,
+        call: impl FnOnce() -> io::Result<R>,
+    ) -> io::Result<R> {
+        match self {
+            Self::Tcp(stream) => stream.try_io(interest, call),
+            Self::Unix(stream) => stream.try_io(interest, call),
+        }
+    }
+
+    /// Ends our side of the stream (FIN).
+    ///
+    /// # Errors
+    /// shutdown(2)'s, but for `ENOTCONN`: a peer that is gone has nobody to tell.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        shutdown_write(self.as_fd())
+    }
+
+    /// Closes with RST. A Unix stream has none: it is closed, and unread bytes make the peer's
+    /// next read fail (`ECONNRESET`, unix(7)).
+    pub fn reset(self) {
+        reset_on_close(self.as_fd());
+    }
+
+    /// Takes the socket out of the runtime.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn park(self) -> io::Result<Parked> {
+        Ok(Parked(match self {
+            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Unix(stream) => stream.into_std()?.into(),
+        }))
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// A connected stream socket that no runtime polls; non-blocking.
+#[derive(Debug)]
+pub struct Parked(OwnedFd);
+
+impl Parked {
+    /// Reads into `buffer`; 0 is the end of the stream, as far as the socket knows.
+    ///
+    /// # Errors
+    /// recv(2)'s; `WouldBlock` when nothing is there.
+    pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        retry(|| rustix::io::read(&self.0, &mut *buffer))
+    }
+
+    /// Writes from `bytes`.
+    ///
+    /// # Errors
+    /// send(2)'s; `WouldBlock` when the send buffer is full. Never SIGPIPE.
+    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        retry(|| rustix::net::send(&self.0, bytes, rustix::net::SendFlags::NOSIGNAL))
+    }
+
+    /// Ends our side of the stream (FIN).
+    ///
+    /// # Errors
+    /// As [`Stream::shutdown_write`].
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        shutdown_write(self.as_fd())
+    }
+
+    /// Makes the coming close an RST.
+    pub fn reset_on_close(&self) {
+        reset_on_close(self.as_fd());
+    }
+
+    /// The pending error, which this clears (`SO_ERROR`).
+    #[must_use]
+    pub fn take_error(&self) -> Option<io::Error> {
+        SockRef::from(&self.0).take_error().unwrap_or_else(Some)
+    }
+}
+
+impl AsFd for Parked {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result.map_err(Into::into),
+        }
+    }
+}
+
+fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match SockRef::from(&fd).shutdown(Shutdown::Write) {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+fn reset_on_close(fd: BorrowedFd<'_>) {
+    // It fails on a dead descriptor only, which has nothing to reset.
+    let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+}

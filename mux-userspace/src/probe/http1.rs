@@ -1,0 +1,121 @@
+//! HTTP/1: the request line (RFC 9112 3).
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{
+    text::{Pairs, PeerText},
+    verdict::{Verdict, starts_with},
+};
+
+/// Longest method believed. The longest registered one is `UPDATEREDIRECTREF` (17).
+const MAX_METHOD: usize = 32;
+
+/// What stands between the second space and the minor version (RFC 9112 2.3).
+const VERSION: &[u8] = b"HTTP/1.";
+
+/// `G / HTTP/1.1` and a line feed.
+pub(super) const SHORTEST: usize = 13;
+
+/// A request's first line, and its host where that had arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Request {
+    /// `GET`.
+    pub method: PeerText,
+    /// The request target (RFC 9112 3.2), in whichever of its four forms.
+    pub path: PeerText,
+    /// `1.0` or `1.1`.
+    pub version: PeerText,
+    /// The `Host` field, if its whole line was among the bytes sniffed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<PeerText>,
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, path, version, host } = self;
+        let mut pairs = Pairs::new(f);
+        pairs.pair("method", method)?;
+        pairs.pair("path", path)?;
+        pairs.pair("version", version)?;
+        pairs.optional("host", host.as_ref())
+    }
+}
+
+/// Matches as soon as the request line is complete, so that slow header fields do not hold
+/// up the route; [`Request::host`] is a bonus.
+///
+/// An empty line before the request line is not skipped: RFC 9112 2.2 grants it for clients
+/// that end a request body with one, and there is no body before the first request.
+pub(super) fn examine(bytes: &[u8]) -> Verdict<Request> {
+    let more = Verdict::NeedMore(bytes.len() + 1);
+
+    let method_end = bytes.iter().take(MAX_METHOD + 1).position(|&byte| !is_token(byte));
+    let method = match method_end {
+        Some(end) if end > 0 && bytes[end] == b' ' => &bytes[..end],
+        Some(_) => return Verdict::NoMatch,
+        None if bytes.len() > MAX_METHOD => return Verdict::NoMatch,
+        None => return more,
+    };
+
+    let rest = &bytes[method.len() + 1..];
+    let target = match rest.iter().position(|&byte| !is_target(byte)) {
+        Some(end) if end > 0 && rest[end] == b' ' => &rest[..end],
+        Some(_) => return Verdict::NoMatch,
+        None => return more,
+    };
+
+    let rest = &rest[target.len() + 1..];
+    match starts_with(rest, VERSION) {
+        Verdict::Match(()) => {}
+        Verdict::NoMatch => return Verdict::NoMatch,
+        Verdict::NeedMore(_) => return more,
+    }
+    // A lone LF may end the line (RFC 9112 2.2).
+    let (minor, fields) = match &rest[VERSION.len()..] {
+        [minor, b'\n', fields @ ..] | [minor, b'\r', b'\n', fields @ ..] => (minor, fields),
+        [minor] | [minor, b'\r'] if minor.is_ascii_digit() => return more,
+        [] => return more,
+        [..] => return Verdict::NoMatch,
+    };
+    if !minor.is_ascii_digit() {
+        return Verdict::NoMatch;
+    }
+    Verdict::Match(Request {
+        method: PeerText::new(method),
+        path: PeerText::new(target),
+        version: PeerText::new(&[b'1', b'.', *minor]),
+        host: host(fields),
+    })
+}
+
+/// The value of the first `Host` field line (RFC 9112 3.2) that is there to its end.
+fn host(fields: &[u8]) -> Option<PeerText> {
+    for line in fields.split_inclusive(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\n")?;
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let mut halves = line.splitn(2, |&byte| byte == b':');
+        let (Some(name), Some(value)) = (halves.next(), halves.next()) else {
+            // The empty line that ends the header, or no HTTP at all.
+            return None;
+        };
+        if name.eq_ignore_ascii_case(b"host") {
+            return Some(PeerText::new(value.trim_ascii()));
+        }
+    }
+    None
+}
+
+/// `tchar` (RFC 9110 5.6.2).
+const fn is_token(byte: u8) -> bool {
+    matches!(byte,
+        b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`'
+        | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
+}
+
+/// What may stand in a request target. RFC 3986 allows fewer; browsers and `curl` do send
+/// raw UTF-8 and brackets, and their servers take them.
+const fn is_target(byte: u8) -> bool {
+    byte > b' ' && byte != 0x7f
+}

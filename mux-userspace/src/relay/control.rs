@@ -1,0 +1,150 @@
+//! What reaches a flow from outside: readiness from the private epoll, events of the verdict,
+//! and orders to stop.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    task::{Context, Poll, Waker},
+};
+
+/// Why a flow is made to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// `[timeouts] idle`.
+    Idle,
+    /// `[timeouts] half_closed`.
+    HalfClosed,
+    /// `[timeouts] lifetime`.
+    Lifetime,
+    /// The drain deadline.
+    Drain,
+}
+
+impl Stop {
+    /// Its stable name in the access log and in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle-timeout",
+            Self::HalfClosed => "half-closed-timeout",
+            Self::Lifetime => "lifetime",
+            Self::Drain => "drain-deadline",
+        }
+    }
+}
+
+/// A flow's mailbox on its core. The core writes, the flow's task reads.
+#[derive(Debug, Default)]
+pub struct Control {
+    waker: RefCell<Option<Waker>>,
+    stop: Cell<Option<Stop>>,
+    /// epoll events of the client's and the upstream's socket since the last look.
+    events: [Cell<u32>; 2],
+    /// The verdict (or the core's timer) says that the books want a look.
+    nudge: Cell<bool>,
+    /// Counts everything that user space carries; the idle timer compares.
+    activity: Cell<u64>,
+    half_closed: Cell<bool>,
+    /// The pair of records while spliced.
+    pair: Cell<Option<u32>>,
+}
+
+/// What a wait for the mailbox brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mail {
+    /// `EPOLL*` bits of the client's socket.
+    pub client: u32,
+    /// `EPOLL*` bits of the upstream's socket.
+    pub upstream: u32,
+}
+
+impl Control {
+    /// Orders the flow to end. The first order holds.
+    pub fn stop(&self, stop: Stop) {
+        if self.stop.get().is_none() {
+            self.stop.set(Some(stop));
+            self.wake();
+        }
+    }
+
+    /// The order to end, if there is one.
+    #[must_use]
+    pub fn stopped(&self) -> Option<Stop> {
+        self.stop.get()
+    }
+
+    /// Delivers epoll events of one socket: 0 is the client's, 1 the upstream's.
+    pub fn deliver(&self, socket: usize, events: u32) {
+        let cell = &self.events[socket];
+        cell.set(cell.get() | events);
+        self.wake();
+    }
+
+    /// Says that the books want a look.
+    pub fn nudge(&self) {
+        self.nudge.set(true);
+        self.wake();
+    }
+
+    /// Records that user space carried bytes.
+    pub fn touch(&self) {
+        self.activity.set(self.activity.get().wrapping_add(1));
+    }
+
+    /// Changes whenever user space carried bytes.
+    #[must_use]
+    pub fn activity(&self) -> u64 {
+        self.activity.get()
+    }
+
+    /// One of the streams has ended.
+    pub fn set_half_closed(&self) {
+        self.half_closed.set(true);
+    }
+
+    /// Whether one of the streams has ended.
+    #[must_use]
+    pub fn half_closed(&self) -> bool {
+        self.half_closed.get()
+    }
+
+    /// Says that the flow is spliced, with these records, or no longer.
+    pub fn set_pair(&self, pair: Option<u32>) {
+        self.pair.set(pair);
+    }
+
+    /// The records, while the flow is spliced.
+    #[must_use]
+    pub fn pair(&self) -> Option<u32> {
+        self.pair.get()
+    }
+
+    /// Has `cx` woken by the next delivery.
+    pub fn register(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// Waits for something to be delivered, and takes it.
+    pub async fn wait(&self) -> Mail {
+        poll_fn(|cx| {
+            self.register(cx);
+            let mail = Mail { client: self.events[0].take(), upstream: self.events[1].take() };
+            let nudged = self.nudge.take();
+            if nudged || mail != Mail::default() || self.stop.get().is_some() {
+                Poll::Ready(mail)
+            } else {
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! User space's half of one way's books, as a pure state machine: no socket, no clock.
+//!
+//! [`Ledger::step`] says what to do next, the driver ([`super::sockmap`]) does it and reports
+//! back. The invariants are numbered in `LIFECYCLE.md`.
+
+use mux_common::KernelBook;
+
+/// One way of a spliced flow.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    /// Bytes of the stream taken from the source before the insertion.
+    taken_before: u64,
+    /// Published: read since insertion and completely given to the destination.
+    read: u64,
+    /// Published: the destination's count of what it was given other than by redirect.
+    written: u64,
+    /// Bytes in hand: read, and not published yet.
+    held: u64,
+    /// Of those, given to the destination.
+    flushed: u64,
+    /// Nothing redirected waits ahead of what is in hand (L2).
+    clear: bool,
+    /// The source's FIN came in.
+    fin: bool,
+    /// Every byte before the FIN is accounted for (L4).
+    accounted: bool,
+    /// The FIN was passed on.
+    ended: bool,
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until something happens.
+    Rest,
+    /// Find out how many bytes the destination's TCP has taken, and [`Ledger::sent`].
+    AskSent,
+    /// Find out how many bytes the source's TCP has received, and [`Ledger::received`].
+    AskReceived,
+    /// Read at most so many bytes from the source, and [`Ledger::was_read`].
+    Read(u64),
+    /// Write what is in hand, from this offset on, and [`Ledger::was_written`].
+    Write(u64),
+    /// [`Ledger::publish`], and look again.
+    Publish,
+    /// Pass the FIN on, and [`Ledger::was_shut`].
+    Shutdown,
+    /// Reset both ends.
+    Broken(u32),
+}
+
+/// The source's count contradicts the books: bytes came twice or not at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Imbalance {
+    /// Bytes the books know of.
+    pub booked: u64,
+    /// Bytes the source received.
+    pub received: u64,
+}
+
+impl Ledger {
+    /// The way's books at insertion: `taken_before` bytes were read from the source (and are the
+    /// destination's), which has been given `sent_before` bytes in its own count.
+    #[must_use]
+    pub const fn new(taken_before: u64, sent_before: u64) -> Self {
+        Self {
+            taken_before,
+            read: 0,
+            written: sent_before,
+            held: 0,
+            flushed: 0,
+            clear: false,
+            fin: false,
+            accounted: false,
+            ended: false,
+        }
+    }
+
+    /// What to do next, given the kernel's half.
+    #[must_use]
+    pub const fn step(&self, book: &KernelBook) -> Step {
+        if book.broken != 0 {
+            return Step::Broken(book.broken);
+        }
+        if self.ended {
+            return Step::Rest;
+        }
+        if self.held > 0 {
+            return if self.flushed == self.held {
+                Step::Publish
+            } else if !self.clear {
+                Step::AskSent
+            } else {
+                Step::Write(self.flushed)
+            };
+        }
+        if book.passed > self.read {
+            // Exactly what was passed, never more: what the verdict has not seen is not ours (L1).
+            return Step::Read(book.passed - self.read);
+        }
+        if self.fin {
+            return if !self.accounted {
+                Step::AskReceived
+            } else if !self.clear {
+                Step::AskSent
+            } else {
+                Step::Shutdown
+            };
+        }
+        Step::Rest
+    }
+
+    /// Reports how many bytes the destination's TCP has taken in all; true: nothing that was
+    /// redirected waits any more.
+    pub const fn sent(&mut self, sent: u64, book: &KernelBook) -> bool {
+        self.clear = sent >= self.written + self.flushed + book.redirected;
+        self.clear
+    }
+
+    /// Reports how many bytes the source's TCP has received in all, its FIN among them; `book`
+    /// was read after that. True: all of them are in the books.
+    ///
+    /// # Errors
+    /// [`Imbalance`]: the books hold more than the source received.
+    pub const fn received(&mut self, received: u64, book: &KernelBook) -> Result<bool, Imbalance> {
+        // The FIN counts as 1.
+        let booked = self.taken_before + self.read + self.held + book.redirected + 1;
+        if booked > received {
+            return Err(Imbalance { booked, received });
+        }
+        self.accounted = booked == received && book.passed == self.read + self.held;
+        Ok(self.accounted)
+    }
+
+    /// Reports that `bytes` were read from the source.
+    pub const fn was_read(&mut self, bytes: u64) {
+        self.held = bytes;
+        self.flushed = 0;
+    }
+
+    /// Reports that `bytes` of what is in hand were given to the destination.
+    pub const fn was_written(&mut self, bytes: u64) {
+        self.flushed += bytes;
+    }
+
+    /// Moves what is in hand to the books; returns (`read`, `written`) to publish.
+    pub const fn publish(&mut self) -> (u64, u64) {
+        self.read += self.held;
+        self.written += self.held;
+        self.held = 0;
+        self.flushed = 0;
+        // From now on the kernel may redirect again: the next time, look again (L2).
+        self.clear = false;
+        (self.read, self.written)
+    }
+
+    /// Reports the source's FIN.
+    pub const fn saw_fin(&mut self) {
+        self.fin = true;
+    }
+
+    /// Whether the source's FIN came in.
+    #[must_use]
+    pub const fn has_fin(&self) -> bool {
+        self.fin
+    }
+
+    /// Reports that the FIN was passed on.
+    pub const fn was_shut(&mut self) {
+        self.ended = true;
+    }
+
+    /// Whether the way is over.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.ended
+    }
+
+    /// Bytes in hand.
+    #[must_use]
+    pub const fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Bytes of the stream taken from the source in all.
+    #[must_use]
+    pub const fn taken(&self, book: &KernelBook) -> u64 {
+        self.taken_before + self.read + self.held + book.redirected
+    }
+
+    /// Bytes of the stream meant for the destination that it may not have taken yet: in hand, or
+    /// redirected and beyond `sent`.
+    #[must_use]
+    pub const fn outstanding(&self, sent: u64, book: &KernelBook) -> u64 {
+        (self.held - self.flushed)
+            + (self.written + self.flushed + book.redirected).saturating_sub(sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn book(passed: u64, redirected: u64) -> KernelBook {
+        KernelBook { passed, redirected, ..KernelBook::default() }
+    }
+
+    #[test]
+    fn passed_bytes_wait_for_what_was_redirected_before_them() {
+        let mut ledger = Ledger::new(10, 101);
+        let now = book(5, 1000);
+        assert_eq!(ledger.step(&now), Step::Read(5));
+        ledger.was_read(5);
+        assert_eq!(ledger.step(&now), Step::AskSent);
+        assert!(!ledger.sent(101 + 999, &now));
+        assert_eq!(ledger.step(&now), Step::AskSent);
+        assert!(ledger.sent(101 + 1000, &now));
+        assert_eq!(ledger.step(&now), Step::Write(0));
+        ledger.was_written(3);
+        assert_eq!(ledger.step(&now), Step::Write(3));
+        ledger.was_written(2);
+        assert_eq!(ledger.step(&now), Step::Publish);
+        assert_eq!(ledger.publish(), (5, 106));
+        assert_eq!(ledger.step(&now), Step::Rest);
+    }
+
+    #[test]
+    fn an_event_that_comes_before_its_bytes_is_no_end() {
+        let mut ledger = Ledger::new(0, 0);
+        ledger.saw_fin();
+        // The FIN is seen, 7 bytes and the FIN were received, the verdict has not run yet.
+        assert_eq!(ledger.step(&book(0, 0)), Step::AskReceived);
+        assert_eq!(ledger.received(8, &book(0, 0)), Ok(false));
+        assert_eq!(ledger.received(8, &book(0, 7)), Ok(true));
+        assert_eq!(ledger.step(&book(0, 7)), Step::AskSent);
+        assert!(ledger.sent(7, &book(0, 7)));
+        assert_eq!(ledger.step(&book(0, 7)), Step::Shutdown);
+        ledger.was_shut();
+        assert_eq!(ledger.step(&book(0, 7)), Step::Rest);
+    }
+
+    #[test]
+    fn books_with_more_than_was_received_do_not_balance() {
+        let mut ledger = Ledger::new(1, 0);
+        ledger.saw_fin();
+        assert_eq!(
+            ledger.received(8, &book(0, 7)),
+            Err(Imbalance { booked: 9, received: 8 })
+        );
+    }
+
+    #[test]
+    fn passed_bytes_are_read_before_the_end_is_passed_on() {
+        let mut ledger = Ledger::new(0, 0);
+        ledger.saw_fin();
+        assert_eq!(ledger.step(&book(3, 0)), Step::Read(3));
+    }
+}

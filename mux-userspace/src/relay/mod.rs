@@ -1,0 +1,170 @@
+//! Moving bytes: sockmap, splice(2) and copy, behind one choice per flow.
+//!
+//! A flow starts in user space, where the sniffed prefix is replayed ([`user`]), and goes to
+//! the kernel when it should ([`sockmap`]; `LIFECYCLE.md` says who owns which byte when).
+//! Nothing here writes logs: what happened is in the [`Tally`] and the [`Close`].
+
+pub mod control;
+pub mod ledger;
+pub mod plan;
+pub mod pool;
+mod pump;
+pub mod sockmap;
+pub mod user;
+pub mod watch;
+
+use std::{fmt, io};
+
+pub use self::{
+    control::{Control, Stop},
+    plan::{Mode, Plan},
+};
+pub use crate::kernel::books::Way;
+use crate::net::Stream;
+
+/// The two connections of a flow.
+#[derive(Debug)]
+pub struct Ends {
+    /// The downstream connection.
+    pub client: Stream,
+    /// The upstream connection.
+    pub upstream: Stream,
+}
+
+/// What went one way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Bytes of the stream taken from the source: read by us, or redirected by the kernel.
+    pub taken: u64,
+    /// Bytes of the stream that the destination's socket has accepted.
+    pub given: u64,
+    /// Reads that returned bytes (in user space only): evidence for choosing a relay.
+    pub reads: u64,
+}
+
+/// What went both ways, and how.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Client to upstream.
+    pub up: Traffic,
+    /// Upstream to client.
+    pub down: Traffic,
+    /// Times the flow went to the kernel.
+    pub promotions: u32,
+    /// Edges into passing: times user space had to carry bytes of a spliced flow.
+    pub passes: u32,
+    /// Bytes of overlaps that the verdict cut off.
+    pub trimmed: u64,
+}
+
+impl Tally {
+    /// One way's.
+    #[must_use]
+    pub const fn way(&self, way: Way) -> &Traffic {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+
+    /// One way's.
+    pub const fn way_mut(&mut self, way: Way) -> &mut Traffic {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+}
+
+/// Which connection of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client's.
+    Downstream,
+    /// The upstream's.
+    Upstream,
+}
+
+impl Side {
+    /// Where a way starts.
+    #[must_use]
+    pub const fn source(way: Way) -> Self {
+        match way {
+            Way::Up => Self::Downstream,
+            Way::Down => Self::Upstream,
+        }
+    }
+
+    /// Where a way ends.
+    #[must_use]
+    pub const fn destination(way: Way) -> Self {
+        Self::source(way.back())
+    }
+
+    /// The other connection.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
+        }
+    }
+}
+
+/// Why a flow's relaying ended.
+#[derive(Debug)]
+pub enum Close {
+    /// Both streams ended and were delivered.
+    Finished,
+    /// A connection failed: reset, timed out, unreachable.
+    Failed {
+        /// Which.
+        side: Side,
+        /// How.
+        error: io::Error,
+    },
+    /// From outside the flow.
+    Stopped(Stop),
+    /// The kernel's books are broken: a wrong byte would have been delivered.
+    Broken {
+        /// A reason of [`mux_common::broken`].
+        reason: u32,
+    },
+}
+
+impl Close {
+    /// Its stable name in the access log and in metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Failed { side, error } => match (side, is_reset(error)) {
+                (Side::Downstream, true) => "client-reset",
+                (Side::Downstream, false) => "client-error",
+                (Side::Upstream, true) => "upstream-reset",
+                (Side::Upstream, false) => "upstream-error",
+            },
+            Self::Stopped(stop) => stop.name(),
+            Self::Broken { .. } => "broken",
+        }
+    }
+}
+
+impl fmt::Display for Close {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Finished | Self::Stopped(_) => f.write_str(self.name()),
+            Self::Failed { error, .. } => write!(f, "{}: {error}", self.name()),
+            Self::Broken { reason } => write!(f, "broken: reason {reason}"),
+        }
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionAborted
+    )
+}

@@ -1,0 +1,163 @@
+//! Per-core pools: copy buffers and splice(2) pipes. A flow holds one only while bytes of its
+//! are in user space's hands.
+
+use std::{
+    cell::RefCell,
+    io,
+    ops::{Deref, DerefMut},
+    os::fd::OwnedFd,
+    rc::Rc,
+};
+
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+
+/// Size of a copy buffer, bytes.
+pub const BUFFER_SIZE: usize = 64 * 1024;
+/// Capacity asked for a pipe, bytes: more than the default, which is 64 KiB, for fewer calls
+/// a byte. `/proc/sys/fs/pipe-user-pages-soft` may refuse it; then it keeps the default.
+pub const PIPE_SIZE: usize = 256 * 1024;
+/// Idle buffers and pipes that a core keeps.
+const KEEP: usize = 64;
+
+/// A core's buffers and pipes.
+#[derive(Clone, Debug, Default)]
+pub struct Pool(Rc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    buffers: RefCell<Vec<Box<[u8]>>>,
+    pipes: RefCell<Vec<PipeEnds>>,
+}
+
+#[derive(Debug)]
+struct PipeEnds {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// A buffer of [`BUFFER_SIZE`] bytes; returns to its pool by `Drop`.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Box<[u8]>,
+    pool: Pool,
+}
+
+/// An empty pipe; returns to its pool by `Drop`, unless bytes are left in it.
+#[derive(Debug)]
+pub struct Pipe {
+    ends: Option<PipeEnds>,
+    pool: Pool,
+    /// Bytes in it.
+    pub held: usize,
+}
+
+impl Pool {
+    /// A buffer, with whatever its last user left in it.
+    #[must_use]
+    pub fn buffer(&self) -> Buffer {
+        let bytes = self.0.buffers.borrow_mut().pop();
+        Buffer {
+            bytes: bytes.unwrap_or_else(|| vec![0; BUFFER_SIZE].into_boxed_slice()),
+            pool: self.clone(),
+        }
+    }
+
+    /// An empty pipe.
+    ///
+    /// # Errors
+    /// pipe2(2)'s: `EMFILE`, `ENFILE`.
+    pub fn pipe(&self) -> io::Result<Pipe> {
+        let ends = match self.0.pipes.borrow_mut().pop() {
+            Some(ends) => ends,
+            None => {
+                let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+                // Refused (the user's pages are used up): the default size works too.
+                let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
+                PipeEnds { read, write }
+            }
+        };
+        Ok(Pipe { ends: Some(ends), pool: self.clone(), held: 0 })
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut kept = self.pool.0.buffers.borrow_mut();
+        if kept.len() < KEEP {
+            kept.push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl Pipe {
+    /// The end to read from.
+    ///
+    /// # Panics
+    /// Never: the ends are there until `Drop`.
+    #[must_use]
+    pub fn read_end(&self) -> &OwnedFd {
+        &self.ends.as_ref().expect("until drop").read
+    }
+
+    /// The end to write to.
+    ///
+    /// # Panics
+    /// Never: the ends are there until `Drop`.
+    #[must_use]
+    pub fn write_end(&self) -> &OwnedFd {
+        &self.ends.as_ref().expect("until drop").write
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        // A pipe with a flow's bytes in it must never serve another flow.
+        if let Some(ends) = self.ends.take()
+            && self.held == 0
+        {
+            let mut kept = self.pool.0.pipes.borrow_mut();
+            if kept.len() < KEEP {
+                kept.push(ends);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pipe_with_bytes_left_is_not_reused() {
+        let pool = Pool::default();
+        let mut pipe = pool.pipe().unwrap();
+        rustix::io::write(pipe.write_end(), b"left").unwrap();
+        pipe.held = 4;
+        drop(pipe);
+        assert!(pool.0.pipes.borrow().is_empty());
+        drop(pool.pipe().unwrap());
+        assert_eq!(pool.0.pipes.borrow().len(), 1);
+    }
+
+    #[test]
+    fn buffers_are_reused_up_to_a_bound() {
+        let pool = Pool::default();
+        let many: Vec<_> = (0..KEEP + 5).map(|_| pool.buffer()).collect();
+        drop(many);
+        assert_eq!(pool.0.buffers.borrow().len(), KEEP);
+    }
+}

@@ -1,0 +1,455 @@
+//! The kernel relay: a flow in the sockmap, and user space's part of the protocol.
+//!
+//! `LIFECYCLE.md` has the states, who owns which byte at each instant, and the invariants.
+//! This module does what the [`Ledger`]s say; all decisions about bytes are theirs.
+
+use std::{
+    io,
+    os::fd::AsFd,
+    time::{Duration, Instant},
+};
+
+use mux_common::KernelBook;
+use rustix::event::epoll::EventFlags;
+use socket2::SockRef;
+use thiserror::Error;
+
+use super::{
+    Close, Control, Ends, Side, Tally, Way,
+    ledger::{Imbalance, Ledger, Step},
+    pool::{Buffer, Pool},
+    watch::{Interest, Watch},
+};
+use crate::{
+    kernel::{Handle, InsertError, Membership},
+    net::Parked,
+    sys,
+};
+
+/// How long until the books are looked at again, where no event tells of their change: the
+/// kworker empties a backlog without telling anybody.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// Looks without change after which the source is kicked: nothing should ever need it, but a
+/// verdict that was not run is a hung flow.
+const KICK_AFTER: u32 = 8;
+/// `TCP_ESTABLISHED` (include/net/tcp_states.h).
+const ESTABLISHED: u8 = 1;
+
+/// Sizes of the spliced sockets' buffers, bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// `SO_SNDBUF` asked for.
+    pub send_buffer: u32,
+    /// Most bytes in a psock backlog.
+    pub backlog_limit: u32,
+}
+
+/// Why a flow did not enter the map; it goes on in user space.
+#[derive(Debug, Error)]
+pub enum Refusal {
+    /// One of the streams has ended or failed already.
+    #[error("a stream was ending already")]
+    Ending,
+    /// The map refused.
+    #[error(transparent)]
+    Insert(#[from] InsertError),
+    /// A system call failed.
+    #[error("{action}: {source}")]
+    Io {
+        /// Which.
+        action: &'static str,
+        /// How.
+        source: io::Error,
+    },
+}
+
+fn io_refusal(action: &'static str) -> impl FnOnce(io::Error) -> Refusal {
+    move |source| Refusal::Io { action, source }
+}
+
+/// A flow in the map.
+///
+/// The sockets come first, so that they are closed before the flow gives up its place.
+#[derive(Debug)]
+pub struct Spliced<'a> {
+    client: Parked,
+    upstream: Parked,
+    membership: Membership<'a>,
+    watch: &'a Watch,
+    token: u64,
+    ways: [WayState; 2],
+    interest: [Interest; 2],
+}
+
+#[derive(Debug)]
+struct WayState {
+    ledger: Ledger,
+    chunk: Option<Buffer>,
+    looks: u32,
+}
+
+/// What a way waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Events,
+    Readable,
+    Writable,
+    Clock,
+}
+
+/// Puts a flow into the map. No byte may be in user space's hands, and both streams must be open.
+///
+/// # Errors
+/// Why not; the flow goes on in user space, unchanged, unless the refusal is
+/// [`InsertError::Torn`], after which it must be reset.
+pub fn enter<'a>(
+    handle: &'a Handle,
+    watch: &'a Watch,
+    token: u64,
+    ends: Ends,
+    tally: &Tally,
+    sizes: Sizes,
+) -> Result<Spliced<'a>, (Ends, Refusal)> {
+    match insert(handle, &ends, tally, sizes) {
+        Ok((membership, ledgers)) => Spliced::begin(watch, token, ends, membership, ledgers),
+        Err(refusal) => Err((ends, refusal)),
+    }
+}
+
+fn insert<'a>(
+    handle: &'a Handle,
+    ends: &Ends,
+    tally: &Tally,
+    sizes: Sizes,
+) -> Result<(Membership<'a>, [Ledger; 2]), Refusal> {
+    let pair = handle.take_pair()?;
+    let mut ledgers = [const { Ledger::new(0, 0) }; 2];
+    for way in Way::BOTH {
+        let destination = match way {
+            Way::Up => ends.upstream.as_fd(),
+            Way::Down => ends.client.as_fd(),
+        };
+        let state = sys::tcp_counters(destination).map_err(io_refusal("reading TCP_INFO"))?.state;
+        if state != ESTABLISHED {
+            return Err(Refusal::Ending);
+        }
+        let limit = prepare(&SockRef::from(&destination), sizes)
+            .map_err(io_refusal("setting socket buffers"))?;
+        let sent = sent_by(destination).map_err(io_refusal("reading TCP_INFO"))?;
+        pair.record(way).reset(sent, limit);
+        ledgers[way.index()] = Ledger::new(tally.way(way).taken, sent);
+    }
+    let membership = handle.insert(pair, ends.client.as_fd(), ends.upstream.as_fd())?;
+    Ok((membership, ledgers))
+}
+
+/// Sizes a spliced socket's send buffer; returns the backlog limit that fits it, bytes.
+///
+/// A redirect whose target cannot take it is tried again a jiffy later, so that a small buffer
+/// means buffer-per-jiffy throughput. An explicit size ends the kernel's autotuning and is
+/// capped by net.core.wmem_max: it is set only where it is an improvement.
+fn prepare(socket: &SockRef<'_>, sizes: Sizes) -> io::Result<u64> {
+    let wanted = sizes.send_buffer as usize;
+    if socket.send_buffer_size()? < wanted {
+        socket.set_send_buffer_size(wanted)?;
+    }
+    let actual = socket.send_buffer_size()?;
+    Ok(u64::from(sizes.backlog_limit).min(actual as u64 / 2))
+}
+
+/// Bytes that a socket's TCP has taken since it was connected: acknowledged and queued.
+///
+/// The acknowledged first: an ACK between the two makes the sum smaller, never larger.
+fn sent_by(socket: impl AsFd) -> io::Result<u64> {
+    let acked = sys::tcp_counters(socket.as_fd())?.bytes_acked;
+    Ok(acked + sys::unacknowledged(socket.as_fd())?)
+}
+
+impl<'a> Spliced<'a> {
+    /// Takes both sockets out of the runtime, watches them for their ends, and starts the
+    /// verdict on what was queued before the insertion.
+    fn begin(
+        watch: &'a Watch,
+        token: u64,
+        ends: Ends,
+        membership: Membership<'a>,
+        [up, down]: [Ledger; 2],
+    ) -> Result<Self, (Ends, Refusal)> {
+        let Ends { client, upstream } = ends;
+        // Deregistering fails on a closed descriptor only, and then the sockets are gone with the
+        // error: what is left to do is what Drop does.
+        let (client, upstream) = match (client.park(), upstream.park()) {
+            (Ok(client), Ok(upstream)) => (client, upstream),
+            (Err(error), _) | (_, Err(error)) => {
+                unreachable!("a live socket leaves the runtime: {error}")
+            }
+        };
+        let state = |ledger| WayState { ledger, chunk: None, looks: 0 };
+        Ok(Self {
+            client,
+            upstream,
+            membership,
+            watch,
+            token,
+            ways: [state(up), state(down)],
+            interest: [Interest::default(); 2],
+        })
+    }
+
+    /// The index of the flow's pair of records.
+    #[must_use]
+    pub const fn pair(&self) -> u32 {
+        self.membership.pair().slot(Way::Up) / 2
+    }
+
+    /// Accompanies the flow until it is over: carries what is passed, passes on the ends.
+    pub async fn run(&mut self, control: &Control, pool: &Pool) -> Close {
+        if let Err(close) = self.start() {
+            return close;
+        }
+        loop {
+            if let Some(stop) = control.stopped() {
+                return Close::Stopped(stop);
+            }
+            let mut clock = false;
+            let mut interest = [Interest::default(); 2];
+            for way in Way::BOTH {
+                match self.advance(way, control, pool) {
+                    Ok(Wait::Events) => {}
+                    Ok(Wait::Readable) => interest[way.index()].read = true,
+                    Ok(Wait::Writable) => interest[way.back().index()].write = true,
+                    Ok(Wait::Clock) => clock = true,
+                    Err(close) => return close,
+                }
+            }
+            if self.ways.iter().all(|way| way.ledger.is_over()) {
+                return Close::Finished;
+            }
+            if let Err(close) = self.watch_for(interest) {
+                return close;
+            }
+            let mail = if clock {
+                tokio::time::timeout(LOOK_AGAIN, control.wait()).await.unwrap_or_default()
+            } else {
+                control.wait().await
+            };
+            for (side, events) in
+                [(Side::Downstream, mail.client), (Side::Upstream, mail.upstream)]
+            {
+                if let Err(close) = self.notice(side, events, control) {
+                    return close;
+                }
+            }
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Close> {
+        for (index, side) in [Side::Downstream, Side::Upstream].into_iter().enumerate() {
+            let failed = |error| Close::Failed { side, error };
+            let socket = self.socket(side);
+            self.watch
+                .add(socket, self.token | index as u64, Interest::default())
+                .map_err(failed)?;
+            sys::kick(socket.as_fd()).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn socket(&self, side: Side) -> &Parked {
+        match side {
+            Side::Downstream => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+
+    fn book(&self, way: Way) -> KernelBook {
+        self.membership.pair().record(way).kernel()
+    }
+
+    /// Takes epoll events of one socket to heart.
+    fn notice(&mut self, side: Side, events: u32, control: &Control) -> Result<(), Close> {
+        let events = EventFlags::from_bits_retain(events);
+        if events.contains(EventFlags::ERR)
+            && let Some(error) = self.socket(side).take_error()
+        {
+            return Err(Close::Failed { side, error });
+        }
+        if events.intersects(EventFlags::RDHUP | EventFlags::HUP) {
+            let way = match side {
+                Side::Downstream => Way::Up,
+                Side::Upstream => Way::Down,
+            };
+            self.ways[way.index()].ledger.saw_fin();
+            control.set_half_closed();
+        }
+        Ok(())
+    }
+
+    /// Does for one way what its ledger says, until that is to wait.
+    fn advance(&mut self, way: Way, control: &Control, pool: &Pool) -> Result<Wait, Close> {
+        let (source, destination) = (Side::source(way), Side::destination(way));
+        loop {
+            let book = self.book(way);
+            let step = self.ways[way.index()].ledger.step(&book);
+            match step {
+                Step::Rest => return Ok(Wait::Events),
+                Step::Broken(reason) => return Err(Close::Broken { reason }),
+                Step::Read(most) => {
+                    let mut chunk = pool.buffer();
+                    let most = chunk.len().min(usize::try_from(most).unwrap_or(usize::MAX));
+                    match self.socket(source).read(&mut chunk[..most]) {
+                        // 0 says that the FIN is in and nothing is queued right now; the passed
+                        // bytes are still on their way to the queue.
+                        Ok(0) => return Ok(Wait::Clock),
+                        Ok(read) => {
+                            let state = &mut self.ways[way.index()];
+                            state.ledger.was_read(read as u64);
+                            state.chunk = Some(chunk);
+                            control.touch();
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            return Ok(Wait::Readable);
+                        }
+                        Err(error) => return Err(Close::Failed { side: source, error }),
+                    }
+                }
+                Step::AskSent => {
+                    let sent = sent_by(self.socket(destination))
+                        .map_err(|error| Close::Failed { side: destination, error })?;
+                    if !self.ways[way.index()].ledger.sent(sent, &book) {
+                        return Ok(Wait::Clock);
+                    }
+                }
+                Step::Write(from) => {
+                    if !self.write(way, from as usize, control)? {
+                        return Ok(Wait::Writable);
+                    }
+                }
+                Step::Publish => {
+                    let state = &mut self.ways[way.index()];
+                    state.chunk = None;
+                    let (read, written) = state.ledger.publish();
+                    self.membership.pair().record(way).publish(read, written);
+                }
+                Step::AskReceived => {
+                    if !self.ask_received(way)? {
+                        return Ok(Wait::Clock);
+                    }
+                }
+                Step::Shutdown => {
+                    self.socket(destination)
+                        .shutdown_write()
+                        .map_err(|error| Close::Failed { side: destination, error })?;
+                    self.ways[way.index()].ledger.was_shut();
+                    control.touch();
+                }
+            }
+        }
+    }
+
+    /// Writes what is in hand; false: the destination is full.
+    fn write(&mut self, way: Way, from: usize, control: &Control) -> Result<bool, Close> {
+        let side = Side::destination(way);
+        let failed = |error| Close::Failed { side, error };
+        let state = &self.ways[way.index()];
+        let held = state.ledger.held();
+        let Some(chunk) = &state.chunk else {
+            return Err(failed(io::Error::other("bytes in the ledger that are in no buffer")));
+        };
+        match self.socket(side).write(&chunk[from..held as usize]) {
+            Ok(written) => {
+                self.ways[way.index()].ledger.was_written(written as u64);
+                control.touch();
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Whether every byte before the source's FIN is in the books.
+    fn ask_received(&mut self, way: Way) -> Result<bool, Close> {
+        let source = Side::source(way);
+        let failed = |error| Close::Failed { side: source, error };
+        let received =
+            sys::tcp_counters(self.socket(source).as_fd()).map_err(failed)?.bytes_received;
+        let book = self.book(way);
+        let state = &mut self.ways[way.index()];
+        match state.ledger.received(received, &book) {
+            Ok(true) => Ok(true),
+            Ok(false) => {
+                state.looks += 1;
+                if state.looks.is_multiple_of(KICK_AFTER) {
+                    sys::kick(self.socket(source).as_fd()).map_err(failed)?;
+                }
+                Ok(false)
+            }
+            Err(Imbalance { booked, received }) => Err(failed(io::Error::other(format!(
+                "the books hold {booked} bytes, the socket received {received}"
+            )))),
+        }
+    }
+
+    fn watch_for(&mut self, interest: [Interest; 2]) -> Result<(), Close> {
+        for (index, side) in [Side::Downstream, Side::Upstream].into_iter().enumerate() {
+            // Waiting for an edge that came before is waiting for ever: a change of interest
+            // reports the present state, no change does not, so ask each time while waiting.
+            if interest[index] != self.interest[index] || interest[index] != Interest::default() {
+                self.watch
+                    .modify(self.socket(side), self.token | index as u64, interest[index])
+                    .map_err(|error| Close::Failed { side, error })?;
+                self.interest[index] = interest[index];
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the flow's tally up to date with the books.
+    pub fn settle(&self, tally: &mut Tally) {
+        for way in Way::BOTH {
+            let book = self.book(way);
+            let ledger = &self.ways[way.index()].ledger;
+            let traffic = tally.way_mut(way);
+            traffic.taken = ledger.taken(&book);
+            // A socket that was reset has forgotten what it had queued; what it acknowledged it
+            // knows. Where it cannot be asked, nothing after the last look counts as given.
+            let outstanding = match sent_by(self.socket(Side::destination(way))) {
+                Ok(sent) => ledger.outstanding(sent, &book),
+                Err(_) => 0,
+            };
+            traffic.given = traffic.taken.saturating_sub(outstanding);
+            tally.passes += book.passes;
+            tally.trimmed += book.trimmed;
+        }
+    }
+
+    /// Ends both connections with RST, that of `failed` at once, the other once its peer has
+    /// what it was given before, or `patience` is over.
+    pub async fn abort(self, failed: Option<Side>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        if let Some(side) = failed {
+            let survivor = self.socket(side.other());
+            let way = match side {
+                Side::Downstream => Way::Up,
+                Side::Upstream => Way::Down,
+            };
+            let mut pause = LOOK_AGAIN;
+            while Instant::now() < deadline {
+                let book = self.book(way);
+                let ledger = &self.ways[way.index()].ledger;
+                let drained = match (sent_by(survivor), sys::unacknowledged(survivor.as_fd())) {
+                    (Ok(sent), Ok(0)) => ledger.outstanding(sent, &book) == 0,
+                    (Ok(_), Ok(_)) => false,
+                    (Err(_), _) | (_, Err(_)) => true,
+                };
+                if drained {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(50));
+            }
+        }
+        self.client.reset_on_close();
+        self.upstream.reset_on_close();
+    }
+}

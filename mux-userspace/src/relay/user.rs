@@ -1,0 +1,84 @@
+//! The user-space relay: both ways of a flow, by copy or splice(2), until the flow ends or
+//! goes to the kernel.
+
+use std::{future::poll_fn, task::Poll};
+
+use super::{
+    Close, Control, Ends, Mode, Plan, Tally, Way,
+    pool::Pool,
+    pump::{Failure, Pump, PumpContext},
+};
+
+/// Why the user-space relay stopped.
+#[derive(Debug)]
+pub enum Next {
+    /// The flow is over.
+    Over(Close),
+    /// No byte is in user space's hands: the kernel may take over.
+    Promote,
+}
+
+/// Both ways of a flow.
+#[derive(Debug)]
+pub struct Duplex {
+    up: Pump,
+    down: Pump,
+}
+
+impl Duplex {
+    /// A flow whose upstream must first get `prefix`.
+    #[must_use]
+    pub fn new(prefix: Vec<u8>) -> Self {
+        Self { up: Pump::new(Way::Up, prefix), down: Pump::new(Way::Down, Vec::new()) }
+    }
+
+    /// How its bytes go now.
+    #[must_use]
+    pub const fn mode(&self) -> Mode {
+        if self.up.splice || self.down.splice { Mode::Splice } else { Mode::Copy }
+    }
+
+    /// Relays until the flow ends, is stopped, or should go to the kernel.
+    pub async fn run(
+        &mut self,
+        ends: &mut Ends,
+        tally: &mut Tally,
+        control: &Control,
+        plan: &Plan,
+        pool: &Pool,
+    ) -> Next {
+        poll_fn(|cx| {
+            control.register(cx);
+            if let Some(stop) = control.stopped() {
+                return Poll::Ready(Next::Over(Close::Stopped(stop)));
+            }
+            self.up.splice |= plan.wants_splice(&tally.up);
+            self.down.splice |= plan.wants_splice(&tally.down);
+
+            let Ends { client, upstream } = ends;
+            let mut context = PumpContext { traffic: &mut tally.up, control, pool };
+            let up = self.up.poll(cx, client, upstream, &mut context);
+            let mut context = PumpContext { traffic: &mut tally.down, control, pool };
+            let down = self.down.poll(cx, upstream, client, &mut context);
+            if let Poll::Ready(Err(failure)) = up {
+                return Poll::Ready(failed(failure));
+            }
+            if let Poll::Ready(Err(failure)) = down {
+                return Poll::Ready(failed(failure));
+            }
+            if self.up.is_over() && self.down.is_over() {
+                let failure = self.up.take_failure().or_else(|| self.down.take_failure());
+                return Poll::Ready(failure.map_or(Next::Over(Close::Finished), failed));
+            }
+            if self.up.is_quiet() && self.down.is_quiet() && plan.wants_sockmap(tally) {
+                return Poll::Ready(Next::Promote);
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+fn failed((side, error): Failure) -> Next {
+    Next::Over(Close::Failed { side, error })
+}

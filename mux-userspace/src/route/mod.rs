@@ -1,0 +1,141 @@
+//! Routing: which rule a connection's first bytes belong to, and why.
+//!
+//! Everything here is a pure function of the bytes sniffed, the client's address and the
+//! phase of sniffing. It does no I/O and reads no clock; it is called again, with more
+//! bytes, until it decides.
+
+mod covers;
+mod matcher;
+mod regex;
+
+#[cfg(test)]
+mod tests;
+
+use std::{net::IpAddr, sync::Arc};
+
+pub use self::{
+    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
+    regex::{Regex, RegexError},
+};
+use crate::{
+    probe::{Seen, Verdict},
+    rules::config::{ListenerConfig, Otherwise, Rule, RuleId},
+};
+
+/// What is known of a connection when it is routed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sniffed<'a> {
+    /// Its first bytes, at most the listener's `sniff_limit`.
+    pub bytes: &'a [u8],
+    /// The client's address; `None` over a Unix socket.
+    pub client: Option<IpAddr>,
+    /// Whether there can be more bytes.
+    pub phase: Phase,
+}
+
+/// How far sniffing has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// More bytes may arrive.
+    Open,
+    /// The client has ended its side; these are all its bytes.
+    Ended,
+    /// `sniff_limit` is reached; more bytes will not be looked at.
+    Full,
+    /// `sniff_timeout` has passed.
+    TimedOut,
+}
+
+impl Phase {
+    /// Whether to wait for more bytes makes sense.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Ended | Self::Full | Self::TimedOut => false,
+        }
+    }
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A rule takes it.
+    Routed(Decision),
+    /// Not decided yet, and not before there are this many bytes in total (always more
+    /// than there are now), the end of input, or the timeout. Only in [`Phase::Open`].
+    NeedMore(usize),
+    /// Close it (FIN).
+    Close,
+    /// Reset it (RST).
+    Reset,
+}
+
+/// The rule that takes a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Which.
+    pub rule: RuleId,
+    /// How it came to it.
+    pub why: Why,
+    /// What the rule's probe saw, if it has one and matched.
+    pub seen: Option<Seen>,
+}
+
+/// Why a rule takes a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It is the first whose matcher is sure.
+    Matched,
+    /// It is the listener's `on_timeout`.
+    OnTimeout,
+    /// It is the listener's `on_no_match`.
+    OnNoMatch,
+}
+
+impl Why {
+    /// Its name in logs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Matched => "matched",
+            Self::OnTimeout => "on_timeout",
+            Self::OnNoMatch => "on_no_match",
+        }
+    }
+}
+
+/// Decides by the first rule of the listener that is sure.
+///
+/// While the phase is [`Phase::Open`], a rule that cannot say yet holds back the rules
+/// after it. In the other phases it counts as what it is of these bytes, which for a probe
+/// or a prefix is no match.
+///
+/// `rules` are those of the whole configuration, which the listener's ids index; an id
+/// beyond them (there is none in a loaded configuration) is passed over.
+#[must_use]
+pub fn route(rules: &[Arc<Rule>], listener: &ListenerConfig, sniffed: &Sniffed<'_>) -> Outcome {
+    for &id in &listener.rules {
+        let Some(rule) = rules.get(id.0) else { continue };
+        match rule.matcher.evaluate(sniffed) {
+            Verdict::Match(seen) => {
+                return Outcome::Routed(Decision { rule: id, why: Why::Matched, seen });
+            }
+            Verdict::NoMatch => {}
+            Verdict::NeedMore(total) => return Outcome::NeedMore(total),
+        }
+    }
+    match sniffed.phase {
+        Phase::TimedOut => otherwise(listener.on_timeout, Why::OnTimeout),
+        Phase::Open | Phase::Ended | Phase::Full => otherwise(listener.on_no_match, Why::OnNoMatch),
+    }
+}
+
+/// What the listener does when no rule has matched.
+fn otherwise(otherwise: Otherwise, why: Why) -> Outcome {
+    match otherwise {
+        Otherwise::Close => Outcome::Close,
+        Otherwise::Reset => Outcome::Reset,
+        Otherwise::Rule(rule) => Outcome::Routed(Decision { rule, why, seen: None }),
+    }
+}

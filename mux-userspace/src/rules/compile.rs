@@ -1,0 +1,274 @@
+//! Resolves the names of a raw configuration.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use toml::Spanned;
+
+use super::{
+    address::{AddressError, parse_address},
+    config::{
+        Address, Balance, Config, ListenAddress, ListenerConfig, Otherwise, Rule, RuleId,
+        UpstreamConfig, UpstreamId,
+    },
+    diagnostic::Diagnostic,
+    raw::{
+        DEFAULT_CONNECT_TIMEOUT, DEFAULT_RETRIES, RawConfig, RawListener, RawRule, RawTarget,
+        RawUpstream, not_an_address,
+    },
+    suggest::did_you_mean_or_list,
+    table::Problems,
+};
+
+/// Words that `on_timeout` and `on_no_match` take beside a rule's name.
+const CLOSE: &str = "close";
+const RESET: &str = "reset";
+
+/// Where the parts of a compiled configuration stand in the text.
+pub(super) struct Places {
+    /// Of each rule's `match`, or of the rule.
+    pub(super) rules: Vec<Range<usize>>,
+}
+
+/// Compiles. The result is to be thrown away when there are problems: what was wrong has
+/// been left out of it.
+pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
+    let RawConfig { listeners, rules, upstreams, timeouts, limits, log, security, kernel } = raw;
+    if listeners.is_empty() && problems.len() == 0 {
+        let diagnostic = Diagnostic::new(0..0, "this file does not say where to listen")
+            .hint("add `listen = \"0.0.0.0:3000\"` as its first line");
+        problems.add(diagnostic);
+    }
+    if rules.is_empty() && problems.len() == 0 {
+        let diagnostic = Diagnostic::new(0..0, "this file has no rule")
+            .hint("add a `[[rule]]` with at least an `upstream`");
+        problems.add(diagnostic);
+    }
+
+    let mut upstreams = Upstreams::new(upstreams, problems);
+    let rule_names = names(rules.iter().map(|rule| rule.name.as_ref()), "rule", problems);
+    let places = Places { rules: rules.iter().map(|rule| rule.span.clone()).collect() };
+    let rules = rules
+        .into_iter()
+        .zip(&rule_names.all)
+        .map(|(raw, name)| Arc::new(rule(raw, name, &mut upstreams, problems)))
+        .collect();
+
+    let listener_names =
+        names(listeners.iter().map(|listener| listener.name.as_ref()), "listener", problems);
+    let mut addresses = Vec::new();
+    let listeners = listeners
+        .into_iter()
+        .zip(&listener_names.all)
+        .filter_map(|(raw, name)| {
+            listener(raw, name, &rule_names, &mut addresses, problems).map(Arc::new)
+        })
+        .collect();
+
+    let upstreams = upstreams.compiled.into_iter().map(Arc::new).collect();
+    (Config { listeners, rules, upstreams, timeouts, limits, log, security, kernel }, places)
+}
+
+/// Names of the rules or of the listeners.
+struct Names {
+    all: Vec<Arc<str>>,
+    index: HashMap<Arc<str>, usize>,
+}
+
+/// Gives the nameless their default names and reports names that come twice.
+fn names<'a>(
+    written: impl Iterator<Item = Option<&'a Spanned<String>>>,
+    what: &'static str,
+    problems: &Problems,
+) -> Names {
+    let mut names = Names { all: Vec::new(), index: HashMap::new() };
+    for (index, written) in written.enumerate() {
+        let name: Arc<str> = match written {
+            Some(name) => name.get_ref().as_str().into(),
+            None => format!("{what}-{}", index + 1).into(),
+        };
+        if let Some(name) = written
+            && matches!(name.get_ref().as_str(), CLOSE | RESET)
+        {
+            problems.add(
+                Diagnostic::new(
+                    name.span(),
+                    format!("a {what} cannot be named `{}`", name.get_ref()),
+                )
+                .hint("the word has a meaning of its own in `on_timeout` and `on_no_match`"),
+            );
+        }
+        if let Some(earlier) = names.index.insert(name.clone(), index) {
+            let message = format!("two {what}s are named `{name}`");
+            let hint = match written {
+                Some(_) => format!("{what} number {} has the name already", earlier + 1),
+                None => format!("that is the default name of {what} number {}", index + 1),
+            };
+            let span = written.map_or(0..0, Spanned::span);
+            problems.add(Diagnostic::new(span, message).hint(hint));
+        }
+        names.all.push(name);
+    }
+    names
+}
+
+/// The named groups, and then the addresses that rules name.
+struct Upstreams {
+    compiled: Vec<UpstreamConfig>,
+    groups: usize,
+}
+
+impl Upstreams {
+    fn new(raw: Vec<RawUpstream>, problems: &Problems) -> Self {
+        let mut compiled: Vec<UpstreamConfig> = Vec::new();
+        for upstream in raw {
+            let RawUpstream { name, endpoints, balance, connect_timeout, retries, max_connections } =
+                upstream;
+            let Some(name) = name else { continue };
+            if let Some(earlier) = compiled.iter().position(|other| *other.name == **name.get_ref())
+            {
+                let message = format!("two upstreams are named `{}`", name.get_ref());
+                let hint = format!("upstream number {} has the name already", earlier + 1);
+                problems.add(Diagnostic::new(name.span(), message).hint(hint));
+            }
+            compiled.push(UpstreamConfig {
+                name: name.into_inner().into(),
+                endpoints,
+                balance,
+                connect_timeout,
+                retries,
+                max_connections,
+            });
+        }
+        let groups = compiled.len();
+        Self { compiled, groups }
+    }
+
+    /// The group of this name, or the address that the text is.
+    fn resolve(&mut self, target: RawTarget, span: Range<usize>) -> Result<UpstreamId, Diagnostic> {
+        let address = match target {
+            RawTarget::Address(address) => address,
+            RawTarget::Text(text) => {
+                let groups = &self.compiled[..self.groups];
+                if let Some(index) = groups.iter().position(|group| *group.name == *text) {
+                    return Ok(UpstreamId(index));
+                }
+                parse_address(&text).map_err(|error| self.neither(span, &text, error))?
+            }
+        };
+        Ok(self.address(address))
+    }
+
+    /// The diagnostic for what is neither a group's name nor an address.
+    fn neither(&self, span: Range<usize>, text: &str, error: AddressError) -> Diagnostic {
+        // Without a colon it was meant to be a name.
+        if text.contains([':', '/', '[']) {
+            return not_an_address(span, text, error);
+        }
+        let names = self.compiled[..self.groups].iter().map(|group| &*group.name);
+        let hint = did_you_mean_or_list(
+            text,
+            names,
+            "upstreams",
+            "write an address, such as \"127.0.0.1:80\", or add an `[[upstream]]`",
+        );
+        Diagnostic::new(span, format!("unknown upstream `{text}`")).hint(hint)
+    }
+
+    /// The upstream of one address; one for all rules that name it.
+    fn address(&mut self, address: Address) -> UpstreamId {
+        let name = address.to_string();
+        let earlier = self.compiled[self.groups..].iter().position(|other| *other.name == *name);
+        if let Some(earlier) = earlier {
+            return UpstreamId(self.groups + earlier);
+        }
+        self.compiled.push(UpstreamConfig {
+            name: name.into(),
+            endpoints: vec![address],
+            balance: Balance::default(),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            retries: DEFAULT_RETRIES,
+            max_connections: None,
+        });
+        UpstreamId(self.compiled.len() - 1)
+    }
+}
+
+fn rule(raw: RawRule, name: &Arc<str>, upstreams: &mut Upstreams, problems: &Problems) -> Rule {
+    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections } = raw;
+    let upstream = upstream.and_then(|target| {
+        let span = target.span();
+        problems.keep(upstreams.resolve(target.into_inner(), span))
+    });
+    // Without one, a problem has been recorded and the rule is never used.
+    let upstream = upstream.unwrap_or(UpstreamId(usize::MAX));
+    Rule { name: name.clone(), matcher, upstream, relay, max_connections }
+}
+
+fn listener(
+    raw: RawListener,
+    name: &Arc<str>,
+    rules: &Names,
+    addresses: &mut Vec<ListenAddress>,
+    problems: &Problems,
+) -> Option<ListenerConfig> {
+    let on_timeout = otherwise(raw.on_timeout.as_ref(), rules, problems);
+    let on_no_match = otherwise(raw.on_no_match.as_ref(), rules, problems);
+    let rules = match raw.rules {
+        None => (0..rules.all.len()).map(RuleId).collect(),
+        Some(written) => rule_list(&written.into_inner(), rules, problems),
+    };
+
+    let address = raw.address?;
+    let span = address.span();
+    let address = address.into_inner();
+    let is_fixed = !matches!(&address, ListenAddress::Tcp(socket) if socket.port() == 0);
+    if is_fixed && addresses.contains(&address) {
+        let diagnostic = Diagnostic::new(span, "two listeners have this address")
+            .hint("leave one of them out, or give it another port");
+        problems.add(diagnostic);
+    }
+    addresses.push(address.clone());
+    Some(ListenerConfig {
+        name: name.clone(),
+        address,
+        sniff_timeout: raw.sniff_timeout,
+        sniff_limit: raw.sniff_limit,
+        on_timeout,
+        on_no_match,
+        max_connections: raw.max_connections,
+        rules,
+    })
+}
+
+fn rule_list(written: &[Spanned<String>], rules: &Names, problems: &Problems) -> Vec<RuleId> {
+    let mut list = Vec::new();
+    for name in written {
+        let Some(id) = problems.keep(rule_id(name, rules, "rules")) else { continue };
+        if list.contains(&id) {
+            let message = format!("`{}` stands twice in this list", name.get_ref());
+            problems.add(Diagnostic::new(name.span(), message).hint("leave the second one out"));
+        }
+        list.push(id);
+    }
+    list
+}
+
+fn otherwise(written: Option<&Spanned<String>>, rules: &Names, problems: &Problems) -> Otherwise {
+    let Some(written) = written else { return Otherwise::Close };
+    match written.get_ref().as_str() {
+        CLOSE => Otherwise::Close,
+        RESET => Otherwise::Reset,
+        _ => problems
+            .keep(rule_id(written, rules, "`close`, `reset` or a rule"))
+            .map_or(Otherwise::Close, Otherwise::Rule),
+    }
+}
+
+fn rule_id(name: &Spanned<String>, rules: &Names, list: &str) -> Result<RuleId, Diagnostic> {
+    if let Some(&index) = rules.index.get(name.get_ref().as_str()) {
+        return Ok(RuleId(index));
+    }
+    let names = rules.all.iter().map(|name| &**name);
+    let hint = did_you_mean_or_list(name.get_ref(), names, list, "there are no rules");
+    Err(Diagnostic::new(name.span(), format!("unknown rule `{}`", name.get_ref())).hint(hint))
+}

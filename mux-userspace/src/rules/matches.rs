@@ -1,0 +1,253 @@
+//! `match = …`: from a string or a table to a [`Matcher`].
+
+use std::{net::IpAddr, ops::Range};
+
+use ipnet::IpNet;
+use toml::de::DeValue;
+
+use super::{
+    diagnostic::Diagnostic,
+    suggest::did_you_mean_or_list,
+    table::{Problems, Table, Value, into_table, unavailable, wrong_type},
+    values::{integer, list, string},
+};
+use crate::{
+    probe::Probe,
+    route::{EmptyMatcher, Group, MaskedBytes, Matcher, Networks, Prefix, Regex, RegexError},
+};
+
+/// Probes of the schema that this version does not have.
+const LATER_PROBES: [&str; 27] = [
+    "websocket",
+    "postgres",
+    "mysql",
+    "redis",
+    "mongodb",
+    "mqtt",
+    "amqp",
+    "rdp",
+    "vnc",
+    "smtp",
+    "xmpp",
+    "openvpn",
+    "tinc",
+    "adb",
+    "syslog",
+    "dns",
+    "ldap",
+    "smb",
+    "rtsp",
+    "sip",
+    "stun",
+    "bittorrent",
+    "minecraft",
+    "git",
+    "rsync",
+    "proxy",
+    "ftp",
+];
+
+/// Of these the server speaks first, so that no probe can ever see them.
+const SERVER_FIRST: [&str; 4] = ["mysql", "smtp", "vnc", "ftp"];
+
+/// Reads a matcher. `None`: it is wrong, and the problems say how.
+pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
+    let span = value.span();
+    match value.into_inner() {
+        DeValue::String(name) => problems.keep(probe(span, &name)),
+        DeValue::Table(table) => {
+            condition(Table::new("`match`", toml::Spanned::new(span, table), problems))
+        }
+        other => {
+            let diagnostic = wrong_type(span, "a probe's name or a table", &other)
+                .hint("write `match = \"tls\"` or `match = { prefix = \"GET \" }`");
+            problems.add(diagnostic);
+            None
+        }
+    }
+}
+
+fn probe(span: Range<usize>, name: &str) -> Result<Matcher, Diagnostic> {
+    if let Some(probe) = Probe::from_name(name) {
+        return Ok(Matcher::Probe(probe));
+    }
+    if SERVER_FIRST.contains(&name) {
+        return Err(unavailable(
+            span,
+            name,
+            "the server speaks first here: name this rule as the listener's `on_timeout`",
+        ));
+    }
+    if LATER_PROBES.contains(&name) {
+        return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
+    }
+    let names = Probe::ALL.map(Probe::name);
+    let hint = did_you_mean_or_list(name, names, "probes", "write a table instead");
+    Err(Diagnostic::new(span, format!("unknown probe `{name}`")).hint(hint))
+}
+
+/// Reads a table: all of its keys have to hold.
+fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
+    let problems = table.problems();
+    let span = table.span();
+    let before = problems.len();
+
+    // The order of evaluation: what needs no byte first, what costs most last.
+    let mut members: Vec<Matcher> = Vec::new();
+    members.extend(table.take("client", client).map(toml::Spanned::into_inner));
+    members.extend(table.take("prefix", prefix).map(toml::Spanned::into_inner));
+    members.extend(table.take("prefix_hex", prefix_hex).map(toml::Spanned::into_inner));
+    if let Some(value) = table.value("bytes") {
+        members.extend(bytes(value, problems));
+    }
+    members.extend(table.take("regex", regex).map(toml::Spanned::into_inner));
+    if let Some(value) = table.value("all") {
+        members.extend(group(value, problems).map(Matcher::All));
+    }
+    if let Some(value) = table.value("any") {
+        members.extend(group(value, problems).map(Matcher::Any));
+    }
+    if let Some(value) = table.value("not") {
+        members.extend(matcher(value, problems).map(|inner| Matcher::Not(Box::new(inner))));
+    }
+    for name in ["tls", "http"] {
+        table.unavailable(name, &format!("match every {name} client with `match = \"{name}\"`"));
+    }
+    for key in table.take_keys(|key| Probe::from_name(key).is_some()) {
+        problems.add(
+            Diagnostic::new(key.span(), format!("the probe `{}` takes no value", key.get_ref()))
+                .hint(format!(
+                    "write `match = \"{0}\"`, or `all = [\"{0}\", …]` with other conditions",
+                    key.get_ref()
+                )),
+        );
+    }
+    table.finish();
+
+    if problems.len() > before {
+        return None;
+    }
+    match members.len() {
+        0 => {
+            let diagnostic = Diagnostic::new(span, "this condition says nothing")
+                .hint("leave `match` out to match every connection at once");
+            problems.add(diagnostic);
+            None
+        }
+        1 => members.pop(),
+        _ => Group::new(members).map(Matcher::All).ok(),
+    }
+}
+
+fn prefix(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    Prefix::new(text.into_bytes()).map(Matcher::Prefix).map_err(|error| empty_prefix(span, error))
+}
+
+fn prefix_hex(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+    let span = value.span();
+    let bytes = hex(value)?;
+    Prefix::new(bytes).map(Matcher::Prefix).map_err(|error| empty_prefix(span, error))
+}
+
+fn empty_prefix(span: Range<usize>, EmptyMatcher: EmptyMatcher) -> Diagnostic {
+    Diagnostic::new(span, "an empty prefix would match everything")
+        .hint("leave `match` out to match every connection at once")
+}
+
+/// `"16 03 01"` or `"160301"`.
+fn hex(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
+    let pair = |pair: &[u8]| match *pair {
+        [high, low] => Some(hex_digit(high)? << 4 | hex_digit(low)?),
+        _ => None,
+    };
+    digits.chunks(2).map(pair).collect::<Option<Vec<u8>>>().ok_or_else(|| {
+        Diagnostic::new(span, "this is not hexadecimal")
+            .label("not pairs of 0-9 and a-f")
+            .hint("two digits a byte, as in \"160301\"")
+    })
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
+}
+
+fn regex(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+    let span = value.span();
+    let pattern = string(value)?;
+    Regex::new(&pattern).map(Matcher::Regex).map_err(|error| {
+        let hint = match error {
+            RegexError::Syntax(_) => {
+                "write patterns in 'single quotes': TOML takes no backslashes out of those"
+            }
+            RegexError::TooLarge => "use smaller counts in `{…}`",
+        };
+        Diagnostic::new(span, "this regular expression does not compile")
+            .label(error.to_string())
+            .hint(hint)
+    })
+}
+
+/// `{ offset = 2, hex = "0102", mask = "ff0f" }`
+fn bytes(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
+    let span = value.span();
+    let mut table = problems.keep(into_table(value, "`bytes`", problems))?;
+    let before = problems.len();
+    let offset = table.take("offset", |value| integer(value, 0..=MaskedBytes::MAX_END as u64));
+    let value = table.require("hex", "hex = \"0102\"", hex);
+    let mask = table.take("mask", hex);
+    table.finish();
+    if problems.len() > before {
+        return None;
+    }
+
+    let offset =
+        offset.map_or(0, |offset| usize::try_from(*offset.get_ref()).unwrap_or(usize::MAX));
+    let mask = mask.as_ref().map(|mask| mask.get_ref().as_slice());
+    let masked = MaskedBytes::new(offset, value?.get_ref(), mask);
+    let masked = masked.map_err(|error| {
+        Diagnostic::new(span, "these bytes cannot be compared").label(error.to_string())
+    });
+    problems.keep(masked).map(Matcher::Bytes)
+}
+
+/// `["10.0.0.0/8", "::1"]`
+fn client(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+    let span = value.span();
+    let networks: Vec<IpNet> = list(value)?.into_iter().map(network).collect::<Result<_, _>>()?;
+    Networks::new(networks).map(Matcher::Client).map_err(|EmptyMatcher| {
+        Diagnostic::new(span, "an empty list of networks would match nobody")
+            .hint("name at least one, such as \"10.0.0.0/8\"")
+    })
+}
+
+fn network(value: Value<'_>) -> Result<IpNet, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    if text.starts_with("file:") {
+        return Err(unavailable(span, "file:", "write the networks into the list itself"));
+    }
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| {
+        Diagnostic::new(span, format!("`{text}` is neither an IP address nor a network"))
+            .hint("write \"10.0.0.0/8\", \"2001:db8::/32\" or \"10.0.0.1\"")
+    })
+}
+
+/// The members of `all` and `any`.
+fn group(value: Value<'_>, problems: &Problems) -> Option<Group> {
+    let span = value.span();
+    let values = problems.keep(list(value))?;
+    // Not `collect::<Option<_>>`: it would stop at the first problem.
+    let members: Vec<Option<Matcher>> =
+        values.into_iter().map(|value| matcher(value, problems)).collect();
+    let members: Vec<Matcher> = members.into_iter().collect::<Option<_>>()?;
+    let group = Group::new(members).map_err(|EmptyMatcher| {
+        Diagnostic::new(span, "an empty list says nothing").hint("name at least one condition")
+    });
+    problems.keep(group)
+}

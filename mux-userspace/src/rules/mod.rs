@@ -1,0 +1,145 @@
+//! Rules files: from TOML text to a [`Config`] that cannot be wrong.
+//!
+//! | step | file |
+//! |---|---|
+//! | text → TOML values with spans | the `toml` crate |
+//! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
+//! | keys → raw shapes | `raw`, `settings`, `matches` |
+//! | names → indices | `compile` |
+//! | rules that can never be used | `lint` |
+//! | what went wrong → a report with file, line, column, caret and hint | `diagnostic`, `suggest` |
+//!
+//! Every step goes on after a problem, so that a report has all of them. Nothing here
+//! touches the network; a name in a file is looked up when it is connected to.
+
+mod address;
+mod compile;
+pub mod config;
+mod diagnostic;
+mod lint;
+mod matches;
+mod raw;
+mod settings;
+mod suggest;
+mod table;
+mod units;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+use toml::de::DeTable;
+
+use self::table::Problems;
+pub use self::{
+    address::{AddressError, parse_address, parse_listen},
+    config::Config,
+    diagnostic::{Diagnostic, Report, Style},
+    units::{UnitError, parse_duration, parse_size},
+};
+
+/// Why there is no configuration. Its `Display` is the whole report, for people.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}\n  = hint: {}", path.display(), remedy(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not text.
+    #[error("{name}:{line}:{column}: this is not UTF-8\n  = hint: {NOT_UTF8_HINT}")]
+    NotUtf8 {
+        /// The file.
+        name: String,
+        /// Line of the first such byte, from 1.
+        line: usize,
+        /// Its column in bytes, from 1.
+        column: usize,
+    },
+    /// The text says something wrong.
+    #[error("{0}")]
+    Invalid(Report),
+}
+
+const NOT_UTF8_HINT: &str =
+    "save the file as UTF-8, and write other bytes in `prefix_hex`, or as \\xNN in a `regex`";
+
+impl LoadError {
+    /// The whole report in a style; [`Style::Plain`] is what `Display` gives.
+    #[must_use]
+    pub fn render(&self, style: Style) -> String {
+        match self {
+            Self::Invalid(report) => report.render(style),
+            Self::Io { .. } | Self::NotUtf8 { .. } => self.to_string(),
+        }
+    }
+}
+
+/// What to do about a file that cannot be read.
+fn remedy(error: &io::Error) -> impl fmt::Display {
+    match error.kind() {
+        io::ErrorKind::NotFound => "name a file that is there: `--rules rules.toml`",
+        io::ErrorKind::PermissionDenied => "let the user who starts mux read the file",
+        io::ErrorKind::IsADirectory => "name a file in this directory",
+        // Foreign and open-ended: the system's own words have to do.
+        _ => "check the path given to `--rules`",
+    }
+}
+
+/// Reads and compiles a rules file.
+///
+/// # Errors
+/// [`LoadError`]: the file cannot be read, is not UTF-8, or says something wrong.
+pub fn load(path: &Path) -> Result<Config, LoadError> {
+    let bytes = fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
+    let name = path.display().to_string();
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        let line_start = before.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        LoadError::NotUtf8 {
+            name: name.clone(),
+            line: before.iter().filter(|&&byte| byte == b'\n').count() + 1,
+            column: before.len() - line_start + 1,
+        }
+    })?;
+    parse(&name, text)
+}
+
+/// Compiles the text of a rules file; `name` is what reports call it.
+///
+/// # Errors
+/// [`LoadError::Invalid`]: the text is not TOML or says something wrong.
+pub fn parse(name: &str, text: &str) -> Result<Config, LoadError> {
+    let invalid = |diagnostics| LoadError::Invalid(Report::new(name, text, diagnostics));
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // What could be recovered has holes: it would only be complained about twice.
+        return Err(invalid(errors.iter().map(syntax_error).collect()));
+    }
+
+    let problems = Problems::default();
+    let raw = raw::read(root, &problems);
+    let (config, places) = compile::compile(raw, &problems);
+    if problems.len() == 0 {
+        lint::lint(&config, &places, &problems);
+    }
+    match problems.into_inner() {
+        diagnostics if diagnostics.is_empty() => Ok(config),
+        diagnostics => Err(invalid(diagnostics)),
+    }
+}
+
+fn syntax_error(error: &toml::de::Error) -> Diagnostic {
+    let message = error.message().lines().collect::<Vec<_>>().join(", ");
+    Diagnostic::new(error.span().unwrap_or(0..0), message)
+        .hint("this is not TOML: see https://toml.io for its syntax")
+}

@@ -1,0 +1,306 @@
+//! The shape of a rules file before its names are resolved: checked values, with the
+//! places where they stand.
+
+use std::{num::NonZeroU32, ops::Range, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    address::{local_port, parse_address, parse_listen},
+    config::{
+        Address, Balance, KernelConfig, Limits, ListenAddress, LogConfig, RelayChoice,
+        SecurityConfig, Timeouts,
+    },
+    diagnostic::Diagnostic,
+    matches, settings,
+    table::{Problems, Table, Value, into_table, unavailable, wrong_type},
+    values::{choice, count, integer, list, name, positive_duration, size, string},
+};
+use crate::route::Matcher;
+
+/// What `sniff_limit` can be, bytes; the connection's buffer is as large.
+const SNIFF_LIMIT: std::ops::RangeInclusive<u64> = 1..=1 << 20;
+const DEFAULT_SNIFF_LIMIT: usize = 64 << 10;
+const DEFAULT_SNIFF_TIMEOUT: Duration = Duration::from_secs(3);
+/// More endpoints than this to try one after the other is a mistake.
+const MAX_RETRIES: u64 = 100;
+pub(super) const DEFAULT_RETRIES: u32 = 2;
+pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A whole file.
+pub(super) struct RawConfig {
+    pub(super) listeners: Vec<RawListener>,
+    pub(super) rules: Vec<RawRule>,
+    pub(super) upstreams: Vec<RawUpstream>,
+    pub(super) timeouts: Timeouts,
+    pub(super) limits: Limits,
+    pub(super) log: LogConfig,
+    pub(super) security: SecurityConfig,
+    pub(super) kernel: KernelConfig,
+}
+
+/// A `[[listener]]`, or one address of `listen`.
+pub(super) struct RawListener {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) address: Option<Spanned<ListenAddress>>,
+    pub(super) sniff_timeout: Duration,
+    pub(super) sniff_limit: usize,
+    pub(super) on_timeout: Option<Spanned<String>>,
+    pub(super) on_no_match: Option<Spanned<String>>,
+    pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) rules: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+/// A `[[rule]]`.
+pub(super) struct RawRule {
+    /// Of `match`, or of the whole rule where there is none.
+    pub(super) span: Range<usize>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) matcher: Matcher,
+    pub(super) upstream: Option<Spanned<RawTarget>>,
+    pub(super) relay: RelayChoice,
+    pub(super) max_connections: Option<NonZeroU32>,
+}
+
+/// A rule's `upstream`.
+pub(super) enum RawTarget {
+    /// A group's name or an address: which one is known when all groups are.
+    Text(String),
+    /// An address for sure.
+    Address(Address),
+}
+
+/// An `[[upstream]]`.
+pub(super) struct RawUpstream {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) endpoints: Vec<Address>,
+    pub(super) balance: Balance,
+    pub(super) connect_timeout: Duration,
+    pub(super) retries: u32,
+    pub(super) max_connections: Option<NonZeroU32>,
+}
+
+/// Reads a file's root table.
+pub(super) fn read(root: Spanned<DeTable<'_>>, problems: &Problems) -> RawConfig {
+    let mut root = Table::new("a rules file", root, problems);
+    let mut listeners = listen(&mut root);
+    listeners.extend(root.tables("listener", "[[listener]]").into_iter().map(listener));
+    let rules = root.tables("rule", "[[rule]]").into_iter().map(rule).collect();
+    let upstreams = root.tables("upstream", "[[upstream]]").into_iter().map(upstream).collect();
+    root.unavailable("admin", "the access log (`[log] access`) tells of every connection");
+    let config = RawConfig {
+        listeners,
+        rules,
+        upstreams,
+        timeouts: settings::timeouts(&mut root),
+        limits: settings::limits(&mut root),
+        log: settings::log(&mut root),
+        security: settings::security(&mut root),
+        kernel: settings::kernel(&mut root),
+    };
+    root.finish();
+    config
+}
+
+/// `listen = "addr"` or `listen = ["addr", …]`.
+fn listen(root: &mut Table<'_, '_>) -> Vec<RawListener> {
+    let problems = root.problems();
+    let Some(value) = root.value("listen") else { return Vec::new() };
+    let values = match value.get_ref() {
+        DeValue::Array(members) if members.is_empty() => {
+            let diagnostic = Diagnostic::new(value.span(), "an empty list listens nowhere")
+                .hint("name an address, such as \"0.0.0.0:3000\"");
+            problems.add(diagnostic);
+            return Vec::new();
+        }
+        DeValue::Array(_) => problems.keep(list(value)).unwrap_or_default(),
+        _ => vec![value],
+    };
+    values
+        .into_iter()
+        .map(|value| {
+            let span = value.span();
+            let address = problems.keep(listen_address(value));
+            RawListener {
+                address: address.map(|address| Spanned::new(span, address)),
+                name: None,
+                sniff_timeout: DEFAULT_SNIFF_TIMEOUT,
+                sniff_limit: DEFAULT_SNIFF_LIMIT,
+                on_timeout: None,
+                on_no_match: None,
+                max_connections: None,
+                rules: None,
+            }
+        })
+        .collect()
+}
+
+fn listener(mut table: Table<'_, '_>) -> RawListener {
+    let name = table.take("name", name);
+    let address = table.require("address", "address = \"0.0.0.0:3000\"", listen_address);
+    let sniff_timeout = table.take("sniff_timeout", positive_duration);
+    let sniff_limit = table.take("sniff_limit", |value| {
+        size(value, SNIFF_LIMIT).map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX))
+    });
+    let on_timeout = table.take("on_timeout", string);
+    let on_no_match = table.take("on_no_match", string);
+    let max_connections = table.take("max_connections", count);
+    let rules = table.take("rules", rule_names);
+    table.unavailable("accept_proxy_protocol", "let the proxy before mux pass plain TCP to it");
+    table.finish();
+    RawListener {
+        name,
+        address,
+        sniff_timeout: sniff_timeout.map_or(DEFAULT_SNIFF_TIMEOUT, Spanned::into_inner),
+        sniff_limit: sniff_limit.map_or(DEFAULT_SNIFF_LIMIT, Spanned::into_inner),
+        on_timeout,
+        on_no_match,
+        max_connections: max_connections.map(Spanned::into_inner),
+        rules,
+    }
+}
+
+fn listen_address(value: Value<'_>) -> Result<ListenAddress, Diagnostic> {
+    let span = value.span();
+    if let DeValue::Integer(port) = value.get_ref() {
+        return Err(Diagnostic::new(
+            span,
+            "a port alone does not say on which addresses to listen",
+        )
+        .hint(format!("write \"0.0.0.0:{port}\", \"[::]:{port}\" or \"127.0.0.1:{port}\"")));
+    }
+    let text = string(value)?;
+    parse_listen(&text).map_err(|error| {
+        Diagnostic::new(span, format!("`{text}` is not an address to listen on"))
+            .hint(error.to_string())
+    })
+}
+
+fn rule_names(value: Value<'_>) -> Result<Vec<Spanned<String>>, Diagnostic> {
+    let span = value.span();
+    let names: Vec<Spanned<String>> = list(value)?
+        .into_iter()
+        .map(|value| Ok(Spanned::new(value.span(), string(value)?)))
+        .collect::<Result<_, Diagnostic>>()?;
+    if names.is_empty() {
+        return Err(Diagnostic::new(span, "a listener without rules can route nothing")
+            .hint("name rules, or leave `rules` out to try all of them"));
+    }
+    Ok(names)
+}
+
+fn rule(mut table: Table<'_, '_>) -> RawRule {
+    let problems = table.problems();
+    let name = table.take("name", name);
+    let condition = table.value("match");
+    let span = condition.as_ref().map_or_else(|| table.span(), Spanned::span);
+    // Where the condition is wrong the file is refused, so its stand-in is never tried.
+    let matcher =
+        condition.and_then(|value| matches::matcher(value, problems)).unwrap_or(Matcher::Always);
+    let upstream = table.require("upstream", "upstream = \"127.0.0.1:80\"", target);
+    let relays = [RelayChoice::Auto, RelayChoice::Sockmap, RelayChoice::Splice, RelayChoice::Copy]
+        .map(|relay| (relay.name(), relay));
+    let relay = table.take("relay", |value| choice(value, &relays));
+    let max_connections = table.take("max_connections", count);
+    table.unavailable("proxy_protocol", "the upstream sees mux's own address for now");
+    table.finish();
+    RawRule {
+        span,
+        name,
+        matcher,
+        upstream,
+        relay: relay.map_or(RelayChoice::Auto, Spanned::into_inner),
+        max_connections: max_connections.map(Spanned::into_inner),
+    }
+}
+
+fn target(value: Value<'_>) -> Result<RawTarget, Diagnostic> {
+    if matches!(value.get_ref(), DeValue::String(_)) {
+        string(value).map(RawTarget::Text)
+    } else {
+        address(value).map(RawTarget::Address)
+    }
+}
+
+/// An address, as a string or as a port on this machine.
+fn address(value: Value<'_>) -> Result<Address, Diagnostic> {
+    let span = value.span();
+    match value.get_ref() {
+        DeValue::Integer(_) => integer(value, 1..=u64::from(u16::MAX))
+            .map(|port| local_port(u16::try_from(port).unwrap_or(u16::MAX))),
+        DeValue::String(text) => {
+            parse_address(text).map_err(|error| not_an_address(span, text, error))
+        }
+        other => Err(wrong_type(span, "an address or a port", other)),
+    }
+}
+
+/// The diagnostic for a string that should have been an address.
+pub(super) fn not_an_address(
+    span: Range<usize>,
+    text: &str,
+    error: super::address::AddressError,
+) -> Diagnostic {
+    Diagnostic::new(span, format!("`{text}` is not an address")).hint(error.to_string())
+}
+
+fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
+    let problems = table.problems();
+    let name = table.require("name", "name = \"web\"", name);
+    let example = "endpoints = [\"10.0.0.5:443\"]";
+    let endpoints = table.require("endpoints", example, |value| endpoints(value, problems));
+    let balance = table.take("balance", balance);
+    let connect_timeout = table.take("connect_timeout", positive_duration);
+    let retries = table.take("retries", |value| {
+        integer(value, 0..=MAX_RETRIES).map(|retries| u32::try_from(retries).unwrap_or(u32::MAX))
+    });
+    let max_connections = table.take("max_connections", count);
+    table.unavailable("health", "an endpoint that does not answer is passed over, see `retries`");
+    table.unavailable("resolve", "names are resolved for every connection");
+    table.unavailable("source", "connections come from the machine's own address");
+    table.finish();
+    RawUpstream {
+        name,
+        endpoints: endpoints.map(Spanned::into_inner).unwrap_or_default(),
+        balance: balance.map_or(Balance::default(), Spanned::into_inner),
+        connect_timeout: connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, Spanned::into_inner),
+        retries: retries.map_or(DEFAULT_RETRIES, Spanned::into_inner),
+        max_connections: max_connections.map(Spanned::into_inner),
+    }
+}
+
+fn endpoints(value: Value<'_>, problems: &Problems) -> Result<Vec<Address>, Diagnostic> {
+    let span = value.span();
+    let values = list(value)?;
+    if values.is_empty() {
+        return Err(Diagnostic::new(span, "an upstream without endpoints goes nowhere")
+            .hint("name at least one, such as \"10.0.0.5:443\""));
+    }
+    Ok(values.into_iter().filter_map(|value| endpoint(value, problems)).collect())
+}
+
+/// `"10.0.0.5:443"`, `80` or `{ address = "10.0.0.5:443" }`.
+fn endpoint(value: Value<'_>, problems: &Problems) -> Option<Address> {
+    if !matches!(value.get_ref(), DeValue::Table(_)) {
+        return problems.keep(address(value));
+    }
+    let mut table = problems.keep(into_table(value, "an endpoint", problems))?;
+    let address = table.require("address", "address = \"10.0.0.5:443\"", address);
+    table.unavailable("weight", "write an endpoint twice to give it twice the share");
+    table.unavailable("backup", "put it last and set `balance = \"first\"`");
+    table.finish();
+    address.map(Spanned::into_inner)
+}
+
+fn balance(value: Value<'_>) -> Result<Balance, Diagnostic> {
+    if let DeValue::String(word) = value.get_ref()
+        && matches!(&**word, "least-connections" | "random-two" | "source-hash")
+    {
+        let hint = "choose `round-robin` or `first`";
+        return Err(unavailable(value.span(), word, hint));
+    }
+    choice(value, &[("round-robin", Balance::RoundRobin), ("first", Balance::First)])
+}

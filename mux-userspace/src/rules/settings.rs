@@ -1,0 +1,174 @@
+//! The sections of single values: `[timeouts]`, `[limits]`, `[log]`, `[security]`, `[kernel]`.
+//!
+//! Each function reads one section; what is not there, or is wrong and recorded, keeps its
+//! default.
+
+use std::path::PathBuf;
+
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    config::{
+        AccessFormat, KernelConfig, Limits, LogConfig, SecurityConfig, SockmapMode, Timeouts,
+    },
+    diagnostic::Diagnostic,
+    table::{Problems, Table, Value, into_table},
+    values::{choice, count, duration, integer, optional_duration, size, string},
+};
+
+/// What `send_buffer` can be: below, a single segment does not fit; above, the kernel's
+/// own arithmetic (it doubles `SO_SNDBUF`, socket(7)) nears the end of an `int`.
+const SEND_BUFFER: std::ops::RangeInclusive<u64> = 4096..=(1 << 30) - 1;
+/// Most flows that the BPF maps are made for.
+const MAX_FLOWS: u64 = 1 << 20;
+
+const LEVELS: [(&str, &str); 6] = [
+    ("off", "off"),
+    ("error", "error"),
+    ("warn", "warn"),
+    ("info", "info"),
+    ("debug", "debug"),
+    ("trace", "trace"),
+];
+const ACCESS: [(&str, AccessFormat); 3] =
+    [("json", AccessFormat::Json), ("text", AccessFormat::Text), ("off", AccessFormat::Off)];
+const SOCKMAP: [(&str, SockmapMode); 3] =
+    [("auto", SockmapMode::Auto), ("force", SockmapMode::Force), ("off", SockmapMode::Off)];
+
+/// Writes a value over a default.
+fn set<T>(target: &mut T, value: Option<Spanned<T>>) {
+    if let Some(value) = value {
+        *target = value.into_inner();
+    }
+}
+
+pub(super) fn timeouts(root: &mut Table<'_, '_>) -> Timeouts {
+    let mut timeouts = Timeouts::default();
+    if let Some(mut table) = root.table("timeouts", "[timeouts]") {
+        set(&mut timeouts.idle, table.take("idle", optional_duration));
+        set(&mut timeouts.half_closed, table.take("half_closed", optional_duration));
+        set(&mut timeouts.lifetime, table.take("lifetime", optional_duration));
+        set(&mut timeouts.drain, table.take("drain", duration));
+        table.finish();
+    }
+    timeouts
+}
+
+pub(super) fn limits(root: &mut Table<'_, '_>) -> Limits {
+    let mut limits = Limits::default();
+    if let Some(mut table) = root.table("limits", "[limits]") {
+        set(&mut limits.max_connections, table.take("max_connections", count));
+        set(&mut limits.max_sniffing, table.take("max_sniffing", count));
+        table.unavailable("per_source", "limit all sources together with `max_connections`");
+        table.finish();
+    }
+    limits
+}
+
+pub(super) fn log(root: &mut Table<'_, '_>) -> LogConfig {
+    let mut log = LogConfig::default();
+    let Some(mut table) = root.table("log", "[log]") else { return log };
+    if let Some(level) = table.take("level", |value| choice(value, &LEVELS)) {
+        log.level = level.into_inner().into();
+    }
+    let problems = table.problems();
+    if let Some(access) = table.value("access") {
+        self::access(access, &mut log, problems);
+    }
+    if let Some(file) = table.take("access_file", path) {
+        if log.access_file.is_some() {
+            problems.add(
+                Diagnostic::new(file.span(), "the access log's file is given twice")
+                    .hint("leave out `file` in `access`, or `access_file`"),
+            );
+        }
+        log.access_file = Some(file.into_inner());
+    }
+    table.finish();
+    log
+}
+
+/// `access = "json"` or `access = { format = "json", file = "/var/log/mux.log" }`.
+fn access(value: Value<'_>, log: &mut LogConfig, problems: &Problems) {
+    if !matches!(value.get_ref(), DeValue::Table(_)) {
+        if let Some(format) = problems.keep(choice(value, &ACCESS)) {
+            log.access = format;
+        }
+        return;
+    }
+    let Some(mut table) = problems.keep(into_table(value, "`access`", problems)) else { return };
+    set(&mut log.access, table.take("format", |value| choice(value, &ACCESS)));
+    log.access_file = table.take("file", path).map(Spanned::into_inner);
+    table.finish();
+}
+
+/// A path; relative ones are taken from the daemon's working directory.
+fn path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(Diagnostic::new(span, "this cannot be a path"));
+    }
+    Ok(text.into())
+}
+
+pub(super) fn security(root: &mut Table<'_, '_>) -> SecurityConfig {
+    let mut security = SecurityConfig::default();
+    if let Some(mut table) = root.table("security", "[security]") {
+        if let Some(user) = table.take("user", user) {
+            security.user = user.into_inner().into();
+        }
+        table.finish();
+    }
+    security
+}
+
+/// A user's name. Whether there is such a user is not a matter of the file.
+fn user(value: Value<'_>) -> Result<String, Diagnostic> {
+    let span = value.span();
+    let user = string(value)?;
+    if user.is_empty() || user.contains(|c: char| c == ':' || c.is_whitespace() || c.is_control()) {
+        return Err(Diagnostic::new(span, "this cannot be a user's name")
+            .hint("write `\"nobody\"`, or `\"root\"` to stay root"));
+    }
+    Ok(user)
+}
+
+pub(super) fn kernel(root: &mut Table<'_, '_>) -> KernelConfig {
+    let mut kernel = KernelConfig::default();
+    let Some(mut table) = root.table("kernel", "[kernel]") else { return kernel };
+    let bytes = |value: Value<'_>| size(value, SEND_BUFFER).map(saturated);
+    let send_buffer = table.take("send_buffer", bytes);
+    let backlog_limit = table.take("backlog_limit", bytes);
+    set(&mut kernel.sockmap, table.take("sockmap", |value| choice(value, &SOCKMAP)));
+    set(
+        &mut kernel.flows,
+        table.take("flows", |value| integer(value, 1..=MAX_FLOWS).map(saturated)),
+    );
+
+    let span = backlog_limit.as_ref().or(send_buffer.as_ref()).map(Spanned::span);
+    set(&mut kernel.send_buffer, send_buffer);
+    set(&mut kernel.backlog_limit, backlog_limit);
+    if let Some(span) = span
+        && kernel.backlog_limit > kernel.send_buffer / 2
+    {
+        table.problems().add(
+            Diagnostic::new(span, "`backlog_limit` is more than half of `send_buffer`")
+                .label(format!(
+                    "with these, {} of {} bytes",
+                    kernel.backlog_limit, kernel.send_buffer
+                ))
+                .hint(format!(
+                    "set `backlog_limit` to at most {}, or raise `send_buffer`",
+                    kernel.send_buffer / 2
+                )),
+        );
+    }
+    table.finish();
+    kernel
+}
+
+/// For numbers whose range has been checked to fit.
+fn saturated(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}

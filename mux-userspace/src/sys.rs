@@ -1,0 +1,216 @@
+//! The system calls that no crate of ours wraps safely, and nothing else.
+//!
+//! This is the only module of user space with `unsafe` in it; every block says why it
+//! holds. It must know nothing of flows, rules or books.
+#![allow(unsafe_code, reason = "the one place for system calls")]
+
+use std::{
+    io, mem,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr::NonNull,
+};
+
+/// What of `struct tcp_info` (include/uapi/linux/tcp.h) the relay needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpCounters {
+    /// `tcpi_bytes_acked`: bytes that the peer has acknowledged, RFC 4898
+    /// tcpEStatsAppHCThruOctetsAcked. The SYN of an actively opened socket counts as 1.
+    pub bytes_acked: u64,
+    /// `tcpi_bytes_received`: in-order bytes received, RFC 4898
+    /// tcpEStatsAppHCThruOctetsReceived. The peer's FIN counts as 1.
+    pub bytes_received: u64,
+    /// `tcpi_state`, a `TCP_*` state of include/net/tcp_states.h.
+    pub state: u8,
+}
+
+/// Reads a TCP socket's counters (`TCP_INFO`).
+///
+/// # Errors
+/// The system call's; `EINVAL` where the kernel's `tcp_info` is too short for the counters
+/// (before 4.1).
+pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
+    let mut info = TcpInfo::default();
+    let mut len = size_of::<TcpInfo>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `info`; the kernel writes at most `len` bytes.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    check(result)?;
+    if (len as usize) < size_of::<TcpInfo>() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(TcpCounters {
+        bytes_acked: info.tcpi_bytes_acked,
+        bytes_received: info.tcpi_bytes_received,
+        state: info.tcpi_state,
+    })
+}
+
+/// `struct tcp_info` up to the fields that we read (libc's differs between C libraries).
+#[repr(C)]
+#[derive(Default)]
+struct TcpInfo {
+    tcpi_state: u8,
+    other_bytes: [u8; 7],
+    other_words: [u32; 24],
+    tcpi_pacing_rate: u64,
+    tcpi_max_pacing_rate: u64,
+    tcpi_bytes_acked: u64,
+    tcpi_bytes_received: u64,
+}
+
+// include/uapi/linux/tcp.h: tcpi_bytes_acked is at 120.
+const _: () = assert!(mem::offset_of!(TcpInfo, tcpi_bytes_acked) == 120);
+
+/// Bytes in a TCP socket's write queue: unsent and unacknowledged (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+/// The system call's; `EINVAL` on a listening socket.
+pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    queue_length(fd, libc::TIOCOUTQ)
+}
+
+/// Bytes that a read would return (`FIONREAD`).
+///
+/// # Errors
+/// The system call's.
+pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    queue_length(fd, libc::FIONREAD)
+}
+
+fn queue_length(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
+    let mut length: libc::c_int = 0;
+    // SAFETY: these requests write one int.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut length) })?;
+    Ok(u64::try_from(length).unwrap_or(0))
+}
+
+/// Makes the kernel run a socket's `data_ready` if bytes are queued: `SO_RCVLOWAT` = 1 does
+/// (`tcp_set_rcvlowat` calls `tcp_data_ready`), and changes nothing, as 1 is the default.
+///
+/// # Errors
+/// The system call's.
+pub fn kick(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    // SAFETY: the pointer and the length describe `one`.
+    check(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    })
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A shared, writable mapping of a BPF array made with `BPF_F_MMAPABLE`, seen as `[T]`.
+///
+/// `T` must be valid for every bit pattern and may be written by the kernel at any time:
+/// only types made of atomics are [`Shared`].
+#[derive(Debug)]
+pub struct SharedArray<T: Shared> {
+    base: NonNull<T>,
+    len: usize,
+}
+
+/// Marker: a `repr(C)` type of atomics only, valid for every bit pattern.
+///
+/// # Safety
+/// As it says.
+pub unsafe trait Shared: Sync {}
+
+// SAFETY: the mapping is the process's, not a thread's, and `T` is made of atomics.
+unsafe impl<T: Shared> Send for SharedArray<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared> Sync for SharedArray<T> {}
+
+impl<T: Shared> SharedArray<T> {
+    /// Maps `len` elements of the map behind `fd`.
+    ///
+    /// # Errors
+    /// mmap(2)'s; `EINVAL` for a map that is not mappable, or with elements of another size.
+    pub fn map(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        let bytes = len
+            .checked_mul(size_of::<T>())
+            .filter(|&bytes| bytes > 0)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                fd.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast::<T>())
+            .filter(|base| base.is_aligned())
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+        Ok(Self { base, len })
+    }
+}
+
+impl<T: Shared> std::ops::Deref for SharedArray<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` elements are mapped until `self` is dropped, aligned, and valid for
+        // every bit pattern; other writers are harmless since `T` is made of atomics.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Shared> Drop for SharedArray<T> {
+    fn drop(&mut self) {
+        // SAFETY: this mapping is ours, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.len * size_of::<T>()) };
+    }
+}
+
+// SAFETY: `repr(C)`, atomics only; its layout is asserted where it is defined.
+unsafe impl Shared for crate::kernel::books::SharedDirection {}
+
+/// A file descriptor's cookie: the kernel's name of a socket for its whole life (`SO_COOKIE`).
+///
+/// # Errors
+/// The system call's.
+pub fn cookie(fd: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::net::sockopt::socket_cookie(fd)?)
+}
+
+/// Registers a descriptor for reading with the current tokio runtime.
+///
+/// # Errors
+/// epoll_ctl(2)'s.
+pub fn readable_fd<T: AsRawFd + OwnsFd>(fd: T) -> io::Result<tokio::io::unix::AsyncFd<T>> {
+    use tokio::io::{Interest, unix::AsyncFd};
+    // SAFETY: `T` owns its descriptor ([`OwnsFd`]): it is the same one, and open, until dropped.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+}
+
+/// Marker: the value owns one descriptor for its whole life, and `as_raw_fd` returns that.
+///
+/// # Safety
+/// As it says.
+pub unsafe trait OwnsFd {}
+
+// SAFETY: that is what an `OwnedFd` is.
+unsafe impl OwnsFd for std::os::fd::OwnedFd {}
+// SAFETY: an `Events` owns its map, whose descriptor never changes.
+unsafe impl OwnsFd for crate::kernel::Events {}
