@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     apt,
@@ -38,6 +38,11 @@ pub(crate) fn missing_packages() -> Vec<&'static str> {
 
 pub(crate) fn packages(_: &mut Context) -> Result<Outcome> {
     apt::install(&missing_packages())?;
+    // An installed package may still have lost its program, or keep it where nobody looks.
+    let still = missing_packages();
+    if !still.is_empty() {
+        bail!("installed, but their programs cannot be found: {}", still.join(" "));
+    }
     Ok(Outcome::Passed)
 }
 
