@@ -206,16 +206,18 @@ const _: () = {
 };
 
 #[cfg(feature = "user")]
+#[allow(unsafe_code, reason = "aya's marker trait for plain data")]
 mod pod {
     use super::{Direction, Event, KernelBook, Stats, UserBook};
-    // SAFETY: `repr(C)` structs of integers without implicit padding (sizes asserted
-    // above), for which every bit pattern is a value.
-    #[allow(unsafe_code, reason = "aya's marker trait for plain data")]
-    const _: () = {
-        unsafe impl aya::Pod for Direction {}
-        unsafe impl aya::Pod for KernelBook {}
-        unsafe impl aya::Pod for UserBook {}
-        unsafe impl aya::Pod for Event {}
-        unsafe impl aya::Pod for Stats {}
-    };
+
+    // SAFETY: `repr(C)`, integers only, no implicit padding (sizes asserted above).
+    unsafe impl aya::Pod for Direction {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for KernelBook {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for UserBook {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Event {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Stats {}
 }

@@ -13,9 +13,8 @@ use crate::{
     doctor,
     kernel::object,
     rules::{
-        self,
+        self, Style,
         config::{Config, KernelConfig, ListenAddress, RelayChoice},
-        diagnostic::Style,
     },
     server::{self, Options, ServeError},
 };
@@ -139,7 +138,9 @@ pub fn run() -> ExitCode {
 fn serve(arguments: Serve) -> ExitCode {
     let Serve { rules, listen, relay, threads, log_level } = arguments;
     let Some(path) = rules else {
-        eprintln!("error: --rules FILE is missing\nhint: `mux --rules rules.toml`; `mux --help` shows all");
+        eprintln!(
+            "error: --rules FILE is missing\nhint: `mux --rules rules.toml`; `mux --help` shows all"
+        );
         return exit::USAGE.into();
     };
     let mut config = match load(&path) {
@@ -168,7 +169,9 @@ fn exit_code(error: &ServeError) -> u8 {
         }
         ServeError::RelayRequired(_) => exit::NOT_PERMITTED,
         ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
-        ServeError::AccessLog { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+        ServeError::AccessLog { source, .. }
+            if source.kind() == io::ErrorKind::PermissionDenied =>
+        {
             exit::NOT_PERMITTED
         }
         ServeError::Bind(_)
@@ -181,7 +184,7 @@ fn exit_code(error: &ServeError) -> u8 {
 
 fn load(path: &Path) -> Result<Config, ExitCode> {
     rules::load(path).map_err(|error| {
-        let style = if io::stderr().is_terminal() { Style::Colour } else { Style::Plain };
+        let style = if io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
         eprintln!("{}", error.render(style).trim_end());
         exit::CONFIG.into()
     })

@@ -25,7 +25,7 @@ use crate::{
     rules::config::{ListenerConfig, RuleId},
     sniff::{self, Sniff},
     sys,
-    upstream::{self, Connected, builtin},
+    upstream::{self, builtin},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what

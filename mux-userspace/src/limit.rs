@@ -31,7 +31,9 @@ impl Limit {
     pub fn try_acquire(&self) -> Option<Permit> {
         let most = self.most.map_or(u32::MAX, NonZeroU32::get);
         self.in_use
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| (now < most).then_some(now + 1))
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+                (now < most).then_some(now + 1)
+            })
             .ok()
             .map(|_| Permit(Arc::clone(&self.in_use)))
     }

@@ -44,15 +44,10 @@ pub async fn sniff(
     pool: &Pool,
 ) -> io::Result<Sniff> {
     let deadline = Instant::now() + listener.sniff_timeout;
-    let mut found = Sniff {
-        outcome: Outcome::Close,
-        prefix: Vec::new(),
-        reads: 0,
-        phase: Phase::Open,
-    };
+    let mut found =
+        Sniff { outcome: Outcome::Close, prefix: Vec::new(), reads: 0, phase: Phase::Open };
     loop {
-        let sniffed =
-            Sniffed { bytes: &found.prefix, client: peer.ip(), phase: found.phase };
+        let sniffed = Sniffed { bytes: &found.prefix, client: peer.ip(), phase: found.phase };
         match route(rules, listener, &sniffed) {
             // In the other phases every rule decides; were there one that does not, waiting would
             // help nobody.
@@ -67,7 +62,8 @@ pub async fn sniff(
             tokio::time::sleep(GATHER).await;
         }
         let room = listener.sniff_limit - found.prefix.len();
-        found.phase = match timeout_at(deadline, read_more(stream, &mut found.prefix, room, pool)).await
+        found.phase = match timeout_at(deadline, read_more(stream, &mut found.prefix, room, pool))
+            .await
         {
             Err(_) => Phase::TimedOut,
             Ok(Err(error)) => return Err(error),

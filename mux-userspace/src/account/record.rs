@@ -155,7 +155,9 @@ impl Record {
                 text.push(' ');
             }
             let _ = match value {
-                serde_json::Value::String(plain) if is_plain(plain) => write!(text, "{key}={plain}"),
+                serde_json::Value::String(plain) if is_plain(plain) => {
+                    write!(text, "{key}={plain}")
+                }
                 other => write!(text, "{key}={other}"),
             };
         }
@@ -166,13 +168,32 @@ impl Record {
 
 /// Field order of the text form (a `serde_json::Value` sorts its keys).
 const FIELDS: &[&str] = &[
-    "time", "id", "client", "listener", "rule", "why", "probe", "details", "upstream", "endpoint",
-    "relay", "relay_note", "promotions", "passes", "close", "error", "bytes_up", "bytes_down",
-    "sniff_ms", "connect_ms", "duration_ms",
+    "time",
+    "id",
+    "client",
+    "listener",
+    "rule",
+    "why",
+    "probe",
+    "details",
+    "upstream",
+    "endpoint",
+    "relay",
+    "relay_note",
+    "promotions",
+    "passes",
+    "close",
+    "error",
+    "bytes_up",
+    "bytes_down",
+    "sniff_ms",
+    "connect_ms",
+    "duration_ms",
 ];
 
 fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"=\\".contains(&byte))
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"=\\".contains(&byte))
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -145,10 +145,14 @@ mod tests {
 
     #[test]
     fn only_kernels_with_every_fix_splice_by_default() {
-        for allowed in [v(6, 1, 142), v(6, 6, 95), v(6, 12, 35), v(6, 16, 0), v(6, 18, 44), v(7, 1, 0)] {
+        for allowed in
+            [v(6, 1, 142), v(6, 6, 95), v(6, 12, 35), v(6, 16, 0), v(6, 18, 44), v(7, 1, 0)]
+        {
             assert_eq!(judge(allowed), Standing::Allowed, "{allowed}");
         }
-        for forcible in [v(5, 10, 262), v(5, 15, 200), v(6, 1, 141), v(6, 6, 94), v(6, 12, 34), v(6, 15, 9)] {
+        for forcible in
+            [v(5, 10, 262), v(5, 15, 200), v(6, 1, 141), v(6, 6, 94), v(6, 12, 34), v(6, 15, 9)]
+        {
             assert!(matches!(judge(forcible), Standing::Forcible(_)), "{forcible}");
         }
         assert!(matches!(judge(v(5, 4, 300)), Standing::TooOld(_)));

@@ -28,7 +28,9 @@ pub struct Offsets {
 #[derive(Debug, Error)]
 pub enum BtfError {
     /// The kernel was built without BTF, or sysfs is not mounted.
-    #[error("{path} is not there: this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), or /sys is not mounted")]
+    #[error(
+        "{path} is not there: this kernel has no BTF (CONFIG_DEBUG_INFO_BTF), or /sys is not mounted"
+    )]
     Missing {
         /// The file looked for.
         path: String,

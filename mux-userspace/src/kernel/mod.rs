@@ -19,9 +19,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{
-        HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockMap,
-    },
+    maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockMap},
     programs::{ProgramError, SkSkb},
 };
 use mux_common::{
@@ -157,9 +155,8 @@ impl Kernel {
             .map_err(|error| KernelError::Load(Box::new(error)))?;
 
         let books = match ebpf.map(MAP_BOOKS) {
-            Some(Map::Array(data)) => {
-                Books::map(data.fd().as_fd(), options.flows).map_err(io_error("mapping the books"))?
-            }
+            Some(Map::Array(data)) => Books::map(data.fd().as_fd(), options.flows)
+                .map_err(io_error("mapping the books"))?,
             _ => return Err(KernelError::Missing(MAP_BOOKS)),
         };
         let socks = match ebpf.map(MAP_SOCKS) {

@@ -243,10 +243,7 @@ mod tests {
     fn books_with_more_than_was_received_do_not_balance() {
         let mut ledger = Ledger::new(1, 0);
         ledger.saw_fin();
-        assert_eq!(
-            ledger.received(8, &book(0, 7)),
-            Err(Imbalance { booked: 9, received: 8 })
-        );
+        assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, received: 8 }));
     }
 
     #[test]

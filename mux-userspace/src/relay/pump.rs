@@ -201,11 +201,7 @@ pub(super) struct PumpContext<'a> {
     pub(super) pool: &'a Pool,
 }
 
-fn poll_splice_in(
-    cx: &mut Context<'_>,
-    source: &Stream,
-    pipe: &Pipe,
-) -> Poll<io::Result<usize>> {
+fn poll_splice_in(cx: &mut Context<'_>, source: &Stream, pipe: &Pipe) -> Poll<io::Result<usize>> {
     loop {
         ready!(source.poll_read_ready(cx))?;
         // The pipe is empty, so EAGAIN can only be the socket's.

@@ -247,8 +247,7 @@ impl<'a> Spliced<'a> {
             } else {
                 control.wait().await
             };
-            for (side, events) in
-                [(Side::Downstream, mail.client), (Side::Upstream, mail.upstream)]
+            for (side, events) in [(Side::Downstream, mail.client), (Side::Upstream, mail.upstream)]
             {
                 if let Err(close) = self.notice(side, events, control) {
                     return close;

@@ -48,7 +48,11 @@ impl Check {
         Self { name, status: Status::Ok, found: found.into(), remedy: String::new() }
     }
 
-    fn problem_with(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn problem_with(
+        name: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { name, status: Status::Problem, found: found.into(), remedy: remedy.into() }
     }
 
@@ -139,9 +143,11 @@ fn switch(mode: SockmapMode) -> Check {
     match mode {
         SockmapMode::Auto => Check::ok("[kernel] sockmap", "auto"),
         SockmapMode::Force => Check::ok("[kernel] sockmap", "force"),
-        SockmapMode::Off => {
-            Check::problem_with("[kernel] sockmap", "switched off by [kernel] sockmap = \"off\"", "")
-        }
+        SockmapMode::Off => Check::problem_with(
+            "[kernel] sockmap",
+            "switched off by [kernel] sockmap = \"off\"",
+            "",
+        ),
     }
 }
 
@@ -166,8 +172,8 @@ fn version(mode: SockmapMode) -> Check {
 
 fn panic_on_warn(mode: SockmapMode) -> Check {
     const NAME: &str = "kernel.panic_on_warn";
-    let set = fs::read_to_string("/proc/sys/kernel/panic_on_warn")
-        .is_ok_and(|text| text.trim() != "0");
+    let set =
+        fs::read_to_string("/proc/sys/kernel/panic_on_warn").is_ok_and(|text| text.trim() != "0");
     match (set, mode) {
         (false, _) => Check::ok(NAME, "0"),
         (true, SockmapMode::Force) => {
@@ -222,7 +228,10 @@ fn send_buffer(config: &KernelConfig) -> Check {
     match most {
         Some(most) if most < u64::from(config.send_buffer) => Check::warning(
             NAME,
-            format!("{most}: spliced sockets get smaller send buffers than [kernel] send_buffer = {}", config.send_buffer),
+            format!(
+                "{most}: spliced sockets get smaller send buffers than [kernel] send_buffer = {}",
+                config.send_buffer
+            ),
             format!("sysctl -w net.core.wmem_max={}", config.send_buffer),
         ),
         Some(most) => Check::ok(NAME, most.to_string()),

@@ -32,7 +32,8 @@ pub(super) fn spawn(
     nudges: Nudges,
 ) -> Result<Reader, ServeError> {
     let events = kernel.take_events()?;
-    let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| io_error("eventfd")(error.into()))?;
+    let stop =
+        eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| io_error("eventfd")(error.into()))?;
     let stop = Arc::new(stop);
     let until = Arc::clone(&stop);
     let thread = thread::Builder::new()
@@ -55,8 +56,7 @@ fn read(mut events: Events, stop: &OwnedFd, shared: &Shared, nudges: &Nudges) {
             }
         }
         let ring = events.as_fd();
-        let mut waits =
-            [PollFd::new(&ring, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let mut waits = [PollFd::new(&ring, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut waits, None) {
             Ok(_) if !waits[1].revents().is_empty() => return,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -47,7 +47,9 @@ pub enum ServeError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// `--relay sockmap`, and it is not to be had.
-    #[error("the sockmap relay was required and is not to be had: {0}\nhint: `mux doctor` says what it needs")]
+    #[error(
+        "the sockmap relay was required and is not to be had: {0}\nhint: `mux doctor` says what it needs"
+    )]
     RelayRequired(String),
     /// The kernel refused after it had agreed.
     #[error(transparent)]
@@ -84,9 +86,8 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 pub fn run(options: Options) -> Result<(), ServeError> {
     let Options { config, relay, threads } = options;
     let config = Arc::new(config);
-    let cores = threads.unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    });
+    let cores = threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     privileges::raise_descriptor_limit();
 
     let bound = bind_all(&config, cores)?;
@@ -175,7 +176,7 @@ fn kernel_relay(
         return Ok((None, Some(why)));
     }
     let Availability { kernel, checks } = find(&config.kernel);
-    let why_not = checks.iter().find_map(availability::Check::problem);
+    let why_not = checks.iter().find_map(Check::problem);
     match (kernel, why_not) {
         (Some(kernel), None) => {
             info!("relay: sockmap (the kernel carries established flows)");
@@ -193,9 +194,7 @@ fn kernel_relay(
 }
 
 fn handles(kernel: Option<&Kernel>, cores: usize) -> Result<Vec<Option<Handle>>, ServeError> {
-    (0..cores)
-        .map(|_| kernel.map(Kernel::handle).transpose().map_err(Into::into))
-        .collect()
+    (0..cores).map(|_| kernel.map(Kernel::handle).transpose().map_err(Into::into)).collect()
 }
 
 fn open_access_log(

@@ -19,7 +19,9 @@ const FREE_MAP_USE: Version = Version { major: 5, minor: 19, patch: 0 };
 #[derive(Debug, Error)]
 pub enum DropError {
     /// `[security] user`.
-    #[error("[security] user = {0:?}: there is no such user\nhint: name one that exists (`getent passwd`), or `user = \"root\"` to stay root")]
+    #[error(
+        "[security] user = {0:?}: there is no such user\nhint: name one that exists (`getent passwd`), or `user = \"root\"` to stay root"
+    )]
     NoUser(String),
     /// A system call.
     #[error("cannot drop privileges: {action}: {reason}")]

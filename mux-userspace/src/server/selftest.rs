@@ -165,9 +165,7 @@ async fn relay(handle: &Handle, ours: Ours, taken: u64, sizes: Sizes) -> Result<
     let pool = Pool::default();
     let close = accompany(&mut spliced, &watch, &control, &pool).await?;
     spliced.settle(&mut tally);
-    let first_seq_matched = Way::BOTH
-        .iter()
-        .all(|way| spliced.first_seq_matched(*way));
+    let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
     Ok(Settled { close, tally, first_seq_matched })
 }
 
@@ -190,7 +188,8 @@ async fn accompany(
                 },
                 _ = ticks.tick() => control.nudge(),
             }
-            let collected = watch.collect(|token, events| control.deliver(token as usize & 1, events));
+            let collected =
+                watch.collect(|token, events| control.deliver(token as usize & 1, events));
             if let Err(error) = collected {
                 failure.replace(Some(text(error)));
                 return;
@@ -339,9 +338,7 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
         if sent == data.len() {
             return Err("64 MiB went to a reader that does not read".into());
         }
-        drop_after(client, || {
-            expect(&mut upstream, &data[..sent])
-        })
+        drop_after(client, || expect(&mut upstream, &data[..sent]))
     })?;
     finished(&settled)
 }

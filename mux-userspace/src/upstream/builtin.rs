@@ -164,7 +164,10 @@ fn asked(head: &[u8]) -> Option<Asked> {
         Ok(httparse::Status::Complete(_)) => {
             let json = request.headers.iter().any(|header| {
                 header.name.eq_ignore_ascii_case("accept")
-                    && header.value.windows(16).any(|part| part.eq_ignore_ascii_case(b"application/json"))
+                    && header
+                        .value
+                        .windows(16)
+                        .any(|part| part.eq_ignore_ascii_case(b"application/json"))
             });
             Some(Asked::Http { head_only: request.method == Some("HEAD"), json })
         }
