@@ -1,1 +1,3 @@
 //! Harness (to come).
+
+pub mod netns;
