@@ -1,3 +1,4 @@
 //! Harness (to come).
 
 pub mod netns;
+pub mod tun;
