@@ -1,4 +1,5 @@
 //! Harness (to come).
 
 pub mod netns;
+pub mod sys;
 pub mod tun;

@@ -9,7 +9,10 @@ mod segments;
 use std::{
     io::{ErrorKind, Read as _, Write as _},
     net::Shutdown,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -129,25 +132,28 @@ fn a_window_of_zero_holds_the_upstream_up() {
     wire.client.window = 0;
     wire.client.acknowledge().unwrap();
     let expected = segments::pattern(TOTAL, 1);
-    let sent = AtomicUsize::new(0);
+    let sent = Arc::new(AtomicUsize::new(0));
     let mut server = wire.server.try_clone().unwrap();
     server.set_write_timeout(None).unwrap();
-    thread::scope(|scope| {
-        scope.spawn(|| {
+    // Not a scoped thread: it is left behind where an assertion fails.
+    let writer = {
+        let (expected, sent) = (expected.clone(), Arc::clone(&sent));
+        thread::spawn(move || {
             for part in expected.chunks(10_000) {
                 server.write_all(part).unwrap();
                 sent.fetch_add(part.len(), Ordering::Relaxed);
             }
             server.shutdown(Shutdown::Write).unwrap();
-        });
-        let blocked =
-            wait_until_still(&sent, || wire.client.for_a_while(Duration::from_millis(50)).unwrap());
-        assert!(blocked < MOST, "{blocked} bytes went into a window of zero");
-        eprintln!("the upstream blocked after {blocked} bytes");
-        wire.client.window = 65_000;
-        wire.client.acknowledge().unwrap();
-        wire.client.until("the end of the stream", |client| client.finished).unwrap();
-    });
+        })
+    };
+    let pause = Duration::from_millis(50);
+    let blocked = wait_until_still(&sent, || wire.client.for_a_while(pause).unwrap());
+    assert!(blocked < MOST, "{blocked} bytes went into a window of zero");
+    eprintln!("the upstream blocked after {blocked} bytes");
+    wire.client.window = 65_000;
+    wire.client.acknowledge().unwrap();
+    wire.client.until("the end of the stream", |client| client.finished).unwrap();
+    writer.join().unwrap();
     assert!(wire.client.received == expected, "the bytes are not those that were sent");
     wire.client.send_flags(START, FIN | ACK, b"").unwrap();
     assert_eq!(wire.server_reads_to_end(), b"");

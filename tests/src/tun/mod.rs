@@ -3,7 +3,6 @@
 //! when to acknowledge.
 
 mod packet;
-mod sys;
 
 use std::{
     fs::File,
@@ -16,10 +15,10 @@ use anyhow::{Context as _, Result, bail};
 use rustix::event::{PollFd, PollFlags, poll};
 
 pub use self::packet::{ACK, FIN, PSH, RST, SYN, Segment};
-use crate::netns::Netns;
+use crate::{netns::Netns, sys};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// The largest segment that we accept, bytes: kind 2, length 4.
 const MSS: [u8; 4] = [2, 4, (1400_u16 >> 8) as u8, (1400_u16 & 0xff) as u8];
 
@@ -40,7 +39,7 @@ impl Tun {
     /// # Errors
     /// Not root, or no /dev/net/tun.
     pub fn new(namespace: &Netns) -> Result<Self> {
-        let file = namespace.within(|| sys::open("tun0"))?.context("making a TUN device")?;
+        let file = namespace.within(|| sys::open_tun("tun0"))?.context("making a TUN device")?;
         // Router solicitations would only disturb.
         namespace.sysctl("net/ipv6/conf/tun0/disable_ipv6", "1").ok();
         namespace.ip(&format!("address add {} peer {} dev tun0", Self::HOST, Self::PEER))?;
@@ -180,7 +179,9 @@ impl Connection {
     pub fn until(&mut self, what: &str, mut done: impl FnMut(&Self) -> bool) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
-            let Some(segment) = self.tun.receive(deadline)? else { bail!("{what}: {self:?}") };
+            let Some(segment) = self.tun.receive(deadline)? else {
+                bail!("{what}: did not come; {}", self.state())
+            };
             self.take(&segment)?;
         }
         Ok(())
@@ -210,11 +211,13 @@ impl Connection {
         if (acked.wrapping_sub(self.acked) as i32) > 0 {
             self.acked = acked;
         }
-        if segment.data.is_empty() && segment.flags & FIN == 0 {
+        let is_probe = segment.seq != self.next;
+        if segment.data.is_empty() && segment.flags & FIN == 0 && !is_probe {
             return Ok(());
         }
-        let room = usize::from(self.window);
-        if segment.seq == self.next && segment.data.len() <= room {
+        // Data that was on its way when the window closed is welcome all the same: a window that
+        // shrinks costs the peer seconds of timeouts (RFC 9293, 3.8.6).
+        if segment.seq == self.next {
             self.next = segment.end();
             self.received.extend(&segment.data);
             self.finished |= segment.flags & FIN != 0;
@@ -226,6 +229,14 @@ impl Connection {
     #[must_use]
     pub const fn acked(&self) -> u32 {
         self.acked
+    }
+
+    fn state(&self) -> String {
+        let Self { acked, window, received, finished, reset, .. } = self;
+        format!(
+            "{acked} bytes acknowledged, {} received, window {window}, finished {finished}, reset {reset}",
+            received.len()
+        )
     }
 
     /// How the daemon names us.

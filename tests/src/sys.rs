@@ -1,10 +1,13 @@
-//! The one system call that no crate of ours wraps: making a TUN device.
-#![allow(unsafe_code, reason = "TUNSETIFF has no safe wrapper")]
+//! The system calls that no crate of ours wraps.
+#![allow(unsafe_code, reason = "the one place for system calls")]
 
 use std::{
     fs::{File, OpenOptions},
     io,
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _},
+    os::{
+        fd::{AsFd, AsRawFd as _},
+        unix::fs::OpenOptionsExt as _,
+    },
 };
 
 /// Makes the TUN device `name` in the calling thread's network namespace; it is there until the
@@ -12,7 +15,7 @@ use std::{
 ///
 /// # Errors
 /// No /dev/net/tun, no CAP_NET_ADMIN, or a name that is too long or taken.
-pub(super) fn open(name: &str) -> io::Result<File> {
+pub(crate) fn open_tun(name: &str) -> io::Result<File> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -31,4 +34,20 @@ pub(super) fn open(name: &str) -> io::Result<File> {
     // SAFETY: TUNSETIFF reads and writes one `ifreq`.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(file) }
+}
+
+/// Bytes in a TCP socket's write queue: unsent and unacknowledged (`SIOCOUTQ`, tcp(7)).
+///
+/// # Errors
+/// Not a connected TCP socket.
+pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
+    let mut length: libc::c_int = 0;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the request writes one int.
+    let result = unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut length) };
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(u64::try_from(length).unwrap_or(0))
+    }
 }
