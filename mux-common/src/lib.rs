@@ -121,6 +121,78 @@ pub mod broken {
     pub const REDIRECT_FAILED: u32 = 4;
 }
 
+/// The decisions of the verdict about an skb's fresh bytes, as pure functions: the eBPF program
+/// runs them, and the model checker of user space's relay runs the same.
+pub mod verdict {
+    /// Why bytes are passed to user space.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Reason {
+        /// User space still holds or has to read earlier bytes: order first.
+        Behind,
+        /// The destination is not in the map.
+        NoPeer,
+        /// Too much waits in the destination's psock.
+        Backlog,
+        /// The destination's send buffer has no room.
+        Full,
+        /// User space asked for it.
+        Hold,
+    }
+
+    /// What the verdict must know of a destination.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Destination {
+        /// Stream bytes that its TCP has taken since it was connected: acknowledged plus queued.
+        pub sent: u64,
+        /// Bytes that its send buffer has room for, by the kernel's accounting; can be below zero.
+        pub room: i64,
+    }
+
+    /// Whether bytes must be passed before the destination is even looked at.
+    #[inline(always)]
+    #[must_use]
+    pub const fn must_pass(read: u64, passed: u64, hold: u32) -> Option<Reason> {
+        if read != passed {
+            return Some(Reason::Behind);
+        }
+        if hold != 0 {
+            return Some(Reason::Hold);
+        }
+        None
+    }
+
+    /// Whether `fresh` bytes must be passed because of the destination: `redirected` and `written`
+    /// is what it was given so far, `limit` what may wait in its psock.
+    #[inline(always)]
+    #[must_use]
+    pub const fn must_wait(
+        destination: &Destination,
+        redirected: u64,
+        written: u64,
+        limit: u64,
+        fresh: u64,
+    ) -> Option<Reason> {
+        // Bytes that it was given and that its TCP has not taken yet: they wait in its psock,
+        // uncharged to anybody. The fields are read without its lock and can be an ACK apart, so
+        // the difference can be off by that ACK, and below zero.
+        let backlog = redirected.wrapping_add(written).wrapping_sub(destination.sent) as i64;
+        if backlog > limit as i64 {
+            // A redirect uncharges the skb from its receiver at once; only passing closes the
+            // source's window, which is TCP's own back-pressure.
+            return Some(Reason::Backlog);
+        }
+        // What the send buffer cannot take, the kworker would try again a jiffy later, so that the
+        // flow would crawl at a buffer per jiffy. User space is woken the moment there is room. A
+        // quarter more than the bytes, for what the kernel adds to each skb.
+        let waiting = if backlog > 0 { backlog } else { 0 };
+        let needed = waiting + fresh as i64;
+        if needed + (needed >> 2) > destination.room {
+            return Some(Reason::Full);
+        }
+        None
+    }
+}
+
 /// What a record of [`MAP_EVENTS`] says.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

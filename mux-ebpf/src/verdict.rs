@@ -25,6 +25,7 @@ use aya_log_ebpf::{debug, trace};
 use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, Event, KernelBook, Stats, TRIM_STEP, TRIM_STEPS, broken,
     event,
+    verdict::{Destination, Reason, must_pass, must_wait},
 };
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the books without a system call (≥ 5.5).
@@ -61,16 +62,6 @@ static OFF_SNDBUF: Global<u32> = Global::new(0);
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
-
-/// Why a message goes to user space.
-#[derive(Clone, Copy)]
-enum Reason {
-    Behind,
-    NoPeer,
-    Backlog,
-    Full,
-    Hold,
-}
 
 /// `sk_skb/stream_verdict` (Linux ≥ 5.10 with BTF; see docs/internals/kernel.md).
 #[stream_verdict]
@@ -161,15 +152,12 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
 
     // SAFETY: in the map's value; volatile because user space writes it meanwhile.
     let read = unsafe { (&raw const (*user).read).read_volatile() };
-    if read != book.passed {
-        // User space still holds or has to read earlier bytes: order first.
-        return pass(stats, direction, slot, cookie, fresh, Reason::Behind);
-    }
     // SAFETY: as above.
-    if unsafe { (&raw const (*user).hold).read_volatile() } != 0 {
-        return pass(stats, direction, slot, cookie, fresh, Reason::Hold);
+    let hold = unsafe { (&raw const (*user).hold).read_volatile() };
+    if let Some(reason) = must_pass(read, book.passed, hold) {
+        return pass(stats, direction, slot, cookie, fresh, reason);
     }
-    let Some(Destination { sent, room }) = destination(slot) else {
+    let Some(destination) = destination(slot) else {
         // dst is not in the map: not yet (we are between the two insertions), or not any
         // more (it was closed). User space knows which.
         return pass(stats, direction, slot, cookie, fresh, Reason::NoPeer);
@@ -181,22 +169,8 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
             (&raw const (*user).backlog_limit).read_volatile(),
         )
     };
-    // Bytes that dst was given and that its TCP has not taken yet: they wait in its psock,
-    // uncharged to anybody. The fields are read without dst's lock and can be an ACK apart,
-    // so the difference can be off by that ACK, and below zero.
-    let backlog = book.redirected.wrapping_add(written).wrapping_sub(sent) as i64;
-    if backlog > limit as i64 {
-        // A redirect uncharges the skb from its receiver at once; only passing closes the
-        // source's window, which is TCP's own back-pressure.
-        return pass(stats, direction, slot, cookie, fresh, Reason::Backlog);
-    }
-    // What dst's send buffer cannot take, the kworker would try again a jiffy later, so that the
-    // flow would crawl at a buffer per jiffy. User space is woken the moment there is room. A
-    // quarter more than the bytes, for what the kernel adds to each skb.
-    let waiting = if backlog > 0 { backlog } else { 0 };
-    let needed = waiting + fresh as i64;
-    if needed + (needed >> 2) > room {
-        return pass(stats, direction, slot, cookie, fresh, Reason::Full);
+    if let Some(reason) = must_wait(&destination, book.redirected, written, limit, fresh) {
+        return pass(stats, direction, slot, cookie, fresh, reason);
     }
 
     // SAFETY: a context pointer and a map.
@@ -311,14 +285,6 @@ fn copied_seq(skb: *mut __sk_buff) -> Option<u32> {
     }
     // SAFETY: the offset is the running kernel's.
     Some(unsafe { field_u32(tcp.cast(), OFF_COPIED_SEQ.load()) })
-}
-
-/// What the verdict must know of a destination.
-struct Destination {
-    /// Stream bytes that its TCP has taken since it was connected: acknowledged plus queued.
-    sent: u64,
-    /// Bytes that its send buffer has room for, by the kernel's accounting; can be below zero.
-    room: i64,
 }
 
 /// Looks at `slot`'s destination. `None`: no socket in the map, or not a TCP socket.
