@@ -409,14 +409,13 @@ impl fmt::Debug for Events {
 }
 
 impl Events {
-    /// The next one, if there is one.
-    pub fn next(&mut self) -> Option<Event> {
-        loop {
-            let item = self.ring.next()?;
-            // A record of another size is not ours to read: the object's version was checked, so
-            // this cannot be, and skipping loses no more than a lost event, which the timer finds.
+    /// Hands all events that are there to `each`.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
+        while let Some(item) = self.ring.next() {
+            // A record of another size is not ours to read: the object is of this version, so this
+            // cannot be, and skipping loses no more than a lost event, which the timers find.
             if let Some(event) = decode(&item) {
-                return Some(event);
+                each(event);
             }
         }
     }

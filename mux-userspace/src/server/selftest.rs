@@ -65,13 +65,16 @@ pub struct Failure {
 
 type Outcome = Result<(), String>;
 
+/// A name and what to run.
+type Case = (&'static str, fn(&Kernel) -> Outcome);
+
 /// Runs every case.
 ///
 /// # Errors
 /// [`Failure`] of the first case that failed.
 pub fn run(kernel: &Kernel) -> Result<Report, Failure> {
     let start = Instant::now();
-    let cases: &[(&'static str, fn(&Kernel) -> Outcome)] = &[
+    let cases: &[Case] = &[
         ("echo", echo),
         ("half-read handoff", half_read),
         ("4 MB through a small send buffer", bulk),
