@@ -58,6 +58,9 @@ pub enum KernelError {
         /// What the kernel said.
         source: Box<MapError>,
     },
+    /// The ring of the program's log lines.
+    #[error("opening the program's log: {0}")]
+    ProgramLog(String),
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -120,6 +123,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     books: Arc<Books>,
     flows: u32,
+    log: ProgramLog,
 }
 
 impl fmt::Debug for Kernel {
@@ -179,7 +183,7 @@ impl Kernel {
         let refused = |error| KernelError::Program(Box::new(error));
         program.load().map_err(refused)?;
         program.attach(socks.fd()).map_err(refused)?;
-        Ok(Self { ebpf, books, flows: options.flows })
+        Ok(Self { ebpf, books, flows: options.flows, log: options.log })
     }
 
     /// The books, for timers and counters.
@@ -230,12 +234,17 @@ impl Kernel {
         Ok(Events { ring })
     }
 
-    /// Lets the program's own log lines through to `log`/`tracing`, if it was loaded with any.
+    /// The reader of the program's own log lines; `None` if it was loaded without.
     ///
     /// # Errors
-    /// A text for the log.
-    pub fn program_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, String> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| chain(&error))
+    /// [`KernelError::ProgramLog`].
+    pub fn take_program_log(&mut self) -> Result<Option<ProgramLogReader>, KernelError> {
+        match self.log {
+            ProgramLog::Off => Ok(None),
+            ProgramLog::Debug | ProgramLog::Trace => aya_log::EbpfLogger::init(&mut self.ebpf)
+                .map(|logger| Some(ProgramLogReader(logger)))
+                .map_err(|error| KernelError::ProgramLog(chain(&error))),
+        }
     }
 
     /// The verdict's counters, summed over the CPUs.
@@ -394,6 +403,28 @@ impl Drop for Membership<'_> {
         for cookie in self.cookies.iter().take(usize::from(self.inserted)) {
             let _ = self.handle.slots.borrow_mut().remove(cookie);
         }
+    }
+}
+
+/// The program's own log lines on their way to `log`, and so to `tracing`.
+pub struct ProgramLogReader(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl ProgramLogReader {
+    /// Logs all lines that are there.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsFd for ProgramLogReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Debug for ProgramLogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProgramLogReader")
     }
 }
 
