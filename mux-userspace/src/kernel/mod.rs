@@ -266,6 +266,46 @@ impl Kernel {
     }
 }
 
+/// The verdict's counters that are not zero, `name=value` each.
+#[must_use]
+pub fn summary(stats: &Stats) -> String {
+    let Stats {
+        redirected,
+        redirected_bytes,
+        passed_behind,
+        passed_no_peer,
+        passed_backlog,
+        passed_hold,
+        trimmed,
+        trimmed_bytes,
+        duplicates,
+        fins,
+        no_slot,
+        broken,
+        events_lost,
+    } = *stats;
+    [
+        ("redirected", redirected),
+        ("redirected_bytes", redirected_bytes),
+        ("passed_behind", passed_behind),
+        ("passed_no_peer", passed_no_peer),
+        ("passed_backlog", passed_backlog),
+        ("passed_hold", passed_hold),
+        ("trimmed", trimmed),
+        ("trimmed_bytes", trimmed_bytes),
+        ("duplicates", duplicates),
+        ("fins", fins),
+        ("no_slot", no_slot),
+        ("broken", broken),
+        ("events_lost", events_lost),
+    ]
+    .iter()
+    .filter(|(_, value)| *value > 0)
+    .map(|(name, value)| format!("{name}={value}"))
+    .collect::<Vec<_>>()
+    .join(" ")
+}
+
 /// A core's way to the maps.
 pub struct Handle {
     socks: RefCell<SockMap<MapData>>,
