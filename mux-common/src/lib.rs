@@ -34,6 +34,11 @@ pub const GLOBAL_OFF_WRITE_SEQ: &str = "OFF_WRITE_SEQ";
 pub const GLOBAL_OFF_SND_UNA: &str = "OFF_SND_UNA";
 /// Load-time constant (`u32`, bytes): offset of `copied_seq` in `struct tcp_sock`.
 pub const GLOBAL_OFF_COPIED_SEQ: &str = "OFF_COPIED_SEQ";
+/// Load-time constant (`u32`, bytes): offset of `sk_wmem_queued` in `struct sock`, with which
+/// `struct tcp_sock` begins.
+pub const GLOBAL_OFF_WMEM_QUEUED: &str = "OFF_WMEM_QUEUED";
+/// Load-time constant (`u32`, bytes): offset of `sk_sndbuf` in `struct sock`.
+pub const GLOBAL_OFF_SNDBUF: &str = "OFF_SNDBUF";
 
 /// Default of `[kernel] flows`: flows that the maps hold; twice as many slots.
 pub const DEFAULT_FLOWS: u32 = 65_536;
@@ -151,6 +156,8 @@ pub struct Stats {
     pub passed_no_peer: u64,
     /// Passed because `dst`'s backlog was over the limit.
     pub passed_backlog: u64,
+    /// Passed because `dst`'s send buffer had no room for it.
+    pub passed_full: u64,
     /// Passed because user space holds the direction.
     pub passed_hold: u64,
     /// Messages from which an overlap was taken off.
@@ -179,6 +186,7 @@ impl Stats {
             passed_behind: self.passed_behind + other.passed_behind,
             passed_no_peer: self.passed_no_peer + other.passed_no_peer,
             passed_backlog: self.passed_backlog + other.passed_backlog,
+            passed_full: self.passed_full + other.passed_full,
             passed_hold: self.passed_hold + other.passed_hold,
             trimmed: self.trimmed + other.trimmed,
             trimmed_bytes: self.trimmed_bytes + other.trimmed_bytes,
@@ -201,7 +209,7 @@ const _: () = {
     assert!(offset_of!(UserBook, read) == 0 && offset_of!(UserBook, written) == 8);
     assert!(offset_of!(UserBook, backlog_limit) == 16 && offset_of!(UserBook, hold) == 24);
     assert!(size_of::<Event>() == 16 && align_of::<Event>() == 8);
-    assert!(size_of::<Stats>() == 13 * 8);
+    assert!(size_of::<Stats>() == 14 * 8);
     assert!(EVENTS_SIZE.is_power_of_two());
 };
 

@@ -53,6 +53,11 @@ static OFF_WRITE_SEQ: Global<u32> = Global::new(0);
 static OFF_SND_UNA: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFF_COPIED_SEQ: Global<u32> = Global::new(0);
+// And in `struct sock`, with which it begins.
+#[unsafe(no_mangle)]
+static OFF_WMEM_QUEUED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_SNDBUF: Global<u32> = Global::new(0);
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
@@ -63,6 +68,7 @@ enum Reason {
     Behind,
     NoPeer,
     Backlog,
+    Full,
     Hold,
 }
 
@@ -163,7 +169,7 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
     if unsafe { (&raw const (*user).hold).read_volatile() } != 0 {
         return pass(stats, direction, slot, cookie, fresh, Reason::Hold);
     }
-    let Some(sent) = sent_by(slot) else {
+    let Some(Destination { sent, room }) = destination(slot) else {
         // dst is not in the map: not yet (we are between the two insertions), or not any
         // more (it was closed). User space knows which.
         return pass(stats, direction, slot, cookie, fresh, Reason::NoPeer);
@@ -183,6 +189,14 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
         // A redirect uncharges the skb from its receiver at once; only passing closes the
         // source's window, which is TCP's own back-pressure.
         return pass(stats, direction, slot, cookie, fresh, Reason::Backlog);
+    }
+    // What dst's send buffer cannot take, the kworker would try again a jiffy later, so that the
+    // flow would crawl at a buffer per jiffy. User space is woken the moment there is room. A
+    // quarter more than the bytes, for what the kernel adds to each skb.
+    let waiting = if backlog > 0 { backlog } else { 0 };
+    let needed = waiting + fresh as i64;
+    if needed + (needed >> 2) > room {
+        return pass(stats, direction, slot, cookie, fresh, Reason::Full);
     }
 
     // SAFETY: a context pointer and a map.
@@ -213,6 +227,7 @@ fn pass(
         Reason::Behind => stats.passed_behind += 1,
         Reason::NoPeer => stats.passed_no_peer += 1,
         Reason::Backlog => stats.passed_backlog += 1,
+        Reason::Full => stats.passed_full += 1,
         Reason::Hold => stats.passed_hold += 1,
     }
     // SAFETY: in the map's value; we are the only writer of `passed`.
@@ -298,10 +313,17 @@ fn copied_seq(skb: *mut __sk_buff) -> Option<u32> {
     Some(unsafe { field_u32(tcp.cast(), OFF_COPIED_SEQ.load()) })
 }
 
-/// Stream bytes that the TCP of `slot`'s destination has taken since it was connected:
-/// acknowledged plus queued. `None`: no socket in the map, or not a TCP socket.
+/// What the verdict must know of a destination.
+struct Destination {
+    /// Stream bytes that its TCP has taken since it was connected: acknowledged plus queued.
+    sent: u64,
+    /// Bytes that its send buffer has room for, by the kernel's accounting; can be below zero.
+    room: i64,
+}
+
+/// Looks at `slot`'s destination. `None`: no socket in the map, or not a TCP socket.
 #[inline(always)]
-fn sent_by(slot: u32) -> Option<u64> {
+fn destination(slot: u32) -> Option<Destination> {
     // SAFETY: a map and a key on the stack.
     let sk = unsafe {
         bpf_map_lookup_elem((&raw const MUX_SOCKS).cast_mut().cast(), (&raw const slot).cast())
@@ -311,7 +333,7 @@ fn sent_by(slot: u32) -> Option<u64> {
     }
     // SAFETY: a socket that the verifier knows.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk) };
-    let sent = if tcp.is_null() {
+    let destination = if tcp.is_null() {
         None
     } else {
         // SAFETY: offsets of the running kernel. `bytes_acked` last: an ACK in between makes the
@@ -320,12 +342,15 @@ fn sent_by(slot: u32) -> Option<u64> {
             let una = field_u32(tcp.cast(), OFF_SND_UNA.load());
             let write = field_u32(tcp.cast(), OFF_WRITE_SEQ.load());
             let acked = field_u64(tcp.cast(), OFF_BYTES_ACKED.load());
-            Some(acked.wrapping_add(write.wrapping_sub(una) as u64))
+            let sent = acked.wrapping_add(write.wrapping_sub(una) as u64);
+            let queued = field_u32(tcp.cast(), OFF_WMEM_QUEUED.load()) as i32;
+            let buffer = field_u32(tcp.cast(), OFF_SNDBUF.load()) as i32;
+            Some(Destination { sent, room: buffer as i64 - queued as i64 })
         }
     };
     // SAFETY: the reference that the look-up took.
     unsafe { bpf_sk_release(sk) };
-    sent
+    destination
 }
 
 /// # Safety
