@@ -56,13 +56,8 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
     match open(&core, &listener, client, peer, &mut record, &handle).await {
         Ok(flow) => {
             let close = relay(&core, flow, &mut record, &handle).await;
-            let error = match &close {
-                Close::Failed { error, .. } => error.to_string(),
-                Close::Broken { reason } => format!("reason {reason}"),
-                Close::Finished | Close::Stopped(_) => String::new(),
-            };
             account(&core, &record, &close);
-            core.shared.access.log(&record, close.name(), &error);
+            core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {
             let (close, error, counter) = early.describe();
@@ -261,13 +256,19 @@ async fn relay_spliced(
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());
-    let close = spliced.run(&handle.control, &core.pool).await;
-    spliced.settle(&mut record.tally);
+    let mut close = spliced.run(&handle.control, &core.pool).await;
     match &close {
-        Close::Finished => {}
+        Close::Finished => {
+            if let Err(imbalance) = spliced.audit() {
+                close = imbalance;
+            }
+        }
         Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
-        Close::Stopped(_) | Close::Broken { .. } => spliced.abort(None, PATIENCE).await,
+        Close::Stopped(_) | Close::Broken { .. } | Close::Imbalance { .. } => {
+            spliced.abort(None, PATIENCE).await;
+        }
     }
+    spliced.settle(&mut record.tally);
     handle.unspliced();
     close
 }
@@ -287,7 +288,7 @@ async fn end(ends: Ends, close: &Close) {
             upstream.reset();
         }
         // RST: a clean end in the middle of a stream could pass for its end.
-        Close::Stopped(_) | Close::Broken { .. } => {
+        Close::Stopped(_) | Close::Broken { .. } | Close::Imbalance { .. } => {
             client.reset();
             upstream.reset();
         }
@@ -313,15 +314,18 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::BytesUp, record.tally.up.given);
     counters.add(Counter::BytesDown, record.tally.down.given);
     counters.add(Counter::Passes, u64::from(record.tally.passes));
-    if let Close::Broken { reason } = close {
-        counters.count(Counter::Broken);
-        tracing::error!(
-            id = record.id_text(),
-            reason,
-            tally = ?record.tally,
-            "the kernel's books are broken; the flow was reset rather than deliver a wrong byte"
-        );
-    }
+    let counter = match close {
+        Close::Broken { .. } => Counter::Broken,
+        Close::Imbalance { .. } => Counter::Imbalance,
+        Close::Finished | Close::Failed { .. } | Close::Stopped(_) => return,
+    };
+    // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
+    counters.count(counter);
+    tracing::error!(
+        id = record.id_text(),
+        tally = ?record.tally,
+        "the kernel relay's books: {close}; please report this"
+    );
 }
 
 impl Early {

@@ -62,6 +62,8 @@ counters! {
     Passes = "passes",
     /// Flows reset because the kernel's books were broken.
     Broken = "broken",
+    /// Flows whose books contradicted the kernel's counts.
+    Imbalance = "relay_imbalance",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
 }

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use super::{
     Close, Control, Ends, Side, Tally, Way,
-    ledger::{Imbalance, Ledger, Step},
+    ledger::{Ledger, Step},
     pool::{Buffer, Pool},
     watch::{Interest, Watch},
 };
@@ -397,9 +397,7 @@ impl<'a> Spliced<'a> {
                 }
                 Ok(false)
             }
-            Err(Imbalance { booked, received }) => Err(failed(io::Error::other(format!(
-                "the books hold {booked} bytes, the socket received {received}"
-            )))),
+            Err(imbalance) => Err(Close::Imbalance { way, imbalance }),
         }
     }
 
@@ -413,6 +411,23 @@ impl<'a> Spliced<'a> {
                     .map_err(|error| Close::Failed { side, error })?;
                 self.interest[index] = interest[index];
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the books of a flow that has [`Close::Finished`] balance: each destination's TCP has
+    /// taken what they say, and the FIN.
+    ///
+    /// # Errors
+    /// [`Close::Imbalance`]: mux has a bug, or the kernel.
+    pub fn audit(&self) -> Result<(), Close> {
+        for way in Way::BOTH {
+            let book = self.book(way);
+            let Ok(sent) = sent_by(self.socket(Side::destination(way))) else { continue };
+            self.ways[way.index()]
+                .ledger
+                .audit(sent, &book)
+                .map_err(|imbalance| Close::Imbalance { way, imbalance })?;
         }
         Ok(())
     }
@@ -436,9 +451,9 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Ends both connections with RST, that of `failed` at once, the other once its peer has
-    /// what it was given before, or `patience` is over.
-    pub async fn abort(self, failed: Option<Side>, patience: Duration) {
+    /// Makes the coming close of both connections an RST, once the peer of the one that has not
+    /// `failed` has what it was given before, or `patience` is over.
+    pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
         let deadline = Instant::now() + patience;
         if let Some(side) = failed {
             let survivor = self.socket(side.other());
