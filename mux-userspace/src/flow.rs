@@ -18,7 +18,7 @@ use crate::{
     net::{Peer, Stream},
     relay::{
         Close, Ends, Mode, Plan, Side, Stop,
-        sockmap::{self, Entered, Refusal, Sizes, Spliced},
+        sockmap::{self, Entered, Exit, Refusal, Sizes, Spliced},
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
@@ -218,7 +218,13 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
-            Entered::In(spliced) => return relay_spliced(core, spliced, record, handle).await,
+            Entered::In(spliced) => match relay_spliced(core, spliced, record, handle).await {
+                Ok(back) => {
+                    ends = back;
+                    plan.stay("ordered out of the kernel relay".into());
+                }
+                Err(close) => return close,
+            },
             Entered::Out(back, refusal) => {
                 ends = back;
                 refused(core, &mut plan, &refusal, record);
@@ -245,18 +251,29 @@ fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record) {
     plan.stay(refusal.to_string());
 }
 
+/// Accompanies a flow in the kernel; its ends come back if it was ordered out.
 async fn relay_spliced(
     core: &Core,
     mut spliced: Spliced<'_>,
     record: &mut Record,
     handle: &FlowHandle,
-) -> Close {
+) -> Result<Ends, Close> {
     record.relay = Some(Mode::Sockmap);
     record.relay_note.clear();
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());
-    let mut close = spliced.run(&handle.control, &core.pool).await;
+    let mut close = match spliced.run(&handle.control, &core.pool).await {
+        Exit::Over(close) => close,
+        Exit::Left => {
+            spliced.settle(&mut record.tally);
+            handle.unspliced();
+            core.shared.counters.count(Counter::Demoted);
+            return spliced
+                .into_user_space()
+                .map_err(|error| Close::Failed { side: Side::Downstream, error });
+        }
+    };
     match &close {
         Close::Finished => {
             if let Err(imbalance) = spliced.audit() {
@@ -270,7 +287,7 @@ async fn relay_spliced(
     }
     spliced.settle(&mut record.tally);
     handle.unspliced();
-    close
+    Err(close)
 }
 
 /// Closes both connections of a flow in user space, as its end asks for.

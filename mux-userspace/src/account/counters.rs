@@ -56,6 +56,8 @@ counters! {
     BytesDown = "bytes_down",
     /// Flows that went to the kernel.
     Promoted = "promoted",
+    /// Flows that left the kernel while they were alive.
+    Demoted = "demoted",
     /// Flows that should have gone to the kernel and were refused there.
     PromotionRefused = "promotion_refused",
     /// Edges into passing.

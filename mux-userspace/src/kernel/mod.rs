@@ -24,8 +24,8 @@ use aya::{
 };
 use mux_common::{
     Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF,
-    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS,
-    MAP_STATS, PROG_VERDICT, Stats,
+    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_KEEP, MAP_SLOTS,
+    MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats,
 };
 use thiserror::Error;
 
@@ -156,6 +156,7 @@ impl Kernel {
             .override_global(GLOBAL_OFF_SNDBUF, &offsets.sndbuf, true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(MAP_SOCKS, 2 * options.flows)
+            .map_max_entries(MAP_KEEP, 2 * options.flows)
             .map_max_entries(MAP_SLOTS, 2 * options.flows)
             .map_max_entries(MAP_BOOKS, 2 * options.flows)
             .load(object::OBJECT)
@@ -200,10 +201,13 @@ impl Kernel {
     pub fn handle(&self) -> Result<Handle, KernelError> {
         let socks = SockMap::try_from(Map::SockMap(self.duplicate(MAP_SOCKS)?))
             .map_err(map_error("opening the socket map"))?;
+        let keep = SockMap::try_from(Map::SockMap(self.duplicate(MAP_KEEP)?))
+            .map_err(map_error("opening the program-less socket map"))?;
         let slots = BpfHashMap::try_from(Map::HashMap(self.duplicate(MAP_SLOTS)?))
             .map_err(map_error("opening the slot map"))?;
         Ok(Handle {
             socks: RefCell::new(socks),
+            keep: RefCell::new(keep),
             slots: RefCell::new(slots),
             books: Arc::clone(&self.books),
         })
@@ -311,6 +315,7 @@ pub fn summary(stats: &Stats) -> String {
 /// A core's way to the maps.
 pub struct Handle {
     socks: RefCell<SockMap<MapData>>,
+    keep: RefCell<SockMap<MapData>>,
     slots: RefCell<BpfHashMap<MapData, u64, u32>>,
     books: Arc<Books>,
 }
@@ -436,6 +441,56 @@ impl Membership<'_> {
             }
         }
         error
+    }
+}
+
+impl Membership<'_> {
+    /// Takes the verdict off both sockets. The program-less map keeps their psocks, so that what
+    /// was passed stays readable; nothing more is passed once a call that takes the sockets' locks
+    /// has returned.
+    ///
+    /// # Errors
+    /// [`InsertError::Refused`]: a FIN came in already; both stay under the verdict.
+    pub fn detach(
+        &self,
+        client: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
+    ) -> Result<(), InsertError> {
+        let ends = [(Way::Up, upstream), (Way::Down, client)];
+        for (way, destination) in ends {
+            let slot = self.pair.slot(way);
+            self.handle
+                .keep
+                .borrow_mut()
+                .set(slot, &destination.as_raw_fd(), 0)
+                .map_err(refused("adding a socket to the program-less map"))?;
+        }
+        for (way, _) in ends {
+            let slot = self.pair.slot(way);
+            self.handle
+                .socks
+                .borrow_mut()
+                .clear_index(&slot)
+                .map_err(refused("taking a socket out of the map"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes both sockets out of the program-less map as well: they are plain TCP again. Nothing
+    /// passed may be unread.
+    ///
+    /// # Errors
+    /// [`InsertError::Refused`]: a socket is not there, because it was reset.
+    pub fn release(&self) -> Result<(), InsertError> {
+        for way in Way::BOTH {
+            let slot = self.pair.slot(way);
+            self.handle
+                .keep
+                .borrow_mut()
+                .clear_index(&slot)
+                .map_err(refused("taking a socket out of the program-less map"))?;
+        }
+        Ok(())
     }
 }
 
