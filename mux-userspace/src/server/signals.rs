@@ -6,7 +6,7 @@ use tokio::{
     runtime::Builder,
     signal::unix::{SignalKind, signal},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::shared::Shared;
 
@@ -18,11 +18,18 @@ pub(super) fn wait(shared: &Arc<Shared>) -> io::Result<()> {
         Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     })?;
     let name = runtime.block_on(async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        let (mut hangup, mut user2) =
+            (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok::<_, io::Error>("SIGTERM"),
+                _ = interrupt.recv() => return Ok("SIGINT"),
+                // Their default is to kill, which nobody who sends them means.
+                _ = hangup.recv() => warn!("SIGHUP: this version of mux cannot reload; restart it"),
+                _ = user2.recv() => warn!("SIGUSR2: this version of mux cannot upgrade; restart it"),
+            }
         }
-    });
+    })?;
     info!(
         deadline_seconds = shared.config.timeouts.drain.as_secs_f64(),
         "{name}: draining; once more ends at once"
