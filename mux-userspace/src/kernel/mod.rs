@@ -23,8 +23,9 @@ use aya::{
     programs::{ProgramError, SkSkb},
 };
 use mux_common::{
-    Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_WRITE_SEQ,
-    MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats,
+    Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF,
+    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS,
+    MAP_STATS, PROG_VERDICT, Stats,
 };
 use thiserror::Error;
 
@@ -147,6 +148,8 @@ impl Kernel {
             .override_global(GLOBAL_OFF_WRITE_SEQ, &offsets.write_seq, true)
             .override_global(GLOBAL_OFF_SND_UNA, &offsets.snd_una, true)
             .override_global(GLOBAL_OFF_COPIED_SEQ, &offsets.copied_seq, true)
+            .override_global(GLOBAL_OFF_WMEM_QUEUED, &offsets.wmem_queued, true)
+            .override_global(GLOBAL_OFF_SNDBUF, &offsets.sndbuf, true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(MAP_SOCKS, 2 * options.flows)
             .map_max_entries(MAP_SLOTS, 2 * options.flows)
@@ -406,14 +409,13 @@ impl fmt::Debug for Events {
 }
 
 impl Events {
-    /// The next one, if there is one.
-    pub fn next(&mut self) -> Option<Event> {
-        loop {
-            let item = self.ring.next()?;
-            // A record of another size is not ours to read: the object's version was checked, so
-            // this cannot be, and skipping loses no more than a lost event, which the timer finds.
+    /// Hands all events that are there to `each`.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
+        while let Some(item) = self.ring.next() {
+            // A record of another size is not ours to read: the object is of this version, so this
+            // cannot be, and skipping loses no more than a lost event, which the timers find.
             if let Some(event) = decode(&item) {
-                return Some(event);
+                each(event);
             }
         }
     }

@@ -45,7 +45,7 @@ pub(super) fn spawn(
 
 fn read(mut events: Events, stop: &OwnedFd, shared: &Shared, nudges: &Nudges) {
     loop {
-        while let Some(event) = events.next() {
+        events.drain(|event| {
             let (pair, _) = way_of(event.slot);
             // The flow may be over, or its pair another's already: a look too many is harmless.
             if let Some((core, key)) = shared.owners.find(pair)
@@ -54,7 +54,7 @@ fn read(mut events: Events, stop: &OwnedFd, shared: &Shared, nudges: &Nudges) {
                 // A core that has ended has no flows.
                 let _ = nudge.send(key);
             }
-        }
+        });
         let ring = events.as_fd();
         let mut waits = [PollFd::new(&ring, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut waits, None) {

@@ -9,12 +9,15 @@ use std::{
     io::{self, Read, Write},
     net::{TcpListener as StdListener, TcpStream as StdStream},
     rc::Rc,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::{net::TcpStream, runtime::Builder};
+use tracing::debug;
 
 use crate::{
     kernel::{Handle, Kernel, books::Way},
@@ -30,6 +33,8 @@ use crate::{
 
 /// Longest that one case may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum segment size, bytes: Ethernet's.
+const SEGMENT: u32 = 1448;
 /// Bytes of the bulk case.
 const BULK: usize = 4 << 20;
 /// `SO_SNDBUF` of the bulk case's destination, so that redirects meet a full buffer.
@@ -60,13 +65,16 @@ pub struct Failure {
 
 type Outcome = Result<(), String>;
 
+/// A name and what to run.
+type Case = (&'static str, fn(&Kernel) -> Outcome);
+
 /// Runs every case.
 ///
 /// # Errors
 /// [`Failure`] of the first case that failed.
 pub fn run(kernel: &Kernel) -> Result<Report, Failure> {
     let start = Instant::now();
-    let cases: &[(&'static str, fn(&Kernel) -> Outcome)] = &[
+    let cases: &[Case] = &[
         ("echo", echo),
         ("half-read handoff", half_read),
         ("4 MB through a small send buffer", bulk),
@@ -74,7 +82,9 @@ pub fn run(kernel: &Kernel) -> Result<Report, Failure> {
         ("a reader that stops", stopped_reader),
     ];
     for &(case, test) in cases {
+        let began = Instant::now();
         test(kernel).map_err(|reason| Failure { case, reason })?;
+        debug!(case, took_ms = began.elapsed().as_millis() as u64, "self-test");
     }
     Ok(Report { cases: cases.len(), took: start.elapsed() })
 }
@@ -97,7 +107,13 @@ fn text(error: impl fmt::Display) -> String {
 
 fn pair() -> io::Result<(StdStream, StdStream)> {
     let listener = StdListener::bind(("127.0.0.1", 0))?;
-    let connected = StdStream::connect(listener.local_addr()?)?;
+    let address = listener.local_addr()?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // As on a wire. With loopback's 64 KiB segments a small send buffer holds one, whose ACK is
+    // delayed for 40 ms.
+    socket.set_tcp_mss(SEGMENT)?;
+    socket.connect(&address.into())?;
+    let connected = StdStream::from(socket);
     let (accepted, _) = listener.accept()?;
     for stream in [&connected, &accepted] {
         stream.set_nodelay(true)?;
@@ -113,8 +129,8 @@ fn flow() -> io::Result<(Peers, Ours)> {
     Ok((Peers { client, upstream }, Ours { client: our_client, upstream: our_upstream }))
 }
 
-/// Splices `ours`, runs `script` against the peers on a thread of its own, and relays until the
-/// flow is over.
+/// Splices `ours`, then runs `script` against the peers on a thread of its own, and relays until
+/// the flow is over.
 fn spliced<T: Send>(
     kernel: &Kernel,
     ours: Ours,
@@ -125,18 +141,23 @@ fn spliced<T: Send>(
     let handle = kernel.handle().map_err(text)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
     thread::scope(|scope| {
-        let relay = || {
-            runtime.block_on(async {
-                tokio::time::timeout(2 * PATIENCE, relay(&handle, ours, taken, sizes))
-                    .await
-                    .map_err(|_| "the flow did not end".to_owned())?
-            })
-        };
-        let script = scope.spawn(script);
-        let settled = relay();
+        // A FIN that comes before the insertion would have it refused, rightly.
+        let (entered, entering) = mpsc::channel();
+        let script = scope.spawn(move || match entering.recv() {
+            Ok(()) => script(),
+            Err(_) => Err("the flow did not enter the map".into()),
+        });
+        let settled = runtime.block_on(async {
+            let relay = relay(&handle, ours, taken, sizes, entered);
+            tokio::time::timeout(2 * PATIENCE, relay)
+                .await
+                .map_err(|_| "the flow did not end".to_owned())?
+        });
         // The peers have time-outs of their own.
-        let result = script.join().map_err(|_| "the script panicked".to_owned())??;
-        Ok((result, settled?))
+        let result = script.join().map_err(|_| "the script panicked".to_owned())?;
+        // Why the flow failed says more than what its peers made of it.
+        let settled = settled?;
+        Ok((result?, settled))
     })
 }
 
@@ -147,7 +168,13 @@ struct Settled {
     first_seq_matched: bool,
 }
 
-async fn relay(handle: &Handle, ours: Ours, taken: u64, sizes: Sizes) -> Result<Settled, String> {
+async fn relay(
+    handle: &Handle,
+    ours: Ours,
+    taken: u64,
+    sizes: Sizes,
+    entered: mpsc::Sender<()>,
+) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
         stream.set_nonblocking(true).map_err(text)?;
         Ok(Stream::Tcp(TcpStream::from_std(stream).map_err(text)?))
@@ -161,6 +188,8 @@ async fn relay(handle: &Handle, ours: Ours, taken: u64, sizes: Sizes) -> Result<
         Entered::Out(_, refusal) | Entered::Torn(_, refusal) => return Err(text(refusal)),
         Entered::Lost(error) => return Err(text(error)),
     };
+    // The script waits for this, and is there as long as we are.
+    let _ = entered.send(());
     let control = Rc::new(Control::default());
     let pool = Pool::default();
     let close = accompany(&mut spliced, &watch, &control, &pool).await?;
@@ -271,7 +300,7 @@ fn half_read(kernel: &Kernel) -> Outcome {
 
 fn bulk(kernel: &Kernel) -> Outcome {
     let (peers, ours) = flow().map_err(text)?;
-    socket2::SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
+    SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
     let sizes = Sizes { send_buffer: SMALL_BUFFER as u32, backlog_limit: 16 * 1024 };
     let Peers { mut client, mut upstream } = peers;
     let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
@@ -315,7 +344,7 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
     let (peers, ours) = flow().map_err(text)?;
     let sizes = Sizes { send_buffer: 128 * 1024, backlog_limit: LIMIT };
     let Peers { mut client, mut upstream } = peers;
-    socket2::SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
+    SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
     client.set_nonblocking(true).map_err(text)?;
     let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
         // Write until nothing has been taken for a while: TCP's back-pressure has reached us.

@@ -6,7 +6,7 @@
 use mux_common::KernelBook;
 
 /// One way of a spliced flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ledger {
     /// Bytes of the stream taken from the source before the insertion.
     taken_before: u64,
@@ -196,6 +196,9 @@ impl Ledger {
             + (self.written + self.flushed + book.redirected).saturating_sub(sent)
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {
