@@ -1,10 +1,15 @@
 //! The relays, each by the same tests.
 
-use std::thread;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Access, Conn, Daemon, Pattern, Relay, Upstream, join, large_transfer, on_each_relay,
+    Access, Conn, Daemon, Pattern, Relay, Upstream, eventually_true, join, large_transfer,
+    on_each_relay,
 };
 
 on_each_relay!(
@@ -304,41 +309,55 @@ fn reset_under_load(breaker: Conn, other: &Conn, [ours, theirs]: [Pattern; 2]) -
 
 /// A reader that does not read stops the writer; when it reads again, nothing is missing.
 fn reader_that_stops_and_resumes(relay: Relay) -> Result<()> {
+    /// More than every buffer on the way can hold.
+    const BOUND: u64 = 256 * MIB;
+    /// What is sent after the stop.
+    const REST: u64 = 8 * MIB;
+    /// For how long nothing may move before that counts as stopped.
+    const QUIET: Duration = Duration::from_millis(100);
+
     let flow = Flow::open(relay)?;
-    let length = 24 * MIB;
-    let Flow { daemon, client, server, .. } = &flow;
-    thread::scope(|scope| {
+    let Flow { client, server, .. } = &flow;
+    let (sent, stopped) = (AtomicU64::new(0), AtomicBool::new(false));
+    let total = thread::scope(|scope| {
         let sending = scope.spawn(|| {
-            server.send_pattern(DOWN, 0, length)?;
-            server.finish()
+            let mut at = 0;
+            let mut end = BOUND;
+            while at < end {
+                server.send_pattern(DOWN, at, 65_536)?;
+                at += 65_536;
+                sent.store(at, Ordering::Release);
+                if end == BOUND && stopped.load(Ordering::Acquire) {
+                    end = at + REST;
+                }
+            }
+            server.finish()?;
+            Ok(at)
         });
-        // Stopped until every buffer between here and there is full. Meanwhile the other
-        // direction works.
+        // Meanwhile the other direction works.
         for round in 0..50 {
             client.send_pattern(UP, round * 100, 100)?;
             server.expect_pattern(UP, round * 100, 100)?;
         }
-        mux_tests::eventually_true("the sender is stopped", || {
-            let before = unsent(daemon, server);
-            thread::sleep(std::time::Duration::from_millis(50));
-            before.is_some_and(|unsent_before| {
-                unsent_before > 0 && unsent(daemon, server) == Some(unsent_before)
-            })
+        let mut last = (0, Instant::now());
+        eventually_true("the writer is stopped", || {
+            let now = sent.load(Ordering::Acquire);
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+            now > 0 && last.1.elapsed() > QUIET
         })?;
-        ensure!(!sending.is_finished(), "24 MiB went into buffers: no back-pressure");
-        client.expect_pattern(DOWN, 0, length)?;
-        client.expect_end()?;
-        join(sending, "the server sending")
+        ensure!(!sending.is_finished(), "{BOUND} bytes for nobody: no back-pressure");
+        stopped.store(true, Ordering::Release);
+        let (received, failure) = client.receive_pattern(DOWN, 0)?;
+        ensure!(failure.is_none(), "after {received} bytes: {failure:?}");
+        let total = join(sending, "the server sending")?;
+        ensure!(received == total, "sent {total}, received {received}");
+        Ok(total)
     })?;
     client.finish()?;
     server.expect_end()?;
-    flow.finished(5000, length)
-}
-
-/// Bytes in the server's send queue.
-fn unsent(_: &Daemon, server: &Conn) -> Option<u64> {
-    let (ours, theirs) = (server.local().ok()?, server.peer().ok()?);
-    mux_tests::procfs::tcp_queues(ours, theirs).map(|(send, _)| send)
+    flow.finished(5000, total)
 }
 
 /// Writes of one to a few bytes, as fast as they go.
