@@ -142,8 +142,9 @@ fn serve(
         Some(kernel) => Some(events::spawn(kernel, Arc::clone(shared), nudges)?),
         None => None,
     };
+    let signals = signals::catch().map_err(io_error("catching signals"))?;
     info!("ready");
-    signals::wait(shared).map_err(io_error("waiting for signals"))?;
+    signals::wait(signals, shared).map_err(io_error("waiting for signals"))?;
     for file in files {
         // The janitor tries again with the privileges to.
         let _ = file.remove();

@@ -3,20 +3,34 @@
 use std::{io, sync::Arc};
 
 use tokio::{
-    runtime::Builder,
-    signal::unix::{SignalKind, signal},
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
 };
 use tracing::{info, warn};
 
 use crate::shared::Shared;
 
-/// Waits for the signal to stop, and has the cores drain; returns then. A thread stays to wait for
-/// the second signal.
-pub(super) fn wait(shared: &Arc<Shared>) -> io::Result<()> {
+/// The signals, caught from here on.
+pub(super) struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Begins to catch the signals: before the daemon says that it is ready, since one that comes
+/// earlier kills it.
+pub(super) fn catch() -> io::Result<Signals> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = runtime.block_on(async {
+    let (terminate, interrupt) = runtime.block_on(async {
         Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
     })?;
+    Ok(Signals { runtime, terminate, interrupt })
+}
+
+/// Waits for the signal to stop, and has the cores drain; returns then. A thread stays to wait for
+/// the second signal.
+pub(super) fn wait(signals: Signals, shared: &Arc<Shared>) -> io::Result<()> {
+    let Signals { runtime, mut terminate, mut interrupt } = signals;
     let name = runtime.block_on(async {
         let (mut hangup, mut user2) =
             (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
