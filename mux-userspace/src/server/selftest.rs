@@ -9,6 +9,7 @@ use std::{
     io::{self, Read, Write},
     net::{TcpListener as StdListener, TcpStream as StdStream},
     rc::Rc,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -113,8 +114,11 @@ fn flow() -> io::Result<(Peers, Ours)> {
     Ok((Peers { client, upstream }, Ours { client: our_client, upstream: our_upstream }))
 }
 
-/// Splices `ours`, runs `script` against the peers on a thread of its own, and relays until the
-/// flow is over.
+/// Splices `ours`, then runs `script` against the peers on a thread of its own, and relays until
+/// the flow is over.
+///
+/// The script must not start before the flow is in the map: on a slow or busy machine its FIN
+/// would be there first, and the map takes no socket that has one.
 fn spliced<T: Send>(
     kernel: &Kernel,
     ours: Ours,
@@ -125,18 +129,26 @@ fn spliced<T: Send>(
     let handle = kernel.handle().map_err(text)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
     thread::scope(|scope| {
-        let relay = || {
-            runtime.block_on(async {
-                tokio::time::timeout(2 * PATIENCE, relay(&handle, ours, taken, sizes))
-                    .await
-                    .map_err(|_| "the flow did not end".to_owned())?
-            })
-        };
-        let script = scope.spawn(script);
-        let settled = relay();
+        let (entered, is_entered) = mpsc::channel();
+        let script = scope.spawn(move || {
+            is_entered.recv().map_err(|_| "nothing was relayed".to_owned())?;
+            script()
+        });
+        let settled = runtime.block_on(async {
+            tokio::time::timeout(2 * PATIENCE, relay(&handle, ours, taken, sizes, entered))
+                .await
+                .map_err(|_| "the flow did not end".to_owned())?
+        });
         // The peers have time-outs of their own.
-        let result = script.join().map_err(|_| "the script panicked".to_owned())??;
-        Ok((result, settled?))
+        let result = script.join().map_err(|_| "the script panicked".to_owned())?;
+        match (result, settled) {
+            (Ok(result), Ok(settled)) => Ok((result, settled)),
+            (Ok(_), Err(relay)) => Err(relay),
+            (Err(script), Ok(settled)) => {
+                Err(format!("{script}; the flow ended as {}", settled.close))
+            }
+            (Err(script), Err(relay)) => Err(format!("{relay}; its peers: {script}")),
+        }
     })
 }
 
@@ -147,7 +159,14 @@ struct Settled {
     first_seq_matched: bool,
 }
 
-async fn relay(handle: &Handle, ours: Ours, taken: u64, sizes: Sizes) -> Result<Settled, String> {
+/// Puts the flow into the map, says so to `entered`, and relays.
+async fn relay(
+    handle: &Handle,
+    ours: Ours,
+    taken: u64,
+    sizes: Sizes,
+    entered: mpsc::Sender<()>,
+) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
         stream.set_nonblocking(true).map_err(text)?;
         Ok(Stream::Tcp(TcpStream::from_std(stream).map_err(text)?))
@@ -161,6 +180,8 @@ async fn relay(handle: &Handle, ours: Ours, taken: u64, sizes: Sizes) -> Result<
         Entered::Out(_, refusal) | Entered::Torn(_, refusal) => return Err(text(refusal)),
         Entered::Lost(error) => return Err(text(error)),
     };
+    // The script holds the other end until it has ended.
+    let _ = entered.send(());
     let control = Rc::new(Control::default());
     let pool = Pool::default();
     let close = accompany(&mut spliced, &watch, &control, &pool).await?;
