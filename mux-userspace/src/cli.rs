@@ -207,6 +207,7 @@ fn check(path: &Path) -> ExitCode {
 }
 
 fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
+    start_log("warn");
     let kernel = match rules.map(load).transpose() {
         Ok(config) => config.map_or_else(KernelConfig::default, |config| config.kernel),
         Err(code) => return code,

@@ -23,8 +23,9 @@ use aya::{
     programs::{ProgramError, SkSkb},
 };
 use mux_common::{
-    Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_WRITE_SEQ,
-    MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats,
+    Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF,
+    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_KEEP, MAP_SLOTS,
+    MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats,
 };
 use thiserror::Error;
 
@@ -57,6 +58,9 @@ pub enum KernelError {
         /// What the kernel said.
         source: Box<MapError>,
     },
+    /// The ring of the program's log lines.
+    #[error("opening the program's log: {0}")]
+    ProgramLog(String),
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -119,6 +123,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     books: Arc<Books>,
     flows: u32,
+    log: ProgramLog,
 }
 
 impl fmt::Debug for Kernel {
@@ -147,8 +152,11 @@ impl Kernel {
             .override_global(GLOBAL_OFF_WRITE_SEQ, &offsets.write_seq, true)
             .override_global(GLOBAL_OFF_SND_UNA, &offsets.snd_una, true)
             .override_global(GLOBAL_OFF_COPIED_SEQ, &offsets.copied_seq, true)
+            .override_global(GLOBAL_OFF_WMEM_QUEUED, &offsets.wmem_queued, true)
+            .override_global(GLOBAL_OFF_SNDBUF, &offsets.sndbuf, true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(MAP_SOCKS, 2 * options.flows)
+            .map_max_entries(MAP_KEEP, 2 * options.flows)
             .map_max_entries(MAP_SLOTS, 2 * options.flows)
             .map_max_entries(MAP_BOOKS, 2 * options.flows)
             .load(object::OBJECT)
@@ -176,7 +184,7 @@ impl Kernel {
         let refused = |error| KernelError::Program(Box::new(error));
         program.load().map_err(refused)?;
         program.attach(socks.fd()).map_err(refused)?;
-        Ok(Self { ebpf, books, flows: options.flows })
+        Ok(Self { ebpf, books, flows: options.flows, log: options.log })
     }
 
     /// The books, for timers and counters.
@@ -193,10 +201,13 @@ impl Kernel {
     pub fn handle(&self) -> Result<Handle, KernelError> {
         let socks = SockMap::try_from(Map::SockMap(self.duplicate(MAP_SOCKS)?))
             .map_err(map_error("opening the socket map"))?;
+        let keep = SockMap::try_from(Map::SockMap(self.duplicate(MAP_KEEP)?))
+            .map_err(map_error("opening the program-less socket map"))?;
         let slots = BpfHashMap::try_from(Map::HashMap(self.duplicate(MAP_SLOTS)?))
             .map_err(map_error("opening the slot map"))?;
         Ok(Handle {
             socks: RefCell::new(socks),
+            keep: RefCell::new(keep),
             slots: RefCell::new(slots),
             books: Arc::clone(&self.books),
         })
@@ -227,12 +238,17 @@ impl Kernel {
         Ok(Events { ring })
     }
 
-    /// Lets the program's own log lines through to `log`/`tracing`, if it was loaded with any.
+    /// The reader of the program's own log lines; `None` if it was loaded without.
     ///
     /// # Errors
-    /// A text for the log.
-    pub fn program_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, String> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| chain(&error))
+    /// [`KernelError::ProgramLog`].
+    pub fn take_program_log(&mut self) -> Result<Option<ProgramLogReader>, KernelError> {
+        match self.log {
+            ProgramLog::Off => Ok(None),
+            ProgramLog::Debug | ProgramLog::Trace => aya_log::EbpfLogger::init(&mut self.ebpf)
+                .map(|logger| Some(ProgramLogReader(logger)))
+                .map_err(|error| KernelError::ProgramLog(chain(&error))),
+        }
     }
 
     /// The verdict's counters, summed over the CPUs.
@@ -254,9 +270,52 @@ impl Kernel {
     }
 }
 
+/// The verdict's counters that are not zero, `name=value` each.
+#[must_use]
+pub fn summary(stats: &Stats) -> String {
+    let Stats {
+        redirected,
+        redirected_bytes,
+        passed_behind,
+        passed_no_peer,
+        passed_backlog,
+        passed_full,
+        passed_hold,
+        trimmed,
+        trimmed_bytes,
+        duplicates,
+        fins,
+        no_slot,
+        broken,
+        events_lost,
+    } = *stats;
+    [
+        ("redirected", redirected),
+        ("redirected_bytes", redirected_bytes),
+        ("passed_behind", passed_behind),
+        ("passed_no_peer", passed_no_peer),
+        ("passed_backlog", passed_backlog),
+        ("passed_full", passed_full),
+        ("passed_hold", passed_hold),
+        ("trimmed", trimmed),
+        ("trimmed_bytes", trimmed_bytes),
+        ("duplicates", duplicates),
+        ("fins", fins),
+        ("no_slot", no_slot),
+        ("broken", broken),
+        ("events_lost", events_lost),
+    ]
+    .iter()
+    .filter(|(_, value)| *value > 0)
+    .map(|(name, value)| format!("{name}={value}"))
+    .collect::<Vec<_>>()
+    .join(" ")
+}
+
 /// A core's way to the maps.
 pub struct Handle {
     socks: RefCell<SockMap<MapData>>,
+    keep: RefCell<SockMap<MapData>>,
     slots: RefCell<BpfHashMap<MapData, u64, u32>>,
     books: Arc<Books>,
 }
@@ -385,12 +444,84 @@ impl Membership<'_> {
     }
 }
 
+impl Membership<'_> {
+    /// Takes the verdict off both sockets. The program-less map keeps their psocks, so that what
+    /// was passed stays readable; nothing more is passed once a call that takes the sockets' locks
+    /// has returned.
+    ///
+    /// # Errors
+    /// [`InsertError::Refused`]: a FIN came in already; both stay under the verdict.
+    pub fn detach(
+        &self,
+        client: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
+    ) -> Result<(), InsertError> {
+        let ends = [(Way::Up, upstream), (Way::Down, client)];
+        for (way, destination) in ends {
+            let slot = self.pair.slot(way);
+            self.handle
+                .keep
+                .borrow_mut()
+                .set(slot, &destination.as_raw_fd(), 0)
+                .map_err(refused("adding a socket to the program-less map"))?;
+        }
+        for (way, _) in ends {
+            let slot = self.pair.slot(way);
+            self.handle
+                .socks
+                .borrow_mut()
+                .clear_index(&slot)
+                .map_err(refused("taking a socket out of the map"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes both sockets out of the program-less map as well: they are plain TCP again. Nothing
+    /// passed may be unread.
+    ///
+    /// # Errors
+    /// [`InsertError::Refused`]: a socket is not there, because it was reset.
+    pub fn release(&self) -> Result<(), InsertError> {
+        for way in Way::BOTH {
+            let slot = self.pair.slot(way);
+            self.handle
+                .keep
+                .borrow_mut()
+                .clear_index(&slot)
+                .map_err(refused("taking a socket out of the program-less map"))?;
+        }
+        Ok(())
+    }
+}
+
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
         // A missing entry is no error here: nothing else removes them, and nothing can be done.
         for cookie in self.cookies.iter().take(usize::from(self.inserted)) {
             let _ = self.handle.slots.borrow_mut().remove(cookie);
         }
+    }
+}
+
+/// The program's own log lines on their way to `log`, and so to `tracing`.
+pub struct ProgramLogReader(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl ProgramLogReader {
+    /// Logs all lines that are there.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsFd for ProgramLogReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Debug for ProgramLogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProgramLogReader")
     }
 }
 
@@ -406,14 +537,13 @@ impl fmt::Debug for Events {
 }
 
 impl Events {
-    /// The next one, if there is one.
-    pub fn next(&mut self) -> Option<Event> {
-        loop {
-            let item = self.ring.next()?;
-            // A record of another size is not ours to read: the object's version was checked, so
-            // this cannot be, and skipping loses no more than a lost event, which the timer finds.
+    /// Hands all events that are there to `each`.
+    pub fn drain(&mut self, mut each: impl FnMut(Event)) {
+        while let Some(item) = self.ring.next() {
+            // A record of another size is not ours to read: the object is of this version, so this
+            // cannot be, and skipping loses no more than a lost event, which the timers find.
             if let Some(event) = decode(&item) {
-                return Some(event);
+                each(event);
             }
         }
     }

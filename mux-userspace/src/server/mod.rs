@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     account::{AccessLog, Counters},
-    kernel::{Handle, Kernel, KernelError},
+    kernel::{self, Handle, Kernel, KernelError},
     listener::{self, BindError, Bound},
     rules::config::{Config, RelayChoice},
     shared::{Limits, Owners, Shared},
@@ -150,6 +150,12 @@ fn serve(
     }
     if let Some(events) = events {
         events.stop();
+    }
+    if let Some(kernel) = &kernel {
+        match kernel.stats() {
+            Ok(stats) => info!("verdict: {}", kernel::summary(&stats)),
+            Err(error) => warn!("{error}"),
+        }
     }
     Ok(())
 }

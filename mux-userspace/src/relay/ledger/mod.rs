@@ -3,10 +3,12 @@
 //! [`Ledger::step`] says what to do next, the driver ([`super::sockmap`]) does it and reports
 //! back. The invariants are numbered in `LIFECYCLE.md`.
 
+use std::fmt;
+
 use mux_common::KernelBook;
 
 /// One way of a spliced flow.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Ledger {
     /// Bytes of the stream taken from the source before the insertion.
     taken_before: u64,
@@ -49,13 +51,19 @@ pub enum Step {
     Broken(u32),
 }
 
-/// The source's count contradicts the books: bytes came twice or not at all.
+/// A socket's count contradicts the books: bytes went twice or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Imbalance {
-    /// Bytes the books know of.
+    /// Bytes the books know of, the FIN counted as 1.
     pub booked: u64,
-    /// Bytes the source received.
-    pub received: u64,
+    /// Bytes the socket counts: received by the source, or taken by the destination.
+    pub counted: u64,
+}
+
+impl fmt::Display for Imbalance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the books hold {} bytes, the socket counts {}", self.booked, self.counted)
+    }
 }
 
 impl Ledger {
@@ -126,10 +134,20 @@ impl Ledger {
         // The FIN counts as 1.
         let booked = self.taken_before + self.read + self.held + book.redirected + 1;
         if booked > received {
-            return Err(Imbalance { booked, received });
+            return Err(Imbalance { booked, counted: received });
         }
         self.accounted = booked == received && book.passed == self.read + self.held;
         Ok(self.accounted)
+    }
+
+    /// Checks a way that is over: its destination's TCP has taken `sent` bytes in all.
+    ///
+    /// # Errors
+    /// [`Imbalance`].
+    pub const fn audit(&self, sent: u64, book: &KernelBook) -> Result<(), Imbalance> {
+        // The FIN that was passed on counts as 1.
+        let booked = self.written + book.redirected + 1;
+        if booked == sent { Ok(()) } else { Err(Imbalance { booked, counted: sent }) }
     }
 
     /// Reports that `bytes` were read from the source.
@@ -198,6 +216,9 @@ impl Ledger {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -243,7 +264,7 @@ mod tests {
     fn books_with_more_than_was_received_do_not_balance() {
         let mut ledger = Ledger::new(1, 0);
         ledger.saw_fin();
-        assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, received: 8 }));
+        assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, counted: 8 }));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! `LIFECYCLE.md` has the states, who owns which byte at each instant, and the invariants.
 //! This module does what the [`Ledger`]s say; all decisions about bytes are theirs.
 
+mod leave;
+
 use std::{
     io,
     os::fd::AsFd,
@@ -16,7 +18,7 @@ use thiserror::Error;
 
 use super::{
     Close, Control, Ends, Side, Tally, Way,
-    ledger::{Imbalance, Ledger, Step},
+    ledger::{Ledger, Step},
     pool::{Buffer, Pool},
     watch::{Interest, Watch},
 };
@@ -32,6 +34,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Looks without change after which the source is kicked: nothing should ever need it, but a
 /// verdict that was not run is a hung flow.
 const KICK_AFTER: u32 = 8;
+/// Steps of one way before the other way, and other flows, get their turn.
+const STEPS: u32 = 128;
 /// `TCP_ESTABLISHED` (include/net/tcp_states.h).
 const ESTABLISHED: u8 = 1;
 
@@ -79,6 +83,7 @@ pub struct Spliced<'a> {
     token: u64,
     ways: [WayState; 2],
     interest: [Interest; 2],
+    leaving: leave::Leaving,
 }
 
 #[derive(Debug)]
@@ -88,6 +93,15 @@ struct WayState {
     looks: u32,
 }
 
+/// Why a flow's time in the map ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// The flow is over.
+    Over(Close),
+    /// It was ordered to leave, and has left: [`Spliced::into_user_space`].
+    Left,
+}
+
 /// What a way waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
@@ -95,6 +109,7 @@ enum Wait {
     Readable,
     Writable,
     Clock,
+    Turn,
 }
 
 /// What became of a flow that was to enter the map.
@@ -200,6 +215,7 @@ impl<'a> Spliced<'a> {
             token,
             ways: [state(up), state(down)],
             interest: [Interest::default(); 2],
+            leaving: leave::Leaving::default(),
         })
     }
 
@@ -217,41 +233,52 @@ impl<'a> Spliced<'a> {
     }
 
     /// Accompanies the flow until it is over: carries what is passed, passes on the ends.
-    pub async fn run(&mut self, control: &Control, pool: &Pool) -> Close {
-        if let Err(close) = self.start() {
-            return close;
+    pub async fn run(&mut self, control: &Control, pool: &Pool) -> Exit {
+        match self.accompany(control, pool).await {
+            Ok(exit) => exit,
+            Err(close) => Exit::Over(close),
         }
+    }
+
+    async fn accompany(&mut self, control: &Control, pool: &Pool) -> Result<Exit, Close> {
+        self.start()?;
         loop {
             if let Some(stop) = control.stopped() {
-                return Close::Stopped(stop);
+                return Err(Close::Stopped(stop));
             }
-            let mut clock = false;
+            let (mut clock, mut turn) = (false, false);
             let mut interest = [Interest::default(); 2];
             for way in Way::BOTH {
-                match self.advance(way, control, pool) {
-                    Ok(Wait::Events) => {}
-                    Ok(Wait::Readable) => interest[way.index()].read = true,
-                    Ok(Wait::Writable) => interest[way.back().index()].write = true,
-                    Ok(Wait::Clock) => clock = true,
-                    Err(close) => return close,
+                match self.advance(way, control, pool)? {
+                    Wait::Events => {}
+                    Wait::Readable => interest[way.index()].read = true,
+                    Wait::Writable => interest[way.back().index()].write = true,
+                    Wait::Clock => clock = true,
+                    Wait::Turn => turn = true,
                 }
             }
             if self.ways.iter().all(|way| way.ledger.is_over()) {
-                return Close::Finished;
+                return Ok(Exit::Over(Close::Finished));
             }
-            if let Err(close) = self.watch_for(interest) {
-                return close;
+            if control.is_to_leave_kernel() {
+                match self.leave()? {
+                    leave::Progress::Left => return Ok(Exit::Left),
+                    leave::Progress::LookAgain => clock = true,
+                    leave::Progress::Stays => {}
+                }
             }
-            let mail = if clock {
+            self.watch_for(interest)?;
+            let mail = if turn {
+                tokio::task::yield_now().await;
+                control.take()
+            } else if clock {
                 tokio::time::timeout(LOOK_AGAIN, control.wait()).await.unwrap_or_default()
             } else {
                 control.wait().await
             };
             for (side, events) in [(Side::Downstream, mail.client), (Side::Upstream, mail.upstream)]
             {
-                if let Err(close) = self.notice(side, events, control) {
-                    return close;
-                }
+                self.notice(side, events, control)?;
             }
         }
     }
@@ -301,7 +328,7 @@ impl<'a> Spliced<'a> {
     /// Does for one way what its ledger says, until that is to wait.
     fn advance(&mut self, way: Way, control: &Control, pool: &Pool) -> Result<Wait, Close> {
         let (source, destination) = (Side::source(way), Side::destination(way));
-        loop {
+        for _ in 0..STEPS {
             let book = self.book(way);
             let step = self.ways[way.index()].ledger.step(&book);
             match step {
@@ -358,6 +385,7 @@ impl<'a> Spliced<'a> {
                 }
             }
         }
+        Ok(Wait::Turn)
     }
 
     /// Writes what is in hand; false: the destination is full.
@@ -397,9 +425,7 @@ impl<'a> Spliced<'a> {
                 }
                 Ok(false)
             }
-            Err(Imbalance { booked, received }) => Err(failed(io::Error::other(format!(
-                "the books hold {booked} bytes, the socket received {received}"
-            )))),
+            Err(imbalance) => Err(Close::Imbalance { way, imbalance }),
         }
     }
 
@@ -413,6 +439,23 @@ impl<'a> Spliced<'a> {
                     .map_err(|error| Close::Failed { side, error })?;
                 self.interest[index] = interest[index];
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the books of a flow that has [`Close::Finished`] balance: each destination's TCP has
+    /// taken what they say, and the FIN.
+    ///
+    /// # Errors
+    /// [`Close::Imbalance`]: mux has a bug, or the kernel.
+    pub fn audit(&self) -> Result<(), Close> {
+        for way in Way::BOTH {
+            let book = self.book(way);
+            let Ok(sent) = sent_by(self.socket(Side::destination(way))) else { continue };
+            self.ways[way.index()]
+                .ledger
+                .audit(sent, &book)
+                .map_err(|imbalance| Close::Imbalance { way, imbalance })?;
         }
         Ok(())
     }
@@ -436,9 +479,9 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Ends both connections with RST, that of `failed` at once, the other once its peer has
-    /// what it was given before, or `patience` is over.
-    pub async fn abort(self, failed: Option<Side>, patience: Duration) {
+    /// Makes the coming close of both connections an RST, once the peer of the one that has not
+    /// `failed` has what it was given before, or `patience` is over.
+    pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
         let deadline = Instant::now() + patience;
         if let Some(side) = failed {
             let survivor = self.socket(side.other());
