@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::{Access, Conn, Process, Scratch, Starter, eventually, procfs::Proc, starter};
@@ -49,6 +49,14 @@ impl Daemon {
     /// As [`Self::start`].
     pub fn user_space(rules: &str) -> Result<Self> {
         Starter::new(rules).user_space().start()
+    }
+
+    /// Starts one with a rules file as it is.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn with_file(path: &Path, arguments: &[&str]) -> Result<Self> {
+        Starter::file(path).arguments(arguments).start()
     }
 
     /// Runs `mux check`.
@@ -163,6 +171,12 @@ impl Daemon {
         self.process.out().iter().map(|line| Access::parse(line)).collect()
     }
 
+    /// Lines of its access log so far.
+    #[must_use]
+    pub fn access_count(&self) -> usize {
+        self.process.out_lines().count()
+    }
+
     /// Sends a signal.
     ///
     /// # Errors
@@ -253,14 +267,13 @@ impl Daemon {
     fn end_at_once(&mut self) -> Result<()> {
         if self.process.ended()?.is_none() {
             self.signal(Signal::TERM)?;
-            let process = &self.process;
+            let process = &mut self.process;
             eventually("the daemon drains", || {
-                process.err().iter().any(|line| line.contains(": draining")).then_some(())
+                let drains = process.err().iter().any(|line| line.contains(": draining"));
+                (drains || process.ended().is_ok_and(|status| status.is_some())).then_some(())
             })?;
-            self.signal(Signal::TERM).context("the second SIGTERM").or_else(|error| {
-                // It had no flows, and was faster.
-                self.process.ended()?.map(drop).ok_or(error)
-            })?;
+            // Twice is at once. It may have had no flows, and be gone: its end is looked at below.
+            let _ = self.signal(Signal::TERM);
         }
         self.end().map(drop)
     }

@@ -49,6 +49,11 @@ impl Lines {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone()
     }
 
+    /// How many there are so far.
+    pub(crate) fn count(&self) -> usize {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).lines.len()
+    }
+
     /// Waits for a line, from the first one on, for which `find` has a value.
     ///
     /// # Errors

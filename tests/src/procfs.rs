@@ -133,6 +133,16 @@ pub fn tcp_queues(local: SocketAddr, remote: SocketAddr) -> Option<(u64, u64)> {
     Some((u64::from_str_radix(send, 16).ok()?, u64::from_str_radix(receive, 16).ok()?))
 }
 
+/// Whether somebody's SYN to `remote` (IPv4) has not been answered.
+#[must_use]
+pub fn syn_sent_to(remote: SocketAddr) -> bool {
+    /// include/net/tcp_states.h.
+    const TCP_SYN_SENT: &str = "02";
+    let text = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let pair = format!(" {} {TCP_SYN_SENT} ", kernel_form(remote));
+    text.lines().any(|line| line.contains(&pair))
+}
+
 /// An address as /proc/net/tcp has it: words of network order, printed in the host's.
 fn kernel_form(address: SocketAddr) -> String {
     let octets = match address.ip() {

@@ -14,11 +14,17 @@ use crate::{Daemon, NOBODY, Process, Scratch, binary, run};
 /// A daemon to be.
 #[derive(Debug)]
 pub struct Starter {
-    rules: String,
+    rules: Rules,
     wrapper: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     others: bool,
+}
+
+#[derive(Debug)]
+enum Rules {
+    Text(String),
+    File(PathBuf),
 }
 
 impl Starter {
@@ -26,8 +32,14 @@ impl Starter {
     /// JSON, and `[kernel]` from `MUX_TEST_SOCKMAP`.
     #[must_use]
     pub fn new(rules: &str) -> Self {
+        Self { rules: Rules::Text(complete(rules)), ..Self::file(Path::new("")) }
+    }
+
+    /// With this rules file, as it is.
+    #[must_use]
+    pub fn file(path: &Path) -> Self {
         Self {
-            rules: complete(rules),
+            rules: Rules::File(path.to_owned()),
             wrapper: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
@@ -110,7 +122,10 @@ impl Starter {
     }
 
     fn command(&self, scratch: &Scratch) -> Result<Command> {
-        let rules = scratch.write("rules.toml", &self.rules)?;
+        let rules = match &self.rules {
+            Rules::Text(text) => scratch.write("rules.toml", text)?,
+            Rules::File(path) => path.clone(),
+        };
         let mux = if self.others { for_others(scratch)? } else { binary::mux()? };
         let mut command = match self.wrapper.split_first() {
             Some((program, arguments)) => {
