@@ -17,6 +17,9 @@ pub const PROG_VERDICT: &str = "mux_verdict";
 
 /// `BPF_MAP_TYPE_SOCKMAP`: slot of a direction → its destination socket.
 pub const MAP_SOCKS: &str = "MUX_SOCKS";
+/// `BPF_MAP_TYPE_SOCKMAP` without a program, same keys: holds a flow's sockets while they leave
+/// [`MAP_SOCKS`], so that passed bytes stay readable.
+pub const MAP_KEEP: &str = "MUX_KEEP";
 /// `BPF_MAP_TYPE_HASH`: socket cookie of a source (`u64`) → its slot (`u32`).
 pub const MAP_SLOTS: &str = "MUX_SLOTS";
 /// `BPF_MAP_TYPE_ARRAY`, `BPF_F_MMAPABLE`: slot → [`Direction`].
@@ -34,6 +37,11 @@ pub const GLOBAL_OFF_WRITE_SEQ: &str = "OFF_WRITE_SEQ";
 pub const GLOBAL_OFF_SND_UNA: &str = "OFF_SND_UNA";
 /// Load-time constant (`u32`, bytes): offset of `copied_seq` in `struct tcp_sock`.
 pub const GLOBAL_OFF_COPIED_SEQ: &str = "OFF_COPIED_SEQ";
+/// Load-time constant (`u32`, bytes): offset of `sk_wmem_queued` in `struct sock`, with which
+/// `struct tcp_sock` begins.
+pub const GLOBAL_OFF_WMEM_QUEUED: &str = "OFF_WMEM_QUEUED";
+/// Load-time constant (`u32`, bytes): offset of `sk_sndbuf` in `struct sock`.
+pub const GLOBAL_OFF_SNDBUF: &str = "OFF_SNDBUF";
 
 /// Default of `[kernel] flows`: flows that the maps hold; twice as many slots.
 pub const DEFAULT_FLOWS: u32 = 65_536;
@@ -116,6 +124,78 @@ pub mod broken {
     pub const REDIRECT_FAILED: u32 = 4;
 }
 
+/// The decisions of the verdict about an skb's fresh bytes, as pure functions: the eBPF program
+/// runs them, and the model checker of user space's relay runs the same.
+pub mod verdict {
+    /// Why bytes are passed to user space.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum Reason {
+        /// User space still holds or has to read earlier bytes: order first.
+        Behind,
+        /// The destination is not in the map.
+        NoPeer,
+        /// Too much waits in the destination's psock.
+        Backlog,
+        /// The destination's send buffer has no room.
+        Full,
+        /// User space asked for it.
+        Hold,
+    }
+
+    /// What the verdict must know of a destination.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Destination {
+        /// Stream bytes that its TCP has taken since it was connected: acknowledged plus queued.
+        pub sent: u64,
+        /// Bytes that its send buffer has room for, by the kernel's accounting; can be below zero.
+        pub room: i64,
+    }
+
+    /// Whether bytes must be passed before the destination is even looked at.
+    #[inline(always)]
+    #[must_use]
+    pub const fn must_pass(read: u64, passed: u64, hold: u32) -> Option<Reason> {
+        if read != passed {
+            return Some(Reason::Behind);
+        }
+        if hold != 0 {
+            return Some(Reason::Hold);
+        }
+        None
+    }
+
+    /// Whether `fresh` bytes must be passed because of the destination: `redirected` and `written`
+    /// is what it was given so far, `limit` what may wait in its psock.
+    #[inline(always)]
+    #[must_use]
+    pub const fn must_wait(
+        destination: &Destination,
+        redirected: u64,
+        written: u64,
+        limit: u64,
+        fresh: u64,
+    ) -> Option<Reason> {
+        // Bytes that it was given and that its TCP has not taken yet: they wait in its psock,
+        // uncharged to anybody. The fields are read without its lock and can be an ACK apart, so
+        // the difference can be off by that ACK, and below zero.
+        let backlog = redirected.wrapping_add(written).wrapping_sub(destination.sent) as i64;
+        if backlog > limit as i64 {
+            // A redirect uncharges the skb from its receiver at once; only passing closes the
+            // source's window, which is TCP's own back-pressure.
+            return Some(Reason::Backlog);
+        }
+        // What the send buffer cannot take, the kworker would try again a jiffy later, so that the
+        // flow would crawl at a buffer per jiffy. User space is woken the moment there is room. A
+        // quarter more than the bytes, for what the kernel adds to each skb.
+        let waiting = if backlog > 0 { backlog } else { 0 };
+        let needed = waiting + fresh as i64;
+        if needed + (needed >> 2) > destination.room {
+            return Some(Reason::Full);
+        }
+        None
+    }
+}
+
 /// What a record of [`MAP_EVENTS`] says.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -151,6 +231,8 @@ pub struct Stats {
     pub passed_no_peer: u64,
     /// Passed because `dst`'s backlog was over the limit.
     pub passed_backlog: u64,
+    /// Passed because `dst`'s send buffer had no room for it.
+    pub passed_full: u64,
     /// Passed because user space holds the direction.
     pub passed_hold: u64,
     /// Messages from which an overlap was taken off.
@@ -179,6 +261,7 @@ impl Stats {
             passed_behind: self.passed_behind + other.passed_behind,
             passed_no_peer: self.passed_no_peer + other.passed_no_peer,
             passed_backlog: self.passed_backlog + other.passed_backlog,
+            passed_full: self.passed_full + other.passed_full,
             passed_hold: self.passed_hold + other.passed_hold,
             trimmed: self.trimmed + other.trimmed,
             trimmed_bytes: self.trimmed_bytes + other.trimmed_bytes,
@@ -201,7 +284,7 @@ const _: () = {
     assert!(offset_of!(UserBook, read) == 0 && offset_of!(UserBook, written) == 8);
     assert!(offset_of!(UserBook, backlog_limit) == 16 && offset_of!(UserBook, hold) == 24);
     assert!(size_of::<Event>() == 16 && align_of::<Event>() == 8);
-    assert!(size_of::<Stats>() == 13 * 8);
+    assert!(size_of::<Stats>() == 14 * 8);
     assert!(EVENTS_SIZE.is_power_of_two());
 };
 

@@ -25,6 +25,7 @@ use aya_log_ebpf::{debug, trace};
 use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, Event, KernelBook, Stats, TRIM_STEP, TRIM_STEPS, broken,
     event,
+    verdict::{Destination, Reason, must_pass, must_wait},
 };
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the books without a system call (≥ 5.5).
@@ -35,6 +36,8 @@ const NO_PREALLOC: u32 = 1;
 // The loader sets the capacities from `[kernel] flows`, two slots a flow.
 #[map]
 static MUX_SOCKS: SockMap = SockMap::with_max_entries(2 * DEFAULT_FLOWS, 0);
+#[map]
+static MUX_KEEP: SockMap = SockMap::with_max_entries(2 * DEFAULT_FLOWS, 0);
 #[map]
 static MUX_SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(2 * DEFAULT_FLOWS, NO_PREALLOC);
 #[map]
@@ -53,18 +56,14 @@ static OFF_WRITE_SEQ: Global<u32> = Global::new(0);
 static OFF_SND_UNA: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static OFF_COPIED_SEQ: Global<u32> = Global::new(0);
+// And in `struct sock`, with which it begins.
+#[unsafe(no_mangle)]
+static OFF_WMEM_QUEUED: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static OFF_SNDBUF: Global<u32> = Global::new(0);
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
-
-/// Why a message goes to user space.
-#[derive(Clone, Copy)]
-enum Reason {
-    Behind,
-    NoPeer,
-    Backlog,
-    Hold,
-}
 
 /// `sk_skb/stream_verdict` (Linux ≥ 5.10 with BTF; see docs/internals/kernel.md).
 #[stream_verdict]
@@ -155,15 +154,12 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
 
     // SAFETY: in the map's value; volatile because user space writes it meanwhile.
     let read = unsafe { (&raw const (*user).read).read_volatile() };
-    if read != book.passed {
-        // User space still holds or has to read earlier bytes: order first.
-        return pass(stats, direction, slot, cookie, fresh, Reason::Behind);
-    }
     // SAFETY: as above.
-    if unsafe { (&raw const (*user).hold).read_volatile() } != 0 {
-        return pass(stats, direction, slot, cookie, fresh, Reason::Hold);
+    let hold = unsafe { (&raw const (*user).hold).read_volatile() };
+    if let Some(reason) = must_pass(read, book.passed, hold) {
+        return pass(stats, direction, slot, cookie, fresh, reason);
     }
-    let Some(sent) = sent_by(slot) else {
+    let Some(destination) = destination(slot) else {
         // dst is not in the map: not yet (we are between the two insertions), or not any
         // more (it was closed). User space knows which.
         return pass(stats, direction, slot, cookie, fresh, Reason::NoPeer);
@@ -175,14 +171,8 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
             (&raw const (*user).backlog_limit).read_volatile(),
         )
     };
-    // Bytes that dst was given and that its TCP has not taken yet: they wait in its psock,
-    // uncharged to anybody. The fields are read without dst's lock and can be an ACK apart,
-    // so the difference can be off by that ACK, and below zero.
-    let backlog = book.redirected.wrapping_add(written).wrapping_sub(sent) as i64;
-    if backlog > limit as i64 {
-        // A redirect uncharges the skb from its receiver at once; only passing closes the
-        // source's window, which is TCP's own back-pressure.
-        return pass(stats, direction, slot, cookie, fresh, Reason::Backlog);
+    if let Some(reason) = must_wait(&destination, book.redirected, written, limit, fresh) {
+        return pass(stats, direction, slot, cookie, fresh, reason);
     }
 
     // SAFETY: a context pointer and a map.
@@ -213,6 +203,7 @@ fn pass(
         Reason::Behind => stats.passed_behind += 1,
         Reason::NoPeer => stats.passed_no_peer += 1,
         Reason::Backlog => stats.passed_backlog += 1,
+        Reason::Full => stats.passed_full += 1,
         Reason::Hold => stats.passed_hold += 1,
     }
     // SAFETY: in the map's value; we are the only writer of `passed`.
@@ -298,10 +289,9 @@ fn copied_seq(skb: *mut __sk_buff) -> Option<u32> {
     Some(unsafe { field_u32(tcp.cast(), OFF_COPIED_SEQ.load()) })
 }
 
-/// Stream bytes that the TCP of `slot`'s destination has taken since it was connected:
-/// acknowledged plus queued. `None`: no socket in the map, or not a TCP socket.
+/// Looks at `slot`'s destination. `None`: no socket in the map, or not a TCP socket.
 #[inline(always)]
-fn sent_by(slot: u32) -> Option<u64> {
+fn destination(slot: u32) -> Option<Destination> {
     // SAFETY: a map and a key on the stack.
     let sk = unsafe {
         bpf_map_lookup_elem((&raw const MUX_SOCKS).cast_mut().cast(), (&raw const slot).cast())
@@ -311,7 +301,7 @@ fn sent_by(slot: u32) -> Option<u64> {
     }
     // SAFETY: a socket that the verifier knows.
     let tcp = unsafe { bpf_skc_to_tcp_sock(sk) };
-    let sent = if tcp.is_null() {
+    let destination = if tcp.is_null() {
         None
     } else {
         // SAFETY: offsets of the running kernel. `bytes_acked` last: an ACK in between makes the
@@ -320,12 +310,15 @@ fn sent_by(slot: u32) -> Option<u64> {
             let una = field_u32(tcp.cast(), OFF_SND_UNA.load());
             let write = field_u32(tcp.cast(), OFF_WRITE_SEQ.load());
             let acked = field_u64(tcp.cast(), OFF_BYTES_ACKED.load());
-            Some(acked.wrapping_add(write.wrapping_sub(una) as u64))
+            let sent = acked.wrapping_add(write.wrapping_sub(una) as u64);
+            let queued = field_u32(tcp.cast(), OFF_WMEM_QUEUED.load()) as i32;
+            let buffer = field_u32(tcp.cast(), OFF_SNDBUF.load()) as i32;
+            Some(Destination { sent, room: buffer as i64 - queued as i64 })
         }
     };
     // SAFETY: the reference that the look-up took.
     unsafe { bpf_sk_release(sk) };
-    sent
+    destination
 }
 
 /// # Safety

@@ -1,1 +1,19 @@
 //! Integration tests: one module per behaviour.
+
+mod abi;
+mod auto;
+mod config_errors;
+mod defects;
+mod first_run;
+mod kernel;
+mod leaks;
+mod limits;
+mod portmux;
+mod privileges;
+mod real_peers;
+mod relays;
+mod shutdown;
+mod sniffing;
+mod timeouts;
+mod unix;
+mod upstreams;

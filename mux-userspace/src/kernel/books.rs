@@ -244,7 +244,7 @@ impl Pair {
 /// The way that a slot stands for, and its pair's index.
 #[must_use]
 pub const fn way_of(slot: u32) -> (u32, Way) {
-    (slot / 2, if slot % 2 == 0 { Way::Up } else { Way::Down })
+    (slot / 2, if slot.is_multiple_of(2) { Way::Up } else { Way::Down })
 }
 
 impl Drop for Pair {

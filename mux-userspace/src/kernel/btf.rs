@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use btf_rs::{Btf, Type};
+use btf_rs::{Btf, Struct, Type};
 use thiserror::Error;
 
 /// Where the kernel says what its types look like.
@@ -22,6 +22,10 @@ pub struct Offsets {
     pub snd_una: u32,
     /// `u32 copied_seq`
     pub copied_seq: u32,
+    /// `int sk_wmem_queued`, of the `struct sock` that it begins with
+    pub wmem_queued: u32,
+    /// `int sk_sndbuf`, of the same
+    pub sndbuf: u32,
 }
 
 /// Why the offsets cannot be had.
@@ -44,8 +48,10 @@ pub enum BtfError {
         source: btf_rs::Error,
     },
     /// A field is not there, or not where the program can reach it.
-    #[error("struct tcp_sock of this kernel has no usable field `{field}`")]
+    #[error("struct {structure} of this kernel has no usable field `{field}`")]
     NoField {
+        /// The struct.
+        structure: &'static str,
         /// The field.
         field: &'static str,
     },
@@ -62,32 +68,37 @@ pub fn offsets(path: &Path) -> Result<Offsets, BtfError> {
     }
     let unreadable = |source| BtfError::Unreadable { path: name(), source };
     let btf = Btf::from_file(path).map_err(unreadable)?;
-    let tcp_sock = btf
-        .resolve_types_by_name("tcp_sock")
-        .map_err(unreadable)?
-        .into_iter()
-        .find_map(|ty| match ty {
-            Type::Struct(structure) => Some(structure),
-            _ => None,
-        })
-        .ok_or(BtfError::NoField { field: "(the struct itself)" })?;
+    let structure = |name: &'static str| {
+        btf.resolve_types_by_name(name)
+            .map_err(unreadable)?
+            .into_iter()
+            .find_map(|ty| match ty {
+                Type::Struct(structure) => Some(structure),
+                _ => None,
+            })
+            .ok_or(BtfError::NoField { structure: name, field: "(the struct itself)" })
+    };
+    let tcp_sock = structure("tcp_sock")?;
+    let sock = structure("sock")?;
 
-    let offset = |field: &'static str| -> Result<u32, BtfError> {
-        tcp_sock
-            .members
+    let offset = |of: &Struct, structure: &'static str, field: &'static str| {
+        of.members
             .iter()
             .find(|member| btf.resolve_name(*member).is_ok_and(|name| name == field))
             .map(|member| member.bit_offset())
             // The program masks offsets with 0xfff for the verifier.
             .filter(|bits| bits % 32 == 0 && bits / 8 <= 0xff8)
             .map(|bits| bits / 8)
-            .ok_or(BtfError::NoField { field })
+            .ok_or(BtfError::NoField { structure, field })
     };
+    let tcp = |field| offset(&tcp_sock, "tcp_sock", field);
     Ok(Offsets {
-        bytes_acked: offset("bytes_acked")?,
-        write_seq: offset("write_seq")?,
-        snd_una: offset("snd_una")?,
-        copied_seq: offset("copied_seq")?,
+        bytes_acked: tcp("bytes_acked")?,
+        write_seq: tcp("write_seq")?,
+        snd_una: tcp("snd_una")?,
+        copied_seq: tcp("copied_seq")?,
+        wmem_queued: offset(&sock, "sock", "sk_wmem_queued")?,
+        sndbuf: offset(&sock, "sock", "sk_sndbuf")?,
     })
 }
 

@@ -57,6 +57,10 @@ pub fn raise_descriptor_limit() {
 pub fn drop_all(user: &str, uses_maps: bool) -> Result<(), DropError> {
     let keep = needs_bpf(uses_maps);
     let was_root = Uid::effective().is_root();
+    if has(Capability::CAP_SETPCAP) {
+        // So that no program that this process might ever execute gets any either.
+        caps::clear(None, CapSet::Bounding).map_err(refused("clearing the bounding set"))?;
+    }
     if was_root && user != "root" {
         become_user(user, keep)?;
     }

@@ -14,23 +14,29 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::{net::TcpStream, runtime::Builder};
+use tracing::debug;
 
 use crate::{
     kernel::{Handle, Kernel, books::Way},
     net::Stream,
     relay::{
-        Close, Control, Ends, Tally,
+        Close, Control, Ends, Plan, Tally,
         pool::Pool,
-        sockmap::{self, Entered, Sizes, Spliced},
+        sockmap::{self, Entered, Exit, Sizes, Spliced},
+        user::{Duplex, Next},
         watch::Watch,
     },
+    rules::config::RelayChoice,
     sys,
 };
 
 /// Longest that one case may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Maximum segment size, bytes: Ethernet's.
+const SEGMENT: u32 = 1448;
 /// Bytes of the bulk case.
 const BULK: usize = 4 << 20;
 /// `SO_SNDBUF` of the bulk case's destination, so that redirects meet a full buffer.
@@ -61,21 +67,27 @@ pub struct Failure {
 
 type Outcome = Result<(), String>;
 
+/// A name and what to run.
+type Case = (&'static str, fn(&Kernel) -> Outcome);
+
 /// Runs every case.
 ///
 /// # Errors
 /// [`Failure`] of the first case that failed.
 pub fn run(kernel: &Kernel) -> Result<Report, Failure> {
     let start = Instant::now();
-    let cases: &[(&'static str, fn(&Kernel) -> Outcome)] = &[
+    let cases: &[Case] = &[
         ("echo", echo),
         ("half-read handoff", half_read),
         ("4 MB through a small send buffer", bulk),
         ("end of stream, both ways", ends),
         ("a reader that stops", stopped_reader),
+        ("leaving the kernel relay", leaving),
     ];
     for &(case, test) in cases {
+        let began = Instant::now();
         test(kernel).map_err(|reason| Failure { case, reason })?;
+        debug!(case, took_ms = began.elapsed().as_millis() as u64, "self-test");
     }
     Ok(Report { cases: cases.len(), took: start.elapsed() })
 }
@@ -98,7 +110,13 @@ fn text(error: impl fmt::Display) -> String {
 
 fn pair() -> io::Result<(StdStream, StdStream)> {
     let listener = StdListener::bind(("127.0.0.1", 0))?;
-    let connected = StdStream::connect(listener.local_addr()?)?;
+    let address = listener.local_addr()?;
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // As on a wire. With loopback's 64 KiB segments a small send buffer holds one, whose ACK is
+    // delayed for 40 ms.
+    socket.set_tcp_mss(SEGMENT)?;
+    socket.connect(&address.into())?;
+    let connected = StdStream::from(socket);
     let (accepted, _) = listener.accept()?;
     for stream in [&connected, &accepted] {
         stream.set_nodelay(true)?;
@@ -121,26 +139,38 @@ fn spliced<T: Send>(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
+    stay: Stay,
     script: impl FnOnce() -> Result<T, String> + Send,
 ) -> Result<(T, Settled), String> {
     let handle = kernel.handle().map_err(text)?;
     let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
     thread::scope(|scope| {
-        // A script that ends a stream must not do so before the sockets are in the map, which
-        // would rightly refuse them. No sender any more: they were refused.
-        let (entered, begin) = mpsc::channel();
-        let script = scope.spawn(move || begin.recv().ok().map(|()| script()));
+        // A FIN that comes before the insertion would have it refused, rightly.
+        let (entered, entering) = mpsc::channel();
+        let script = scope.spawn(move || match entering.recv() {
+            Ok(()) => script(),
+            Err(_) => Err("the flow did not enter the map".into()),
+        });
         let settled = runtime.block_on(async {
-            tokio::time::timeout(2 * PATIENCE, relay(&handle, ours, taken, sizes, entered))
+            let relay = relay(&handle, ours, taken, sizes, stay, entered);
+            tokio::time::timeout(2 * PATIENCE, relay)
                 .await
                 .map_err(|_| "the flow did not end".to_owned())?
         });
         // The peers have time-outs of their own.
         let result = script.join().map_err(|_| "the script panicked".to_owned())?;
-        let result = result.transpose()?;
+        // Why the flow failed says more than what its peers made of it.
         let settled = settled?;
-        Ok((result.ok_or("the flow was not spliced")?, settled))
+        Ok((result?, settled))
     })
+}
+
+/// Whether a flow stays in the kernel relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    ToTheEnd,
+    /// It is ordered out at once, with bytes on their way.
+    Briefly,
 }
 
 /// How a flow ended.
@@ -155,6 +185,7 @@ async fn relay(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
+    stay: Stay,
     entered: mpsc::Sender<()>,
 ) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
@@ -167,16 +198,45 @@ async fn relay(
     tally.up.taken = taken;
     let mut spliced = match sockmap::enter(handle, &watch, 0, ends, &tally, sizes) {
         Entered::In(spliced) => spliced,
-        Entered::Out(_, refusal) | Entered::Torn(_, refusal) => return Err(text(refusal)),
+        Entered::Out(_, refusal) => return Err(text(refusal)),
         Entered::Lost(error) => return Err(text(error)),
     };
-    entered.send(()).map_err(text)?;
+    // The script waits for this, and is there as long as we are.
+    let _ = entered.send(());
     let control = Rc::new(Control::default());
     let pool = Pool::default();
-    let close = accompany(&mut spliced, &watch, &control, &pool).await?;
+    if stay == Stay::Briefly {
+        control.leave_kernel();
+    }
+    let exit = accompany(&mut spliced, &watch, &control, &pool).await?;
+    if let Exit::Over(Close::Finished) = exit {
+        spliced.audit().map_err(text)?;
+    }
     spliced.settle(&mut tally);
     let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
+    let close = match (exit, stay) {
+        (Exit::Over(close), Stay::ToTheEnd) => close,
+        (Exit::Left, Stay::Briefly) => {
+            let mut ends = spliced.into_user_space().map_err(text)?;
+            user_space(&mut ends, &mut tally, &control, &pool).await?
+        }
+        (exit, _) => return Err(format!("unexpected: {exit:?}")),
+    };
     Ok(Settled { close, tally, first_seq_matched })
+}
+
+/// Relays the rest of a flow by copy.
+async fn user_space(
+    ends: &mut Ends,
+    tally: &mut Tally,
+    control: &Control,
+    pool: &Pool,
+) -> Result<Close, String> {
+    let plan = Plan::new(RelayChoice::Copy, ends, false, None);
+    match Duplex::new(Vec::new()).run(ends, tally, control, &plan, pool).await {
+        Next::Over(close) => Ok(close),
+        Next::Promote => Err("a flow that is to be copied wants the kernel".into()),
+    }
 }
 
 /// Runs the relay and, in a core's place, delivers its readiness and looks at its books.
@@ -185,7 +245,7 @@ async fn accompany(
     watch: &Watch,
     control: &Rc<Control>,
     pool: &Pool,
-) -> Result<Close, String> {
+) -> Result<Exit, String> {
     let ready = sys::readable_fd(watch.descriptor().map_err(text)?).map_err(text)?;
     let failure = RefCell::new(None);
     let deliver = async {
@@ -207,7 +267,7 @@ async fn accompany(
         }
     };
     tokio::select! {
-        close = spliced.run(control, pool) => Ok(close),
+        exit = spliced.run(control, pool) => Ok(exit),
         () = deliver => Err(failure.take().unwrap_or_default()),
     }
 }
@@ -242,7 +302,7 @@ fn expect_end(stream: &mut StdStream) -> Outcome {
 
 fn echo(kernel: &Kernel) -> Outcome {
     let (mut peers, ours) = flow().map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 0, SIZES, move || {
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::ToTheEnd, move || {
         for round in 0..8 {
             let message = pattern(100 + round);
             peers.client.write_all(&message).map_err(text)?;
@@ -271,7 +331,7 @@ fn half_read(kernel: &Kernel) -> Outcome {
     // Half of the segment is read before the handoff; the rest is queued.
     let mut half = [0; 500];
     (&ours.client).read_exact(&mut half).map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 500, SIZES, move || {
+    let ((), settled) = spliced(kernel, ours, 500, SIZES, Stay::ToTheEnd, move || {
         expect(&mut peers.upstream, &message[500..])?;
         peers.client.write_all(b"and on").map_err(text)?;
         expect(&mut peers.upstream, b"and on")
@@ -281,10 +341,10 @@ fn half_read(kernel: &Kernel) -> Outcome {
 
 fn bulk(kernel: &Kernel) -> Outcome {
     let (peers, ours) = flow().map_err(text)?;
-    socket2::SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
+    SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
     let sizes = Sizes { send_buffer: SMALL_BUFFER as u32, backlog_limit: 16 * 1024 };
     let Peers { mut client, mut upstream } = peers;
-    let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
+    let ((), settled) = spliced(kernel, ours, 0, sizes, Stay::ToTheEnd, move || {
         let sender = thread::spawn(move || {
             client.write_all(&pattern(BULK)).map_err(text)?;
             client.shutdown(std::net::Shutdown::Write).map_err(text)?;
@@ -301,7 +361,7 @@ fn bulk(kernel: &Kernel) -> Outcome {
 fn ends(kernel: &Kernel) -> Outcome {
     for client_first in [true, false] {
         let (peers, ours) = flow().map_err(text)?;
-        let ((), settled) = spliced(kernel, ours, 0, SIZES, move || {
+        let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::ToTheEnd, move || {
             let Peers { client, upstream } = peers;
             let (mut first, mut second) =
                 if client_first { (client, upstream) } else { (upstream, client) };
@@ -325,9 +385,9 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
     let (peers, ours) = flow().map_err(text)?;
     let sizes = Sizes { send_buffer: 128 * 1024, backlog_limit: LIMIT };
     let Peers { mut client, mut upstream } = peers;
-    socket2::SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
+    SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
     client.set_nonblocking(true).map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
+    let ((), settled) = spliced(kernel, ours, 0, sizes, Stay::ToTheEnd, move || {
         // Write until nothing has been taken for a while: TCP's back-pressure has reached us.
         let data = pattern(64 << 20);
         let mut sent = 0;
@@ -349,6 +409,33 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
             return Err("64 MiB went to a reader that does not read".into());
         }
         drop_after(client, || expect(&mut upstream, &data[..sent]))
+    })?;
+    finished(&settled)
+}
+
+/// A flow that leaves the kernel relay while bytes go both ways loses none of them.
+fn leaving(kernel: &Kernel) -> Outcome {
+    const SOME: usize = 1 << 20;
+    let (peers, ours) = flow().map_err(text)?;
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::Briefly, move || {
+        thread::scope(|scope| {
+            let talk = |mut stream: StdStream| {
+                let mut reader = stream.try_clone().map_err(text)?;
+                let data = pattern(SOME);
+                thread::scope(|scope| {
+                    let reading = scope.spawn(|| {
+                        expect(&mut reader, &data)?;
+                        expect_end(&mut reader)
+                    });
+                    stream.write_all(&data).map_err(text)?;
+                    stream.shutdown(std::net::Shutdown::Write).map_err(text)?;
+                    reading.join().map_err(|_| "a reader panicked".to_owned())?
+                })
+            };
+            let upstream = scope.spawn(move || talk(peers.upstream));
+            talk(peers.client)?;
+            upstream.join().map_err(|_| "a peer panicked".to_owned())?
+        })
     })?;
     finished(&settled)
 }

@@ -1,0 +1,74 @@
+//! What a new user tries first: the rules file at the root, and the examples.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use mux_tests::{Daemon, peers::curl, repository};
+
+fn first_run() -> Result<Daemon> {
+    let rules = repository().join("rules.toml");
+    Daemon::with_file(&rules, &["--listen", "127.0.0.1:0"])
+}
+
+#[test]
+fn curl_is_told_what_mux_saw() -> Result<()> {
+    let daemon = first_run()?;
+    let url = format!("http://localhost:{}/", daemon.port());
+    let text = curl(&[&url])?;
+    for part in ["client:   127.0.0.1:", "listener: listener-1", "rule:     web", "probe:    http"]
+    {
+        ensure!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn curl_is_told_in_json_when_it_asks_for_it() -> Result<()> {
+    let daemon = first_run()?;
+    let url = format!("http://localhost:{}/", daemon.port());
+    let text = curl(&["-H", "Accept: application/json", &url])?;
+    let about: serde_json::Value = serde_json::from_str(&text).context(text)?;
+    ensure!(about["rule"] == "web" && about["listener"] == "listener-1", "{about}");
+    ensure!(about["client"].as_str().is_some_and(|c| c.starts_with("127.0.0.1:")), "{about}");
+    ensure!(about["relay"] == "copy", "{about}");
+    ensure!(
+        about["relay_note"].as_str().is_some_and(|note| note.contains("Unix socket")),
+        "{about}"
+    );
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn the_echo_rule_echoes() -> Result<()> {
+    let daemon = first_run()?;
+    let client = daemon.connect()?;
+    client.send("echo hello\n")?;
+    client.finish()?;
+    client.expect("echo hello\n")?;
+    client.expect_end()
+}
+
+#[test]
+fn every_example_passes_the_check() -> Result<()> {
+    let directory = repository().join("examples");
+    let mut examples = vec![repository().join("rules.toml")];
+    if directory.is_dir() {
+        let before = examples.len();
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "toml") {
+                examples.push(path);
+            }
+        }
+        ensure!(examples.len() > before, "{} has no example", directory.display());
+    }
+    for example in examples {
+        let output = Daemon::check(&example)?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{}: {error}", example.display());
+        ensure!(String::from_utf8_lossy(&output.stdout).contains(": ok: "), "{error}");
+    }
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! What the daemon may do, and that it keeps none of it.
+
+use anyhow::{Context, Result, ensure};
+use mux_tests::{Access, Daemon, NOBODY, Need, Relay, Starter, Upstream, need};
+
+const NOT_PERMITTED: i32 = 77;
+/// Enough to load and attach the program.
+const ENOUGH: [&str; 3] = ["bpf", "net_admin", "perfmon"];
+
+/// Capability sets, user, `no_new_privs`: as they must be once it serves.
+fn has_nothing(daemon: &Daemon, user: u32) -> Result<()> {
+    let proc = daemon.proc();
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        let value = proc.status(set)?;
+        ensure!(u64::from_str_radix(&value, 16)? == 0, "{set}: {value}");
+    }
+    for ids in ["Uid", "Gid"] {
+        let value = proc.status(ids)?;
+        ensure!(value.split_whitespace().all(|id| id == user.to_string()), "{ids}: {value}");
+    }
+    ensure!(proc.status("NoNewPrivs")? == "1", "no_new_privs is not set");
+    Ok(())
+}
+
+/// One flow; what the access log says of it.
+fn flow(daemon: &Daemon, upstream: &Upstream) -> Result<Access> {
+    let client = daemon.connect()?;
+    let server = upstream.accept()?;
+    client.send("to the server")?;
+    server.expect("to the server")?;
+    server.send("and back")?;
+    client.expect("and back")?;
+    client.finish()?;
+    server.expect_end()?;
+    drop(server);
+    client.expect_end()?;
+    daemon.access_of(client.local()?)
+}
+
+#[test]
+fn root_becomes_nobody_and_the_kernel_relay_still_works() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let daemon = Daemon::start(&Relay::Sockmap.rule(&upstream.name()), &[])?;
+    has_nothing(&daemon, NOBODY)?;
+    ensure!(daemon.proc().status("Groups")?.is_empty(), "supplementary groups are left");
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "sockmap", "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn root_may_stay_root_but_without_capabilities() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = format!("{}[security]\nuser = \"root\"\n", Relay::Sockmap.rule(&upstream.name()));
+    let daemon = Daemon::start(&rules, &[])?;
+    has_nothing(&daemon, 0)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "sockmap", "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn three_capabilities_are_enough_for_the_kernel_relay() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).nobody(&ENOUGH).start()?;
+    has_nothing(&daemon, NOBODY)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "sockmap", "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn without_privileges_it_runs_in_user_space_and_says_once_why() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).nobody(&[]).start()?;
+    has_nothing(&daemon, NOBODY)?;
+    for _ in 0..3 {
+        let access = flow(&daemon, &upstream)?;
+        ensure!(access.relay() == "copy" && access.note().contains("CAP_BPF"), "{access:?}");
+    }
+    let log = daemon.stop()?.log;
+    let said: Vec<_> = log.iter().filter(|line| line.contains("relay")).collect();
+    ensure!(said.len() == 1, "{said:#?}");
+    for part in [" WARN ", "user space", "CAP_BPF", "CAP_NET_ADMIN", "setcap"] {
+        ensure!(said[0].contains(part), "no {part:?} in {}", said[0]);
+    }
+    Ok(())
+}
+
+/// Each capability that is missing is named, and only those.
+#[test]
+fn the_missing_capability_is_named() -> Result<()> {
+    need!(Need::Root);
+    for missing in ENOUGH {
+        let there: Vec<&str> = ENOUGH.into_iter().filter(|name| *name != missing).collect();
+        let rules = Relay::Sockmap.rule("builtin:echo");
+        let daemon = Starter::new(&rules).nobody(&there).start()?;
+        let line = daemon.wait_log("relay: user space")?;
+        let (_, text) = line.split_once("missing: ").context(line.clone())?;
+        let named = text.split(" (").next().unwrap_or_default();
+        ensure!(named == format!("CAP_{}", missing.to_uppercase()), "{line}");
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn relay_copy_needs_no_privileges_and_warns_of_nothing() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).nobody(&[]).arguments(&["--relay", "copy"]).start()?;
+    has_nothing(&daemon, NOBODY)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "copy" && access.note().contains("copy"), "{access:?}");
+    let log = daemon.stop()?.log;
+    ensure!(!log.iter().any(|line| line.contains(" WARN ")), "{log:#?}");
+    Ok(())
+}
+
+#[test]
+fn relay_sockmap_without_privileges_is_fatal() -> Result<()> {
+    need!(Need::Root);
+    let rules = Relay::Sockmap.rule("builtin:echo");
+    let output = Starter::new(&rules).nobody(&[]).arguments(&["--relay", "sockmap"]).fail()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(NOT_PERMITTED), "{}: {text}", output.status);
+    for part in ["sockmap", "CAP_BPF", "hint:", "mux doctor"] {
+        ensure!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_kill_switch_keeps_flows_out_of_the_kernel() -> Result<()> {
+    let upstream = Upstream::tcp()?;
+    let rules = format!("{}[kernel]\nsockmap = \"off\"\n", Relay::Sockmap.rule(&upstream.name()));
+    let daemon = Daemon::start(&rules, &[])?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "copy" && access.note().contains("sockmap = \"off\""), "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}

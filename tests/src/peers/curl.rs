@@ -1,0 +1,22 @@
+//! curl.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{deadline, run_ok};
+
+/// What curl gets; it fails for statuses from 400 on.
+///
+/// # Errors
+/// It fails, or is not installed.
+pub fn curl(arguments: &[&str]) -> Result<String> {
+    run_ok(
+        Command::new("curl")
+            .args(["--silent", "--show-error", "--fail", "--noproxy", "*", "--max-time"])
+            .arg(deadline().as_secs().to_string())
+            .args(arguments)
+            .env_remove("http_proxy")
+            .env_remove("ALL_PROXY"),
+    )
+}
