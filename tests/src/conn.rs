@@ -106,6 +106,26 @@ impl Conn {
         })
     }
 
+    /// Sends zeros until none has been taken for `patience`; returns how many were.
+    ///
+    /// # Errors
+    /// send(2)'s.
+    pub fn send_until_stuck(&self, patience: Duration) -> Result<u64> {
+        let zeros = vec![0; 64 * 1024];
+        let before = self.0.write_timeout()?;
+        self.0.set_write_timeout(Some(patience))?;
+        let mut sent = 0;
+        loop {
+            match (&self.0).write(&zeros) {
+                Ok(taken) => sent += taken as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("sending"),
+            }
+        }
+        self.0.set_write_timeout(before)?;
+        Ok(sent)
+    }
+
     /// Waits until the other end, on this machine, has read all that was sent.
     ///
     /// # Errors
