@@ -17,6 +17,9 @@ pub const PROG_VERDICT: &str = "mux_verdict";
 
 /// `BPF_MAP_TYPE_SOCKMAP`: slot of a direction → its destination socket.
 pub const MAP_SOCKS: &str = "MUX_SOCKS";
+/// `BPF_MAP_TYPE_SOCKMAP` without a program, same keys: holds a flow's sockets while they leave
+/// [`MAP_SOCKS`], so that passed bytes stay readable.
+pub const MAP_KEEP: &str = "MUX_KEEP";
 /// `BPF_MAP_TYPE_HASH`: socket cookie of a source (`u64`) → its slot (`u32`).
 pub const MAP_SLOTS: &str = "MUX_SLOTS";
 /// `BPF_MAP_TYPE_ARRAY`, `BPF_F_MMAPABLE`: slot → [`Direction`].

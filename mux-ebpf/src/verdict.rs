@@ -37,6 +37,8 @@ const NO_PREALLOC: u32 = 1;
 #[map]
 static MUX_SOCKS: SockMap = SockMap::with_max_entries(2 * DEFAULT_FLOWS, 0);
 #[map]
+static MUX_KEEP: SockMap = SockMap::with_max_entries(2 * DEFAULT_FLOWS, 0);
+#[map]
 static MUX_SLOTS: HashMap<u64, u32> = HashMap::with_max_entries(2 * DEFAULT_FLOWS, NO_PREALLOC);
 #[map]
 static MUX_BOOKS: Array<Direction> = Array::with_max_entries(2 * DEFAULT_FLOWS, MMAPABLE);

@@ -18,7 +18,7 @@ use crate::{
     net::{Peer, Stream},
     relay::{
         Close, Ends, Mode, Plan, Side, Stop,
-        sockmap::{self, Entered, Refusal, Sizes, Spliced},
+        sockmap::{self, Entered, Exit, Refusal, Sizes, Spliced},
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
@@ -56,13 +56,8 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
     match open(&core, &listener, client, peer, &mut record, &handle).await {
         Ok(flow) => {
             let close = relay(&core, flow, &mut record, &handle).await;
-            let error = match &close {
-                Close::Failed { error, .. } => error.to_string(),
-                Close::Broken { reason } => format!("reason {reason}"),
-                Close::Finished | Close::Stopped(_) => String::new(),
-            };
             account(&core, &record, &close);
-            core.shared.access.log(&record, close.name(), &error);
+            core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {
             let (close, error, counter) = early.describe();
@@ -145,7 +140,8 @@ async fn open(
 
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
-    let plan = Plan::new(choice, &ends, core.shared.unavailable.as_deref());
+    let plan =
+        Plan::new(choice, &ends, connected.builtin.is_some(), core.shared.unavailable.as_deref());
     if let Some((kind, stream)) = connected.builtin {
         let about = about(record, &decision, &plan, listener, decision.rule, core);
         core.tasks.spawn_local(async move {
@@ -223,19 +219,16 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
-            Entered::In(spliced) => return relay_spliced(core, spliced, record, handle).await,
+            Entered::In(spliced) => match relay_spliced(core, spliced, record, handle).await {
+                Ok(back) => {
+                    ends = back;
+                    plan.stay("ordered out of the kernel relay".into());
+                }
+                Err(close) => return close,
+            },
             Entered::Out(back, refusal) => {
                 ends = back;
                 refused(core, &mut plan, &refusal, record);
-            }
-            Entered::Torn(ends, refusal) => {
-                refused(core, &mut plan, &refusal, record);
-                let close = Close::Failed {
-                    side: Side::Downstream,
-                    error: std::io::Error::other(refusal.to_string()),
-                };
-                end(ends, &close).await;
-                return close;
             }
             Entered::Lost(error) => {
                 return Close::Failed { side: Side::Downstream, error };
@@ -250,26 +243,43 @@ fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record) {
     plan.stay(refusal.to_string());
 }
 
+/// Accompanies a flow in the kernel; its ends come back if it was ordered out.
 async fn relay_spliced(
     core: &Core,
     mut spliced: Spliced<'_>,
     record: &mut Record,
     handle: &FlowHandle,
-) -> Close {
+) -> Result<Ends, Close> {
     record.relay = Some(Mode::Sockmap);
     record.relay_note.clear();
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());
-    let close = spliced.run(&handle.control, &core.pool).await;
-    spliced.settle(&mut record.tally);
+    let mut close = match spliced.run(&handle.control, &core.pool).await {
+        Exit::Over(close) => close,
+        Exit::Left => {
+            spliced.settle(&mut record.tally);
+            handle.unspliced();
+            core.shared.counters.count(Counter::Demoted);
+            return spliced
+                .into_user_space()
+                .map_err(|error| Close::Failed { side: Side::Downstream, error });
+        }
+    };
     match &close {
-        Close::Finished => {}
+        Close::Finished => {
+            if let Err(imbalance) = spliced.audit() {
+                close = imbalance;
+            }
+        }
         Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
-        Close::Stopped(_) | Close::Broken { .. } => spliced.abort(None, PATIENCE).await,
+        Close::Stopped(_) | Close::Broken { .. } | Close::Imbalance { .. } => {
+            spliced.abort(None, PATIENCE).await;
+        }
     }
+    spliced.settle(&mut record.tally);
     handle.unspliced();
-    close
+    Err(close)
 }
 
 /// Closes both connections of a flow in user space, as its end asks for.
@@ -287,7 +297,7 @@ async fn end(ends: Ends, close: &Close) {
             upstream.reset();
         }
         // RST: a clean end in the middle of a stream could pass for its end.
-        Close::Stopped(_) | Close::Broken { .. } => {
+        Close::Stopped(_) | Close::Broken { .. } | Close::Imbalance { .. } => {
             client.reset();
             upstream.reset();
         }
@@ -313,15 +323,18 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::BytesUp, record.tally.up.given);
     counters.add(Counter::BytesDown, record.tally.down.given);
     counters.add(Counter::Passes, u64::from(record.tally.passes));
-    if let Close::Broken { reason } = close {
-        counters.count(Counter::Broken);
-        tracing::error!(
-            id = record.id_text(),
-            reason,
-            tally = ?record.tally,
-            "the kernel's books are broken; the flow was reset rather than deliver a wrong byte"
-        );
-    }
+    let counter = match close {
+        Close::Broken { .. } => Counter::Broken,
+        Close::Imbalance { .. } => Counter::Imbalance,
+        Close::Finished | Close::Failed { .. } | Close::Stopped(_) => return,
+    };
+    // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
+    counters.count(counter);
+    tracing::error!(
+        id = record.id_text(),
+        tally = ?record.tally,
+        "the kernel relay's books: {close}; please report this"
+    );
 }
 
 impl Early {

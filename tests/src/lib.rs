@@ -15,6 +15,7 @@ mod conn;
 mod daemon;
 mod deadline;
 mod lines;
+pub mod netns;
 mod pattern;
 pub mod peers;
 mod process;

@@ -3,7 +3,7 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`) and `doctor` are the other commands.
+//! `test` (with `steps`), `vm` and `doctor` are the other commands.
 
 mod apt;
 mod daemon;
@@ -17,6 +17,7 @@ mod steps;
 mod strip;
 mod test;
 mod toolchain;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -30,6 +31,8 @@ enum Xtask {
     Run(run::RunArgs),
     /// Run every check
     Test(test::TestArgs),
+    /// Test the kernel relay on other kernels, in virtual machines
+    Vm(vm::VmArgs),
     /// Build the eBPF half and replace (or check) the committed object
     Ebpf(ebpf::EbpfArgs),
     /// Show what building, testing and running need, and what to do about what is missing
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse() {
         Xtask::Run(args) => run::command(&args),
         Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
+        Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -9,6 +9,7 @@ use crate::{
     daemon::{self, Object, Profile},
     ebpf as object, sh,
     test::{Context, Outcome},
+    vm as machines,
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
@@ -77,6 +78,15 @@ pub(crate) fn integration(context: &mut Context) -> Result<Outcome> {
             .args(&context.arguments)
             .env("MUX_BIN", mux),
     )
+}
+
+pub(crate) fn vm(context: &mut Context) -> Result<Outcome> {
+    if let Some(hindrance) = machines::hindrance() {
+        return Ok(Outcome::Skipped(hindrance));
+    }
+    let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
+    machines::quick(mux)?;
+    Ok(Outcome::Passed)
 }
 
 pub(crate) fn doc(_: &mut Context) -> Result<Outcome> {

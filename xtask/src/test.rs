@@ -59,7 +59,7 @@ pub(crate) struct Context {
 }
 
 /// Every step, in order.
-pub(crate) const STEPS: [Step; 9] = [
+pub(crate) const STEPS: [Step; 10] = [
     Step {
         name: "packages",
         about: "programs that the tests talk to are installed",
@@ -91,6 +91,12 @@ pub(crate) const STEPS: [Step; 9] = [
         about: "the daemon against real peers and the real kernel",
         quick: false,
         run: steps::integration,
+    },
+    Step {
+        name: "vm",
+        about: "the kernel relay on other kernels, in virtual machines",
+        quick: false,
+        run: steps::vm,
     },
     Step { name: "doc", about: "documentation builds", quick: false, run: steps::doc },
     Step {
@@ -169,8 +175,9 @@ fn is_chosen(step: &Step, quick: bool, only: &[String]) -> bool {
     if only.is_empty() {
         return step.quick || !quick;
     }
-    // The integration tests are of the daemon, which therefore is built with them.
-    let implied = step.name == "daemon" && only.iter().any(|name| name == "integration");
+    // These are tests of the daemon, which therefore is built with them.
+    let of_the_daemon = |name: &String| ["integration", "vm"].contains(&name.as_str());
+    let implied = step.name == "daemon" && only.iter().any(of_the_daemon);
     implied || only.iter().any(|name| name == step.name)
 }
 
@@ -209,6 +216,7 @@ mod tests {
         assert_eq!(chosen(true, &[]), ["fmt", "clippy", "unit"]);
         assert_eq!(chosen(false, &["doc"]), ["doc"]);
         assert_eq!(chosen(false, &["integration"]), ["daemon", "integration"]);
+        assert_eq!(chosen(false, &["vm"]), ["daemon", "vm"]);
     }
 
     #[test]

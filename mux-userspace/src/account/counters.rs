@@ -56,12 +56,16 @@ counters! {
     BytesDown = "bytes_down",
     /// Flows that went to the kernel.
     Promoted = "promoted",
+    /// Flows that left the kernel while they were alive.
+    Demoted = "demoted",
     /// Flows that should have gone to the kernel and were refused there.
     PromotionRefused = "promotion_refused",
     /// Edges into passing.
     Passes = "passes",
     /// Flows reset because the kernel's books were broken.
     Broken = "broken",
+    /// Flows whose books contradicted the kernel's counts.
+    Imbalance = "relay_imbalance",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
 }

@@ -68,6 +68,7 @@ struct Line<'a> {
     relay_note: &'a str,
     promotions: u32,
     passes: u32,
+    trimmed: u64,
     close: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     error: &'a str,
@@ -123,6 +124,7 @@ impl Record {
             relay_note: &self.relay_note,
             promotions: self.tally.promotions,
             passes: self.tally.passes,
+            trimmed: self.tally.trimmed,
             close,
             error,
             bytes_up: self.tally.up.given,
@@ -182,6 +184,7 @@ const FIELDS: &[&str] = &[
     "relay_note",
     "promotions",
     "passes",
+    "trimmed",
     "close",
     "error",
     "bytes_up",

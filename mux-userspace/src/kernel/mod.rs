@@ -19,13 +19,15 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockMap},
+    maps::{
+        HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockMap,
+    },
     programs::{ProgramError, SkSkb},
 };
 use mux_common::{
     Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF,
-    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS,
-    MAP_STATS, PROG_VERDICT, Stats,
+    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_KEEP, MAP_SLOTS,
+    MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats,
 };
 use thiserror::Error;
 
@@ -58,6 +60,9 @@ pub enum KernelError {
         /// What the kernel said.
         source: Box<MapError>,
     },
+    /// The ring of the program's log lines.
+    #[error("opening the program's log: {0}")]
+    ProgramLog(String),
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -120,6 +125,7 @@ pub struct Kernel {
     ebpf: Ebpf,
     books: Arc<Books>,
     flows: u32,
+    log: ProgramLog,
 }
 
 impl fmt::Debug for Kernel {
@@ -131,8 +137,8 @@ impl fmt::Debug for Kernel {
 impl Kernel {
     /// Loads the embedded object, attaches the verdict to its map, and maps the books.
     ///
-    /// Needs `CAP_BPF` and `CAP_NET_ADMIN` (and `CAP_PERFMON` on some kernels, see
-    /// docs/internals/kernel.md), or root.
+    /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_PERFMON` (docs/internals/kernel.md says why), or
+    /// root.
     ///
     /// # Errors
     /// [`KernelError`]; nothing stays loaded.
@@ -152,6 +158,7 @@ impl Kernel {
             .override_global(GLOBAL_OFF_SNDBUF, &offsets.sndbuf, true)
             .override_global(aya_log::LEVEL, &level, true)
             .map_max_entries(MAP_SOCKS, 2 * options.flows)
+            .map_max_entries(MAP_KEEP, 2 * options.flows)
             .map_max_entries(MAP_SLOTS, 2 * options.flows)
             .map_max_entries(MAP_BOOKS, 2 * options.flows)
             .load(object::OBJECT)
@@ -179,7 +186,7 @@ impl Kernel {
         let refused = |error| KernelError::Program(Box::new(error));
         program.load().map_err(refused)?;
         program.attach(socks.fd()).map_err(refused)?;
-        Ok(Self { ebpf, books, flows: options.flows })
+        Ok(Self { ebpf, books, flows: options.flows, log: options.log })
     }
 
     /// The books, for timers and counters.
@@ -196,10 +203,13 @@ impl Kernel {
     pub fn handle(&self) -> Result<Handle, KernelError> {
         let socks = SockMap::try_from(Map::SockMap(self.duplicate(MAP_SOCKS)?))
             .map_err(map_error("opening the socket map"))?;
+        let keep = SockMap::try_from(Map::SockMap(self.duplicate(MAP_KEEP)?))
+            .map_err(map_error("opening the program-less socket map"))?;
         let slots = BpfHashMap::try_from(Map::HashMap(self.duplicate(MAP_SLOTS)?))
             .map_err(map_error("opening the slot map"))?;
         Ok(Handle {
             socks: RefCell::new(socks),
+            keep: RefCell::new(keep),
             slots: RefCell::new(slots),
             books: Arc::clone(&self.books),
         })
@@ -230,12 +240,17 @@ impl Kernel {
         Ok(Events { ring })
     }
 
-    /// Lets the program's own log lines through to `log`/`tracing`, if it was loaded with any.
+    /// The reader of the program's own log lines; `None` if it was loaded without.
     ///
     /// # Errors
-    /// A text for the log.
-    pub fn program_log(&mut self) -> Result<aya_log::EbpfLogger<&'static dyn log::Log>, String> {
-        aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| chain(&error))
+    /// [`KernelError::ProgramLog`].
+    pub fn take_program_log(&mut self) -> Result<Option<ProgramLogReader>, KernelError> {
+        match self.log {
+            ProgramLog::Off => Ok(None),
+            ProgramLog::Debug | ProgramLog::Trace => aya_log::EbpfLogger::init(&mut self.ebpf)
+                .map(|logger| Some(ProgramLogReader(logger)))
+                .map_err(|error| KernelError::ProgramLog(chain(&error))),
+        }
     }
 
     /// The verdict's counters, summed over the CPUs.
@@ -250,6 +265,20 @@ impl Kernel {
         Ok(values.iter().fold(Stats::default(), |sum, one| sum.plus(one)))
     }
 
+    /// Sets the verdict's counters to zero.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn clear_stats(&self) -> Result<(), KernelError> {
+        let mut array: PerCpuArray<MapData, Stats> =
+            PerCpuArray::try_from(Map::PerCpuArray(self.duplicate(MAP_STATS)?))
+                .map_err(map_error("opening the counters"))?;
+        let cpus = array.get(&0, 0).map_err(map_error("reading the counters"))?.len();
+        let zeros = PerCpuValues::try_from(vec![Stats::default(); cpus])
+            .map_err(io_error("counting CPUs"))?;
+        array.set(0, zeros, 0).map_err(map_error("clearing the counters"))
+    }
+
     /// Flows that the maps hold.
     #[must_use]
     pub const fn capacity(&self) -> u32 {
@@ -257,9 +286,52 @@ impl Kernel {
     }
 }
 
+/// The verdict's counters that are not zero, `name=value` each.
+#[must_use]
+pub fn summary(stats: &Stats) -> String {
+    let Stats {
+        redirected,
+        redirected_bytes,
+        passed_behind,
+        passed_no_peer,
+        passed_backlog,
+        passed_full,
+        passed_hold,
+        trimmed,
+        trimmed_bytes,
+        duplicates,
+        fins,
+        no_slot,
+        broken,
+        events_lost,
+    } = *stats;
+    [
+        ("redirected", redirected),
+        ("redirected_bytes", redirected_bytes),
+        ("passed_behind", passed_behind),
+        ("passed_no_peer", passed_no_peer),
+        ("passed_backlog", passed_backlog),
+        ("passed_full", passed_full),
+        ("passed_hold", passed_hold),
+        ("trimmed", trimmed),
+        ("trimmed_bytes", trimmed_bytes),
+        ("duplicates", duplicates),
+        ("fins", fins),
+        ("no_slot", no_slot),
+        ("broken", broken),
+        ("events_lost", events_lost),
+    ]
+    .iter()
+    .filter(|(_, value)| *value > 0)
+    .map(|(name, value)| format!("{name}={value}"))
+    .collect::<Vec<_>>()
+    .join(" ")
+}
+
 /// A core's way to the maps.
 pub struct Handle {
     socks: RefCell<SockMap<MapData>>,
+    keep: RefCell<SockMap<MapData>>,
     slots: RefCell<BpfHashMap<MapData, u64, u32>>,
     books: Arc<Books>,
 }
@@ -284,10 +356,6 @@ pub enum InsertError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// One socket was refused after the other had begun to pass bytes: they are lost with its
-    /// place in the map, so the flow must be reset.
-    #[error("bytes arrived between the two insertions, of which the second was refused")]
-    Torn,
 }
 
 fn refused(action: &'static str) -> impl FnOnce(MapError) -> InsertError {
@@ -309,11 +377,12 @@ impl Handle {
         self.books.take().ok_or(InsertError::Full)
     }
 
-    /// Puts both sockets of a flow into the map. The records must have been
-    /// [reset](books::SharedDirection::reset). On an error neither is in.
+    /// Puts the sockets of a flow into the map: both, or the upstream's alone if the client's is
+    /// refused, see [`Membership::client_is_in`]. The records must have been
+    /// [reset](books::SharedDirection::reset).
     ///
     /// # Errors
-    /// [`InsertError`].
+    /// [`InsertError`]: neither is in.
     pub fn insert(
         &self,
         pair: Pair,
@@ -325,27 +394,24 @@ impl Handle {
                 .map_err(|source| InsertError::Refused { action: "reading a cookie", source })
         };
         let cookies = [cookie(client)?, cookie(upstream)?];
-        let mut membership = Membership { handle: self, cookies, inserted: 0, pair };
+        let mut membership =
+            Membership { handle: self, cookies, cookies_in: 0, client_is_in: false, pair };
         for (way, cookie) in Way::BOTH.into_iter().zip(cookies) {
             self.slots
                 .borrow_mut()
                 .insert(cookie, membership.pair.slot(way), 0)
                 .map_err(refused("adding a cookie to the map"))?;
-            membership.inserted += 1;
+            membership.cookies_in += 1;
         }
         // SOCKS[slot] is the direction's destination.
-        for (way, destination) in [(Way::Up, upstream), (Way::Down, client)] {
+        let set = |way, destination: BorrowedFd<'_>| {
             let slot = membership.pair.slot(way);
-            let result = self
-                .socks
-                .borrow_mut()
-                .set(slot, &destination.as_raw_fd(), 0)
-                .map_err(refused("adding a socket to the map"));
-            if let Err(error) = result {
-                return Err(membership.retreat(error));
-            }
-            membership.inserted += 1;
-        }
+            self.socks.borrow_mut().set(slot, &destination.as_raw_fd(), 0)
+        };
+        set(Way::Up, upstream).map_err(refused("adding a socket to the map"))?;
+        // The upstream's socket may have passed bytes by now, which it would lose by leaving the
+        // map: what refuses the client's (a FIN came in between) is no reason to take it out.
+        membership.client_is_in = set(Way::Down, client).is_ok();
         Ok(membership)
     }
 }
@@ -358,7 +424,8 @@ impl Handle {
 pub struct Membership<'a> {
     handle: &'a Handle,
     cookies: [u64; 2],
-    inserted: u8,
+    cookies_in: u8,
+    client_is_in: bool,
     pair: Pair,
 }
 
@@ -368,32 +435,91 @@ impl Membership<'_> {
     pub const fn pair(&self) -> &Pair {
         &self.pair
     }
-}
 
-impl Membership<'_> {
-    /// Takes the upstream's socket out again after the client's was refused (a FIN came in
-    /// between); the first refusal needs nothing.
+    /// Whether the client's socket is in the map; the upstream's is. If not, the verdict passes
+    /// everything that the upstream sends, and sees nothing that the client sends.
+    #[must_use]
+    pub const fn client_is_in(&self) -> bool {
+        self.client_is_in
+    }
+
+    /// Takes the verdict off both sockets. The program-less map keeps their psocks, so that what
+    /// was passed stays readable; nothing more is passed once a call that takes the sockets' locks
+    /// has returned.
     ///
-    /// Leaving the map loses passed bytes that are unread. With no peer in the map the verdict
-    /// passes whatever came meanwhile: if it did, the flow cannot go on.
-    fn retreat(self, error: InsertError) -> InsertError {
-        let slot = self.pair.slot(Way::Up);
-        if usize::from(self.inserted) > Way::BOTH.len() {
-            let cleared = self.handle.socks.borrow_mut().clear_index(&slot);
-            if cleared.is_err() || self.pair.record(Way::Down).passed() != 0 {
-                return InsertError::Torn;
-            }
+    /// # Errors
+    /// [`InsertError::Refused`]: a FIN came in already; both stay under the verdict.
+    pub fn detach(
+        &self,
+        client: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
+    ) -> Result<(), InsertError> {
+        let ends = [(Way::Up, upstream), (Way::Down, client)];
+        for (way, destination) in ends {
+            let slot = self.pair.slot(way);
+            self.handle
+                .keep
+                .borrow_mut()
+                .set(slot, &destination.as_raw_fd(), 0)
+                .map_err(refused("adding a socket to the program-less map"))?;
         }
-        error
+        for (way, _) in ends {
+            let slot = self.pair.slot(way);
+            self.handle
+                .socks
+                .borrow_mut()
+                .clear_index(&slot)
+                .map_err(refused("taking a socket out of the map"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes both sockets out of the program-less map as well: they are plain TCP again. Nothing
+    /// passed may be unread.
+    ///
+    /// # Errors
+    /// [`InsertError::Refused`]: a socket is not there, because it was reset.
+    pub fn release(&self) -> Result<(), InsertError> {
+        for way in Way::BOTH {
+            let slot = self.pair.slot(way);
+            self.handle
+                .keep
+                .borrow_mut()
+                .clear_index(&slot)
+                .map_err(refused("taking a socket out of the program-less map"))?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
         // A missing entry is no error here: nothing else removes them, and nothing can be done.
-        for cookie in self.cookies.iter().take(usize::from(self.inserted)) {
+        for cookie in self.cookies.iter().take(usize::from(self.cookies_in)) {
             let _ = self.handle.slots.borrow_mut().remove(cookie);
         }
+    }
+}
+
+/// The program's own log lines on their way to `log`, and so to `tracing`.
+pub struct ProgramLogReader(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl ProgramLogReader {
+    /// Logs all lines that are there.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsFd for ProgramLogReader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Debug for ProgramLogReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProgramLogReader")
     }
 }
 

@@ -160,6 +160,14 @@ impl Parked {
         shutdown_write(self.as_fd())
     }
 
+    /// Gives the socket, which is TCP, back to the runtime.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn unpark(self) -> io::Result<Stream> {
+        Ok(Stream::Tcp(TcpStream::from_std(self.0.into())?))
+    }
+
     /// Makes the coming close an RST.
     pub fn reset_on_close(&self) {
         reset_on_close(self.as_fd());

@@ -45,6 +45,8 @@ pub struct Control {
     /// Counts everything that user space carries; the idle timer compares.
     activity: Cell<u64>,
     half_closed: Cell<bool>,
+    /// The flow is to leave the kernel relay.
+    leave: Cell<bool>,
     /// The pair of records while spliced.
     pair: Cell<Option<u32>>,
 }
@@ -71,6 +73,18 @@ impl Control {
     #[must_use]
     pub fn stopped(&self) -> Option<Stop> {
         self.stop.get()
+    }
+
+    /// Orders the flow to leave the kernel relay, and not to come back.
+    pub fn leave_kernel(&self) {
+        self.leave.set(true);
+        self.nudge();
+    }
+
+    /// Whether it is to.
+    #[must_use]
+    pub fn is_to_leave_kernel(&self) -> bool {
+        self.leave.get()
     }
 
     /// Delivers epoll events of one socket: 0 is the client's, 1 the upstream's.
@@ -131,7 +145,7 @@ impl Control {
     pub async fn wait(&self) -> Mail {
         poll_fn(|cx| {
             self.register(cx);
-            let mail = Mail { client: self.events[0].take(), upstream: self.events[1].take() };
+            let mail = self.take();
             let nudged = self.nudge.take();
             if nudged || mail != Mail::default() || self.stop.get().is_some() {
                 Poll::Ready(mail)
@@ -140,6 +154,11 @@ impl Control {
             }
         })
         .await
+    }
+
+    /// Takes what was delivered, without waiting.
+    pub fn take(&self) -> Mail {
+        Mail { client: self.events[0].take(), upstream: self.events[1].take() }
     }
 
     fn wake(&self) {

@@ -130,6 +130,13 @@ pub enum Close {
         /// A reason of [`mux_common::broken`].
         reason: u32,
     },
+    /// The kernel's counts contradict the books: mux has a bug, or the kernel.
+    Imbalance {
+        /// Which way.
+        way: Way,
+        /// What contradicts what.
+        imbalance: ledger::Imbalance,
+    },
 }
 
 impl Close {
@@ -146,6 +153,7 @@ impl Close {
             },
             Self::Stopped(stop) => stop.name(),
             Self::Broken { .. } => "broken",
+            Self::Imbalance { .. } => "imbalance",
         }
     }
 }
@@ -154,8 +162,22 @@ impl fmt::Display for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Finished | Self::Stopped(_) => f.write_str(self.name()),
-            Self::Failed { error, .. } => write!(f, "{}: {error}", self.name()),
-            Self::Broken { reason } => write!(f, "broken: reason {reason}"),
+            Self::Failed { .. } | Self::Broken { .. } | Self::Imbalance { .. } => {
+                write!(f, "{}: {}", self.name(), self.error())
+            }
+        }
+    }
+}
+
+impl Close {
+    /// The error behind it, as the access log prints it; empty where there is none.
+    #[must_use]
+    pub fn error(&self) -> String {
+        match self {
+            Self::Finished | Self::Stopped(_) => String::new(),
+            Self::Failed { error, .. } => error.to_string(),
+            Self::Broken { reason } => format!("reason {reason}"),
+            Self::Imbalance { way, imbalance } => format!("{}: {imbalance}", way.name()),
         }
     }
 }

@@ -62,6 +62,14 @@ impl Watch {
         Ok(epoll::modify(&self.epoll, socket, EventData::new_u64(token), interest.flags())?)
     }
 
+    /// Watches a socket no longer.
+    ///
+    /// # Errors
+    /// epoll_ctl(2)'s.
+    pub fn remove(&self, socket: impl AsFd) -> io::Result<()> {
+        Ok(epoll::delete(&self.epoll, socket)?)
+    }
+
     /// Hands what has happened to `deliver`: token and `EPOLL*` bits.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use tracing::error;
 
 use super::{ServeError, io_error, worker::Nudges};
 use crate::{
-    kernel::{Events, Kernel, books::way_of},
+    kernel::{Events, Kernel, ProgramLogReader, books::way_of},
     shared::Shared,
 };
 
@@ -32,19 +32,29 @@ pub(super) fn spawn(
     nudges: Nudges,
 ) -> Result<Reader, ServeError> {
     let events = kernel.take_events()?;
+    let program_log = kernel.take_program_log()?;
     let stop =
         eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| io_error("eventfd")(error.into()))?;
     let stop = Arc::new(stop);
     let until = Arc::clone(&stop);
     let thread = thread::Builder::new()
         .name("mux-events".into())
-        .spawn(move || read(events, &until, &shared, &nudges))
+        .spawn(move || read(events, program_log, &until, &shared, &nudges))
         .map_err(io_error("starting the events thread"))?;
     Ok(Reader { thread, stop })
 }
 
-fn read(mut events: Events, stop: &OwnedFd, shared: &Shared, nudges: &Nudges) {
+fn read(
+    mut events: Events,
+    mut program_log: Option<ProgramLogReader>,
+    stop: &OwnedFd,
+    shared: &Shared,
+    nudges: &Nudges,
+) {
     loop {
+        if let Some(log) = &mut program_log {
+            log.flush();
+        }
         events.drain(|event| {
             let (pair, _) = way_of(event.slot);
             // The flow may be over, or its pair another's already: a look too many is harmless.
@@ -56,9 +66,13 @@ fn read(mut events: Events, stop: &OwnedFd, shared: &Shared, nudges: &Nudges) {
             }
         });
         let ring = events.as_fd();
-        let mut waits = [PollFd::new(&ring, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        let mut waits = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(&ring, PollFlags::IN)];
+        let log = program_log.as_ref().map(ProgramLogReader::as_fd);
+        if let Some(log) = &log {
+            waits.push(PollFd::new(log, PollFlags::IN));
+        }
         match poll(&mut waits, None) {
-            Ok(_) if !waits[1].revents().is_empty() => return,
+            Ok(_) if !waits[0].revents().is_empty() => return,
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => {
                 // The timers of the cores find uneven books, slower.

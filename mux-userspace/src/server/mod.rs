@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     account::{AccessLog, Counters},
-    kernel::{Handle, Kernel, KernelError},
+    kernel::{self, Handle, Kernel, KernelError},
     listener::{self, BindError, Bound},
     rules::config::{Config, RelayChoice},
     shared::{Limits, Owners, Shared},
@@ -48,9 +48,14 @@ pub enum ServeError {
     Bind(#[from] BindError),
     /// `--relay sockmap`, and it is not to be had.
     #[error(
-        "the sockmap relay was required and is not to be had: {0}\nhint: `mux doctor` says what it needs"
+        "the sockmap relay was required and is not to be had: {why}\nhint: `mux doctor` says what it needs"
     )]
-    RelayRequired(String),
+    RelayRequired {
+        /// Why not.
+        why: String,
+        /// Whether privileges would do.
+        permission: bool,
+    },
     /// The kernel refused after it had agreed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -152,6 +157,12 @@ fn serve(
     if let Some(events) = events {
         events.stop();
     }
+    if let Some(kernel) = &kernel {
+        match kernel.stats() {
+            Ok(stats) => info!("verdict: {}", kernel::summary(&stats)),
+            Err(error) => warn!("{error}"),
+        }
+    }
     Ok(())
 }
 
@@ -186,7 +197,8 @@ fn kernel_relay(
         (_, why) => {
             let why = why.unwrap_or_else(|| "unknown".into());
             if relay == Some(RelayChoice::Sockmap) {
-                return Err(ServeError::RelayRequired(why));
+                let permission = checks.iter().any(Check::is_permission);
+                return Err(ServeError::RelayRequired { why, permission });
             }
             warn!("relay: user space; the kernel relay is not in force: {why}");
             Ok((None, Some(why)))

@@ -23,11 +23,13 @@ use crate::{
     kernel::{Handle, Kernel, books::Way},
     net::Stream,
     relay::{
-        Close, Control, Ends, Tally,
+        Close, Control, Ends, Plan, Tally,
         pool::Pool,
-        sockmap::{self, Entered, Sizes, Spliced},
+        sockmap::{self, Entered, Exit, Sizes, Spliced},
+        user::{Duplex, Next},
         watch::Watch,
     },
+    rules::config::RelayChoice,
     sys,
 };
 
@@ -80,6 +82,7 @@ pub fn run(kernel: &Kernel) -> Result<Report, Failure> {
         ("4 MB through a small send buffer", bulk),
         ("end of stream, both ways", ends),
         ("a reader that stops", stopped_reader),
+        ("leaving the kernel relay", leaving),
     ];
     for &(case, test) in cases {
         let began = Instant::now();
@@ -136,6 +139,7 @@ fn spliced<T: Send>(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
+    stay: Stay,
     script: impl FnOnce() -> Result<T, String> + Send,
 ) -> Result<(T, Settled), String> {
     let handle = kernel.handle().map_err(text)?;
@@ -148,7 +152,7 @@ fn spliced<T: Send>(
             Err(_) => Err("the flow did not enter the map".into()),
         });
         let settled = runtime.block_on(async {
-            let relay = relay(&handle, ours, taken, sizes, entered);
+            let relay = relay(&handle, ours, taken, sizes, stay, entered);
             tokio::time::timeout(2 * PATIENCE, relay)
                 .await
                 .map_err(|_| "the flow did not end".to_owned())?
@@ -159,6 +163,14 @@ fn spliced<T: Send>(
         let settled = settled?;
         Ok((result?, settled))
     })
+}
+
+/// Whether a flow stays in the kernel relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stay {
+    ToTheEnd,
+    /// It is ordered out at once, with bytes on their way.
+    Briefly,
 }
 
 /// How a flow ended.
@@ -173,6 +185,7 @@ async fn relay(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
+    stay: Stay,
     entered: mpsc::Sender<()>,
 ) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
@@ -185,17 +198,45 @@ async fn relay(
     tally.up.taken = taken;
     let mut spliced = match sockmap::enter(handle, &watch, 0, ends, &tally, sizes) {
         Entered::In(spliced) => spliced,
-        Entered::Out(_, refusal) | Entered::Torn(_, refusal) => return Err(text(refusal)),
+        Entered::Out(_, refusal) => return Err(text(refusal)),
         Entered::Lost(error) => return Err(text(error)),
     };
     // The script waits for this, and is there as long as we are.
     let _ = entered.send(());
     let control = Rc::new(Control::default());
     let pool = Pool::default();
-    let close = accompany(&mut spliced, &watch, &control, &pool).await?;
+    if stay == Stay::Briefly {
+        control.leave_kernel();
+    }
+    let exit = accompany(&mut spliced, &watch, &control, &pool).await?;
+    if let Exit::Over(Close::Finished) = exit {
+        spliced.audit().map_err(text)?;
+    }
     spliced.settle(&mut tally);
     let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
+    let close = match (exit, stay) {
+        (Exit::Over(close), Stay::ToTheEnd) => close,
+        (Exit::Left, Stay::Briefly) => {
+            let mut ends = spliced.into_user_space().map_err(text)?;
+            user_space(&mut ends, &mut tally, &control, &pool).await?
+        }
+        (exit, _) => return Err(format!("unexpected: {exit:?}")),
+    };
     Ok(Settled { close, tally, first_seq_matched })
+}
+
+/// Relays the rest of a flow by copy.
+async fn user_space(
+    ends: &mut Ends,
+    tally: &mut Tally,
+    control: &Control,
+    pool: &Pool,
+) -> Result<Close, String> {
+    let plan = Plan::new(RelayChoice::Copy, ends, false, None);
+    match Duplex::new(Vec::new()).run(ends, tally, control, &plan, pool).await {
+        Next::Over(close) => Ok(close),
+        Next::Promote => Err("a flow that is to be copied wants the kernel".into()),
+    }
 }
 
 /// Runs the relay and, in a core's place, delivers its readiness and looks at its books.
@@ -204,7 +245,7 @@ async fn accompany(
     watch: &Watch,
     control: &Rc<Control>,
     pool: &Pool,
-) -> Result<Close, String> {
+) -> Result<Exit, String> {
     let ready = sys::readable_fd(watch.descriptor().map_err(text)?).map_err(text)?;
     let failure = RefCell::new(None);
     let deliver = async {
@@ -226,7 +267,7 @@ async fn accompany(
         }
     };
     tokio::select! {
-        close = spliced.run(control, pool) => Ok(close),
+        exit = spliced.run(control, pool) => Ok(exit),
         () = deliver => Err(failure.take().unwrap_or_default()),
     }
 }
@@ -261,7 +302,7 @@ fn expect_end(stream: &mut StdStream) -> Outcome {
 
 fn echo(kernel: &Kernel) -> Outcome {
     let (mut peers, ours) = flow().map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 0, SIZES, move || {
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::ToTheEnd, move || {
         for round in 0..8 {
             let message = pattern(100 + round);
             peers.client.write_all(&message).map_err(text)?;
@@ -290,7 +331,7 @@ fn half_read(kernel: &Kernel) -> Outcome {
     // Half of the segment is read before the handoff; the rest is queued.
     let mut half = [0; 500];
     (&ours.client).read_exact(&mut half).map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 500, SIZES, move || {
+    let ((), settled) = spliced(kernel, ours, 500, SIZES, Stay::ToTheEnd, move || {
         expect(&mut peers.upstream, &message[500..])?;
         peers.client.write_all(b"and on").map_err(text)?;
         expect(&mut peers.upstream, b"and on")
@@ -303,7 +344,7 @@ fn bulk(kernel: &Kernel) -> Outcome {
     SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
     let sizes = Sizes { send_buffer: SMALL_BUFFER as u32, backlog_limit: 16 * 1024 };
     let Peers { mut client, mut upstream } = peers;
-    let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
+    let ((), settled) = spliced(kernel, ours, 0, sizes, Stay::ToTheEnd, move || {
         let sender = thread::spawn(move || {
             client.write_all(&pattern(BULK)).map_err(text)?;
             client.shutdown(std::net::Shutdown::Write).map_err(text)?;
@@ -320,7 +361,7 @@ fn bulk(kernel: &Kernel) -> Outcome {
 fn ends(kernel: &Kernel) -> Outcome {
     for client_first in [true, false] {
         let (peers, ours) = flow().map_err(text)?;
-        let ((), settled) = spliced(kernel, ours, 0, SIZES, move || {
+        let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::ToTheEnd, move || {
             let Peers { client, upstream } = peers;
             let (mut first, mut second) =
                 if client_first { (client, upstream) } else { (upstream, client) };
@@ -346,7 +387,7 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
     let Peers { mut client, mut upstream } = peers;
     SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
     client.set_nonblocking(true).map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 0, sizes, move || {
+    let ((), settled) = spliced(kernel, ours, 0, sizes, Stay::ToTheEnd, move || {
         // Write until nothing has been taken for a while: TCP's back-pressure has reached us.
         let data = pattern(64 << 20);
         let mut sent = 0;
@@ -368,6 +409,33 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
             return Err("64 MiB went to a reader that does not read".into());
         }
         drop_after(client, || expect(&mut upstream, &data[..sent]))
+    })?;
+    finished(&settled)
+}
+
+/// A flow that leaves the kernel relay while bytes go both ways loses none of them.
+fn leaving(kernel: &Kernel) -> Outcome {
+    const SOME: usize = 1 << 20;
+    let (peers, ours) = flow().map_err(text)?;
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::Briefly, move || {
+        thread::scope(|scope| {
+            let talk = |mut stream: StdStream| {
+                let mut reader = stream.try_clone().map_err(text)?;
+                let data = pattern(SOME);
+                thread::scope(|scope| {
+                    let reading = scope.spawn(|| {
+                        expect(&mut reader, &data)?;
+                        expect_end(&mut reader)
+                    });
+                    stream.write_all(&data).map_err(text)?;
+                    stream.shutdown(std::net::Shutdown::Write).map_err(text)?;
+                    reading.join().map_err(|_| "a reader panicked".to_owned())?
+                })
+            };
+            let upstream = scope.spawn(move || talk(peers.upstream));
+            talk(peers.client)?;
+            upstream.join().map_err(|_| "a peer panicked".to_owned())?
+        })
     })?;
     finished(&settled)
 }

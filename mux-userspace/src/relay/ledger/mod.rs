@@ -3,6 +3,8 @@
 //! [`Ledger::step`] says what to do next, the driver ([`super::sockmap`]) does it and reports
 //! back. The invariants are numbered in `LIFECYCLE.md`.
 
+use std::fmt;
+
 use mux_common::KernelBook;
 
 /// One way of a spliced flow.
@@ -14,6 +16,8 @@ pub struct Ledger {
     read: u64,
     /// Published: the destination's count of what it was given other than by redirect.
     written: u64,
+    /// The source is not in the map: it is read like any socket.
+    plain: bool,
     /// Bytes in hand: read, and not published yet.
     held: u64,
     /// Of those, given to the destination.
@@ -49,13 +53,19 @@ pub enum Step {
     Broken(u32),
 }
 
-/// The source's count contradicts the books: bytes came twice or not at all.
+/// A socket's count contradicts the books: bytes went twice or not at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Imbalance {
-    /// Bytes the books know of.
+    /// Bytes the books know of, the FIN counted as 1.
     pub booked: u64,
-    /// Bytes the source received.
-    pub received: u64,
+    /// Bytes the socket counts: received by the source, or taken by the destination.
+    pub counted: u64,
+}
+
+impl fmt::Display for Imbalance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the books hold {} bytes, the socket counts {}", self.booked, self.counted)
+    }
 }
 
 impl Ledger {
@@ -67,6 +77,7 @@ impl Ledger {
             taken_before,
             read: 0,
             written: sent_before,
+            plain: false,
             held: 0,
             flushed: 0,
             clear: false,
@@ -94,7 +105,10 @@ impl Ledger {
                 Step::Write(self.flushed)
             };
         }
-        if book.passed > self.read {
+        if self.plain && !self.fin {
+            return Step::Read(u64::MAX);
+        }
+        if !self.plain && book.passed > self.read {
             // Exactly what was passed, never more: what the verdict has not seen is not ours (L1).
             return Step::Read(book.passed - self.read);
         }
@@ -126,10 +140,20 @@ impl Ledger {
         // The FIN counts as 1.
         let booked = self.taken_before + self.read + self.held + book.redirected + 1;
         if booked > received {
-            return Err(Imbalance { booked, received });
+            return Err(Imbalance { booked, counted: received });
         }
         self.accounted = booked == received && book.passed == self.read + self.held;
         Ok(self.accounted)
+    }
+
+    /// Checks a way that is over: its destination's TCP has taken `sent` bytes in all.
+    ///
+    /// # Errors
+    /// [`Imbalance`].
+    pub const fn audit(&self, sent: u64, book: &KernelBook) -> Result<(), Imbalance> {
+        // The FIN that was passed on counts as 1.
+        let booked = self.written + book.redirected + 1;
+        if booked == sent { Ok(()) } else { Err(Imbalance { booked, counted: sent }) }
     }
 
     /// Reports that `bytes` were read from the source.
@@ -152,6 +176,23 @@ impl Ledger {
         // From now on the kernel may redirect again: the next time, look again (L2).
         self.clear = false;
         (self.read, self.written)
+    }
+
+    /// The source did not enter the map: all its bytes are user space's to read.
+    pub const fn read_plainly(&mut self) {
+        self.plain = true;
+    }
+
+    /// Whether the source is read like any socket.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Reports the end of a source that is read plainly, where 0 is the end.
+    pub const fn saw_plain_end(&mut self) {
+        self.fin = true;
+        self.accounted = true;
     }
 
     /// Reports the source's FIN.
@@ -192,8 +233,13 @@ impl Ledger {
     /// redirected and beyond `sent`.
     #[must_use]
     pub const fn outstanding(&self, sent: u64, book: &KernelBook) -> u64 {
-        (self.held - self.flushed)
-            + (self.written + self.flushed + book.redirected).saturating_sub(sent)
+        (self.held - self.flushed) + self.redirect_outstanding(sent, book)
+    }
+
+    /// Of those, the ones that were redirected (or written) and are beyond `sent`.
+    #[must_use]
+    pub const fn redirect_outstanding(&self, sent: u64, book: &KernelBook) -> u64 {
+        (self.written + self.flushed + book.redirected).saturating_sub(sent)
     }
 }
 
@@ -246,7 +292,29 @@ mod tests {
     fn books_with_more_than_was_received_do_not_balance() {
         let mut ledger = Ledger::new(1, 0);
         ledger.saw_fin();
-        assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, received: 8 }));
+        assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, counted: 8 }));
+    }
+
+    #[test]
+    fn a_source_outside_the_map_is_read_to_its_end() {
+        let mut ledger = Ledger::new(0, 0);
+        ledger.read_plainly();
+        let nothing = book(0, 0);
+        assert_eq!(ledger.step(&nothing), Step::Read(u64::MAX));
+        ledger.was_read(4);
+        assert_eq!(ledger.step(&nothing), Step::AskSent);
+        assert!(ledger.sent(0, &nothing));
+        assert_eq!(ledger.step(&nothing), Step::Write(0));
+        ledger.was_written(4);
+        assert_eq!(ledger.step(&nothing), Step::Publish);
+        ledger.publish();
+        assert_eq!(ledger.step(&nothing), Step::Read(u64::MAX));
+        ledger.saw_plain_end();
+        assert_eq!(ledger.step(&nothing), Step::AskSent);
+        assert!(ledger.sent(4, &nothing));
+        assert_eq!(ledger.step(&nothing), Step::Shutdown);
+        ledger.was_shut();
+        assert_eq!(ledger.audit(5, &nothing), Ok(()));
     }
 
     #[test]

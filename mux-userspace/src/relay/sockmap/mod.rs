@@ -3,6 +3,8 @@
 //! `LIFECYCLE.md` has the states, who owns which byte at each instant, and the invariants.
 //! This module does what the [`Ledger`]s say; all decisions about bytes are theirs.
 
+mod leave;
+
 use std::{
     io,
     os::fd::AsFd,
@@ -16,7 +18,7 @@ use thiserror::Error;
 
 use super::{
     Close, Control, Ends, Side, Tally, Way,
-    ledger::{Imbalance, Ledger, Step},
+    ledger::{Ledger, Step},
     pool::{Buffer, Pool},
     watch::{Interest, Watch},
 };
@@ -29,9 +31,15 @@ use crate::{
 /// How long until the books are looked at again, where no event tells of their change: the
 /// kworker empties a backlog without telling anybody.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// The same, after looks that found nothing new.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// Looks without change after which the source is kicked: nothing should ever need it, but a
 /// verdict that was not run is a hung flow.
 const KICK_AFTER: u32 = 8;
+/// Tries to count what a socket has sent between two ACKs.
+const TRIES: u32 = 100;
+/// Steps of one way before the other way, and other flows, get their turn.
+const STEPS: u32 = 128;
 /// `TCP_ESTABLISHED` (include/net/tcp_states.h).
 const ESTABLISHED: u8 = 1;
 
@@ -79,6 +87,7 @@ pub struct Spliced<'a> {
     token: u64,
     ways: [WayState; 2],
     interest: [Interest; 2],
+    leaving: leave::Leaving,
 }
 
 #[derive(Debug)]
@@ -88,6 +97,15 @@ struct WayState {
     looks: u32,
 }
 
+/// Why a flow's time in the map ended.
+#[derive(Debug)]
+pub enum Exit {
+    /// The flow is over.
+    Over(Close),
+    /// It was ordered to leave, and has left: [`Spliced::into_user_space`].
+    Left,
+}
+
 /// What a way waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wait {
@@ -95,6 +113,7 @@ enum Wait {
     Readable,
     Writable,
     Clock,
+    Turn,
 }
 
 /// What became of a flow that was to enter the map.
@@ -104,8 +123,6 @@ pub enum Entered<'a> {
     In(Spliced<'a>),
     /// It is not, and goes on in user space, unchanged.
     Out(Ends, Refusal),
-    /// It cannot go on: both connections must be reset.
-    Torn(Ends, Refusal),
     /// Its sockets could not be taken out of the runtime, and are closed.
     Lost(io::Error),
 }
@@ -126,7 +143,6 @@ pub fn enter<'a>(
                 Err(error) => Entered::Lost(error),
             }
         }
-        Err(refusal @ Refusal::Insert(InsertError::Torn)) => Entered::Torn(ends, refusal),
         Err(refusal) => Entered::Out(ends, refusal),
     }
 }
@@ -150,11 +166,14 @@ fn insert<'a>(
         }
         let limit = prepare(&SockRef::from(&destination), sizes)
             .map_err(io_refusal("setting socket buffers"))?;
-        let sent = sent_by(destination).map_err(io_refusal("reading TCP_INFO"))?;
+        let sent = sent_exactly(destination).map_err(io_refusal("reading TCP_INFO"))?;
         pair.record(way).reset(sent, limit);
         ledgers[way.index()] = Ledger::new(tally.way(way).taken, sent);
     }
     let membership = handle.insert(pair, ends.client.as_fd(), ends.upstream.as_fd())?;
+    if !membership.client_is_in() {
+        ledgers[Way::Up.index()].read_plainly();
+    }
     Ok((membership, ledgers))
 }
 
@@ -170,6 +189,23 @@ fn prepare(socket: &SockRef<'_>, sizes: Sizes) -> io::Result<u64> {
     }
     let actual = socket.send_buffer_size()?;
     Ok(u64::from(sizes.backlog_limit).min(actual as u64 / 2))
+}
+
+/// Exactly the bytes that a socket's TCP has taken; nobody may be writing to it.
+///
+/// [`sent_by`] may say too little, which is the safe side for "is it drained?", and the wrong one
+/// for the count that this question is answered by.
+fn sent_exactly(socket: impl AsFd) -> io::Result<u64> {
+    let mut before = sys::tcp_counters(socket.as_fd())?.bytes_acked;
+    for _ in 0..TRIES {
+        let queued = sys::unacknowledged(socket.as_fd())?;
+        let after = sys::tcp_counters(socket.as_fd())?.bytes_acked;
+        if before == after {
+            return Ok(before + queued);
+        }
+        before = after;
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "ACKs come faster than they can be counted"))
 }
 
 /// Bytes that a socket's TCP has taken since it was connected: acknowledged and queued.
@@ -200,6 +236,7 @@ impl<'a> Spliced<'a> {
             token,
             ways: [state(up), state(down)],
             interest: [Interest::default(); 2],
+            leaving: leave::Leaving::default(),
         })
     }
 
@@ -217,41 +254,59 @@ impl<'a> Spliced<'a> {
     }
 
     /// Accompanies the flow until it is over: carries what is passed, passes on the ends.
-    pub async fn run(&mut self, control: &Control, pool: &Pool) -> Close {
-        if let Err(close) = self.start() {
-            return close;
+    pub async fn run(&mut self, control: &Control, pool: &Pool) -> Exit {
+        match self.accompany(control, pool).await {
+            Ok(exit) => exit,
+            Err(close) => Exit::Over(close),
         }
+    }
+
+    async fn accompany(&mut self, control: &Control, pool: &Pool) -> Result<Exit, Close> {
+        self.start()?;
+        let mut pause = LOOK_AGAIN;
         loop {
+            let before = control.activity();
             if let Some(stop) = control.stopped() {
-                return Close::Stopped(stop);
+                return Err(Close::Stopped(stop));
             }
-            let mut clock = false;
+            let (mut clock, mut turn) = (false, false);
             let mut interest = [Interest::default(); 2];
             for way in Way::BOTH {
-                match self.advance(way, control, pool) {
-                    Ok(Wait::Events) => {}
-                    Ok(Wait::Readable) => interest[way.index()].read = true,
-                    Ok(Wait::Writable) => interest[way.back().index()].write = true,
-                    Ok(Wait::Clock) => clock = true,
-                    Err(close) => return close,
+                match self.advance(way, control, pool)? {
+                    Wait::Events => {}
+                    Wait::Readable => interest[way.index()].read = true,
+                    Wait::Writable => interest[way.back().index()].write = true,
+                    Wait::Clock => clock = true,
+                    Wait::Turn => turn = true,
                 }
             }
             if self.ways.iter().all(|way| way.ledger.is_over()) {
-                return Close::Finished;
+                return Ok(Exit::Over(Close::Finished));
             }
-            if let Err(close) = self.watch_for(interest) {
-                return close;
+            if control.is_to_leave_kernel() {
+                match self.leave()? {
+                    leave::Progress::Left => return Ok(Exit::Left),
+                    leave::Progress::LookAgain => clock = true,
+                    leave::Progress::Stays => {}
+                }
             }
-            let mail = if clock {
-                tokio::time::timeout(LOOK_AGAIN, control.wait()).await.unwrap_or_default()
+            self.watch_for(interest)?;
+            let mail = if turn {
+                tokio::task::yield_now().await;
+                control.take()
+            } else if clock {
+                pause = if control.activity() == before {
+                    (2 * pause).min(LONGEST_PAUSE)
+                } else {
+                    LOOK_AGAIN
+                };
+                tokio::time::timeout(pause, control.wait()).await.unwrap_or_default()
             } else {
                 control.wait().await
             };
             for (side, events) in [(Side::Downstream, mail.client), (Side::Upstream, mail.upstream)]
             {
-                if let Err(close) = self.notice(side, events, control) {
-                    return close;
-                }
+                self.notice(side, events, control)?;
             }
         }
     }
@@ -292,8 +347,11 @@ impl<'a> Spliced<'a> {
                 Side::Downstream => Way::Up,
                 Side::Upstream => Way::Down,
             };
-            self.ways[way.index()].ledger.saw_fin();
-            control.set_half_closed();
+            let ledger = &mut self.ways[way.index()].ledger;
+            if !ledger.is_plain() {
+                ledger.saw_fin();
+                control.set_half_closed();
+            }
         }
         Ok(())
     }
@@ -301,7 +359,7 @@ impl<'a> Spliced<'a> {
     /// Does for one way what its ledger says, until that is to wait.
     fn advance(&mut self, way: Way, control: &Control, pool: &Pool) -> Result<Wait, Close> {
         let (source, destination) = (Side::source(way), Side::destination(way));
-        loop {
+        for _ in 0..STEPS {
             let book = self.book(way);
             let step = self.ways[way.index()].ledger.step(&book);
             match step {
@@ -311,6 +369,10 @@ impl<'a> Spliced<'a> {
                     let mut chunk = pool.buffer();
                     let most = chunk.len().min(usize::try_from(most).unwrap_or(usize::MAX));
                     match self.socket(source).read(&mut chunk[..most]) {
+                        Ok(0) if self.ways[way.index()].ledger.is_plain() => {
+                            self.ways[way.index()].ledger.saw_plain_end();
+                            control.set_half_closed();
+                        }
                         // 0 says that the FIN is in and nothing is queued right now; the passed
                         // bytes are still on their way to the queue.
                         Ok(0) => return Ok(Wait::Clock),
@@ -342,6 +404,9 @@ impl<'a> Spliced<'a> {
                     let state = &mut self.ways[way.index()];
                     state.chunk = None;
                     let (read, written) = state.ledger.publish();
+                    if state.ledger.is_plain() {
+                        continue;
+                    }
                     self.membership.pair().record(way).publish(read, written);
                 }
                 Step::AskReceived => {
@@ -358,6 +423,7 @@ impl<'a> Spliced<'a> {
                 }
             }
         }
+        Ok(Wait::Turn)
     }
 
     /// Writes what is in hand; false: the destination is full.
@@ -397,22 +463,35 @@ impl<'a> Spliced<'a> {
                 }
                 Ok(false)
             }
-            Err(Imbalance { booked, received }) => Err(failed(io::Error::other(format!(
-                "the books hold {booked} bytes, the socket received {received}"
-            )))),
+            Err(imbalance) => Err(Close::Imbalance { way, imbalance }),
         }
     }
 
     fn watch_for(&mut self, interest: [Interest; 2]) -> Result<(), Close> {
         for (index, side) in [Side::Downstream, Side::Upstream].into_iter().enumerate() {
-            // Waiting for an edge that came before is waiting for ever: a change of interest
-            // reports the present state, no change does not, so ask each time while waiting.
-            if interest[index] != self.interest[index] || interest[index] != Interest::default() {
+            // Only a change: it reports the present state, a standing RDHUP too, which must not
+            // wake us each time that we go to sleep. After a change edges come by themselves.
+            if interest[index] != self.interest[index] {
                 self.watch
                     .modify(self.socket(side), self.token | index as u64, interest[index])
                     .map_err(|error| Close::Failed { side, error })?;
                 self.interest[index] = interest[index];
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the books of a flow that has [`Close::Finished`] balance: each destination's TCP has
+    /// taken what they say, and the FIN.
+    ///
+    /// # Errors
+    /// [`Close::Imbalance`]: mux has a bug, or the kernel.
+    pub fn audit(&self) -> Result<(), Close> {
+        for way in Way::BOTH {
+            let book = self.book(way);
+            let ledger = &self.ways[way.index()].ledger;
+            let Ok(sent) = sent_exactly(self.socket(Side::destination(way))) else { continue };
+            ledger.audit(sent, &book).map_err(|imbalance| Close::Imbalance { way, imbalance })?;
         }
         Ok(())
     }
@@ -436,9 +515,9 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Ends both connections with RST, that of `failed` at once, the other once its peer has
-    /// what it was given before, or `patience` is over.
-    pub async fn abort(self, failed: Option<Side>, patience: Duration) {
+    /// Makes the coming close of both connections an RST, once the peer of the one that has not
+    /// `failed` has what it was given before, or `patience` is over.
+    pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
         let deadline = Instant::now() + patience;
         if let Some(side) = failed {
             let survivor = self.socket(side.other());
@@ -451,7 +530,8 @@ impl<'a> Spliced<'a> {
                 let book = self.book(way);
                 let ledger = &self.ways[way.index()].ledger;
                 let drained = match (sent_by(survivor), sys::unacknowledged(survivor.as_fd())) {
-                    (Ok(sent), Ok(0)) => ledger.outstanding(sent, &book) == 0,
+                    // What is in hand is not written any more, and not waited for.
+                    (Ok(sent), Ok(0)) => ledger.redirect_outstanding(sent, &book) == 0,
                     (Ok(_), Ok(_)) => false,
                     (Err(_), _) | (_, Err(_)) => true,
                 };

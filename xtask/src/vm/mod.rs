@@ -1,0 +1,226 @@
+//! `cargo xtask vm`: the kernel relay on other kernels. Boots Debian's cloud kernels in QEMU, with
+//! nothing in the machine but the daemon and what tests it.
+//!
+//! `kernels` says which, `debian` gets them, `modules` sorts out what they load; `payload` says what
+//! is run, `initramfs` (with `cpio`) packs it; `machine` boots, `report` reads what the machine
+//! says, `verdict` judges, `table` prints. In the machine, `mux-vm-init` of `mux-tests` is init.
+
+mod cpio;
+mod debian;
+mod initramfs;
+mod kernels;
+mod machine;
+mod modules;
+mod payload;
+mod progress;
+mod report;
+mod table;
+mod verdict;
+
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use self::{
+    initramfs::Content,
+    kernels::{SOURCES, Source},
+    machine::Run,
+    payload::{Payload, Size},
+    progress::Progress,
+    verdict::Verdict,
+};
+use crate::{
+    apt,
+    daemon::{self, Object, Profile},
+    sh,
+};
+
+/// `cargo xtask vm`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct VmArgs {
+    /// Kernels: 5.10, 6.1, 6.12, newest; by default all
+    #[arg(value_name = "KERNEL", value_parser = kernels::by_name)]
+    kernels: Vec<&'static Source>,
+    /// Less torture
+    #[arg(long)]
+    quick: bool,
+    /// Keep consoles, reports and initramfs also where nothing is wrong
+    #[arg(long)]
+    keep: bool,
+    /// Get the kernels again: Debian may have newer ones
+    #[arg(long)]
+    update: bool,
+    /// Longest that a machine may run
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    timeout: u64,
+    /// Print JSON instead of the table
+    #[arg(long)]
+    json: bool,
+    /// Arguments for the torture tool, in place of its own here
+    #[arg(last = true, value_name = "ARGUMENTS")]
+    arguments: Vec<OsString>,
+}
+
+/// Boots the kernels asked for and prints the table.
+///
+/// # Errors
+/// Something needed cannot be had, or a kernel's verdict is not good; the message names it.
+pub(crate) fn command(args: &VmArgs) -> Result<()> {
+    let mux = daemon::build(Profile::Release, Object::Best)?;
+    let kernels: Vec<&Source> =
+        if args.kernels.is_empty() { SOURCES.iter().collect() } else { args.kernels.clone() };
+    let verdicts = test(&mux, &kernels, args)?;
+    if args.json {
+        println!("{:#}", json!(verdicts));
+    } else {
+        print!("{}", table::render(&verdicts));
+    }
+    succeed(&verdicts)
+}
+
+/// All kernels, with little torture, as a step of `cargo xtask test`.
+///
+/// # Errors
+/// As [`command`].
+pub(crate) fn quick(mux: &Path) -> Result<()> {
+    let args = VmArgs {
+        kernels: Vec::new(),
+        quick: true,
+        keep: false,
+        update: false,
+        timeout: 100,
+        json: false,
+        arguments: Vec::new(),
+    };
+    let verdicts = test(mux, &SOURCES.iter().collect::<Vec<_>>(), &args)?;
+    eprint!("{}", table::render(&verdicts));
+    succeed(&verdicts)
+}
+
+/// Why this machine cannot run the others, if it cannot.
+pub(crate) fn hindrance() -> Option<String> {
+    let architecture = std::env::consts::ARCH;
+    (architecture != "x86_64")
+        .then(|| format!("the machines run this one's programs, which are for {architecture}"))
+}
+
+fn succeed(verdicts: &[Verdict]) -> Result<()> {
+    let failed: Vec<&str> = verdicts
+        .iter()
+        .filter(|verdict| !verdict.is_good())
+        .map(|verdict| verdict.kernel)
+        .collect();
+    if failed.is_empty() {
+        return Ok(());
+    }
+    bail!("failed: {}\nhint: {} has what the machines said", failed.join(", "), runs().display())
+}
+
+fn cache() -> PathBuf {
+    sh::root().join(".cache/vm")
+}
+
+fn runs() -> PathBuf {
+    cache().join("runs")
+}
+
+fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Verdict>> {
+    if let Some(hindrance) = hindrance() {
+        bail!("{hindrance}");
+    }
+    install()?;
+    fs::create_dir_all(runs())?;
+    // Two at once would write into each other's files.
+    let lock = File::create(cache().join("lock"))?;
+    lock.lock().context("cannot wait for another `cargo xtask vm`")?;
+
+    let (content, payloads) = content(mux, args)?;
+    let names: Vec<&str> = payloads.iter().map(|payload| payload.name).collect();
+    let verdicts = kernels
+        .iter()
+        .map(|source| {
+            let mut progress = Progress::new(source.name);
+            let verdict = match boot(source, &content, args, &mut progress) {
+                Ok(run) => Verdict::new(source, &run, &names),
+                Err(error) => Verdict::failed(source, &error),
+            };
+            if verdict.is_good() && !args.keep {
+                // It is in nobody's way if it stays.
+                let _ = fs::remove_dir_all(runs().join(source.name));
+            }
+            let word = if verdict.is_good() { "good" } else { "FAILED" };
+            progress.end(&format!("{word}, {:.0} s", verdict.seconds));
+            verdict
+        })
+        .collect();
+    Ok(verdicts)
+}
+
+/// What the machines need of this one, and the Debian package of each.
+fn install() -> Result<()> {
+    let programs = [
+        ("apt-get", "apt"),
+        ("dpkg-deb", "dpkg"),
+        ("ip", "iproute2"),
+        ("ldd", "libc-bin"),
+        ("nft", "nftables"),
+        ("xz", "xz-utils"),
+        ("zstd", "zstd"),
+        machine::PROGRAM,
+    ];
+    let mut missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| sh::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if !Path::new(debian::KEYRING).exists() {
+        missing.push("debian-archive-keyring");
+    }
+    apt::install(&missing)
+}
+
+/// Builds what runs in the machines.
+fn content(mux: &Path, args: &VmArgs) -> Result<(Content, Vec<Payload>)> {
+    let built = test_programs()?;
+    let named = |name: &str| built.iter().find(|path| path.file_name() == Some(name.as_ref()));
+    let init = named("mux-vm-init").context("mux-tests has no mux-vm-init")?.clone();
+    let torture = named(payload::TORTURE);
+    let mut programs = vec![mux.to_owned()];
+    programs.extend(torture.cloned());
+    programs.extend(payload::HOST_PROGRAMS.iter().filter_map(|program| sh::find(program)));
+    let size = if args.quick { Size::QUICK } else { Size::FULL };
+    let payloads = payload::list(size, torture.is_some(), &args.arguments);
+    Ok((Content { init, programs, payload: payload::file(&payloads) }, payloads))
+}
+
+/// Builds the programs of `mux-tests`, and asks cargo where they are: what lies about
+/// from an older build is not taken.
+fn test_programs() -> Result<Vec<PathBuf>> {
+    let mut cargo = sh::cargo();
+    cargo.args(["build", "--release", "--package", "mux-tests", "--bins"]);
+    let messages = sh::output(cargo.arg("--message-format=json-render-diagnostics"))?;
+    Ok(messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .collect())
+}
+
+fn boot(source: &Source, content: &Content, args: &VmArgs, progress: &mut Progress) -> Result<Run> {
+    progress.now("gets the kernel");
+    let kernel = debian::kernel(source, &cache(), args.update)?;
+    progress.now("packs the machine");
+    let directory = runs().join(source.name);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory)?;
+    let initramfs = directory.join("initramfs.cpio");
+    fs::write(&initramfs, content.archive(&modules::read(&kernel.modules)?)?)?;
+    let limit = Duration::from_secs(args.timeout);
+    machine::run(&kernel.image, &initramfs, &directory, limit, &mut |what| progress.now(what))
+}

@@ -1,0 +1,137 @@
+//! What a machine runs, as data.
+
+use std::ffi::OsString;
+
+/// One command in the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Payload {
+    /// Its name in reports.
+    pub(crate) name: &'static str,
+    /// Longest that it may take, seconds.
+    pub(crate) limit: u32,
+    /// Program and arguments.
+    pub(crate) words: Vec<String>,
+}
+
+/// `mux doctor` as a user gets it.
+pub(crate) const AUTO: &str = "auto";
+/// `mux doctor` with `[kernel] sockmap = "force"`.
+pub(crate) const FORCE: &str = "force";
+/// The torture tool on loopback.
+pub(crate) const TORTURE: &str = "torture";
+/// The torture tool across namespaces that lose packets.
+pub(crate) const LOSS: &str = "loss";
+
+/// Programs of the host that torture runs.
+pub(crate) const HOST_PROGRAMS: [&str; 2] = ["ip", "nft"];
+
+/// The machine's small files.
+pub(crate) const FILES: [(&str, &str); 5] = [
+    (
+        "etc/passwd",
+        "root:x:0:0:root:/:/bin/false\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
+    ),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+    ("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    ("etc/auto.toml", "listen = \"127.0.0.1:0\"\n\n[[rule]]\nupstream = \"builtin:echo\"\n"),
+    (
+        "etc/force.toml",
+        "listen = \"127.0.0.1:0\"\n\n[[rule]]\nupstream = \"builtin:echo\"\n\n\
+         [kernel]\nsockmap = \"force\"\n",
+    ),
+];
+
+/// How much torture a machine gets; an emulated one is some twenty times slower than this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    flows: u32,
+    concurrency: u32,
+    /// No flow begins later.
+    seconds: u32,
+}
+
+impl Size {
+    /// For every run of `cargo xtask test`.
+    pub(crate) const QUICK: Self = Self { flows: 40, concurrency: 8, seconds: 15 };
+    /// By default.
+    pub(crate) const FULL: Self = Self { flows: 200, concurrency: 16, seconds: 40 };
+}
+
+/// The commands for every kernel, in order. `torture`: with the torture tool, and with `extra`
+/// arguments for it.
+pub(crate) fn list(size: Size, torture: bool, extra: &[OsString]) -> Vec<Payload> {
+    let mut payloads = vec![
+        payload(AUTO, 60, "/bin/mux doctor --json --rules /etc/auto.toml"),
+        payload(FORCE, 60, "/bin/mux doctor --json --rules /etc/force.toml"),
+    ];
+    if torture {
+        let extra: Vec<String> =
+            extra.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+        for (name, more) in [(TORTURE, ""), (LOSS, "--netns --loss 2 --no-sack")] {
+            let mut torture = payload(name, size.seconds + 60, "/bin/torture --json");
+            torture.words.extend(more.split_whitespace().map(str::to_owned));
+            torture.words.extend(defaults(size, &extra));
+            torture.words.extend(extra.iter().cloned());
+            payloads.push(torture);
+        }
+    }
+    payloads
+}
+
+/// Torture's options, without those that the user gives.
+fn defaults(size: Size, extra: &[String]) -> Vec<String> {
+    let Size { flows, concurrency, seconds } = size;
+    [
+        ("--mux", "/bin/mux".to_owned()),
+        // So that also the kernels that are not on the list of the good ones are tried.
+        ("--sockmap", "force".to_owned()),
+        ("--seed", "1".to_owned()),
+        ("--flows", flows.to_string()),
+        ("--concurrency", concurrency.to_string()),
+        ("--seconds", seconds.to_string()),
+        ("--bytes", "262144".to_owned()),
+        ("--bulk", "1048576".to_owned()),
+        ("--deadline", "60".to_owned()),
+    ]
+    .into_iter()
+    .filter(|(option, _)| !extra.iter().any(|word| word.split('=').next() == Some(option)))
+    .flat_map(|(option, value)| [option.to_owned(), value])
+    .collect()
+}
+
+fn payload(name: &'static str, limit: u32, command: &str) -> Payload {
+    Payload { name, limit, words: command.split(' ').map(str::to_owned).collect() }
+}
+
+/// The list as `mux-vm-init` reads it.
+pub(crate) fn file(payloads: &[Payload]) -> String {
+    let line = |payload: &Payload| {
+        format!("{}\t{}\t{}\n", payload.name, payload.limit, payload.words.join("\t"))
+    };
+    payloads.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_as_init_reads_it() {
+        let payloads = list(Size::QUICK, false, &[]);
+        let text = file(&payloads);
+        let first = text.lines().next().unwrap_or_default();
+        assert_eq!(first, "auto\t60\t/bin/mux\tdoctor\t--json\t--rules\t/etc/auto.toml");
+        assert_eq!(text.lines().count(), 2);
+    }
+
+    #[test]
+    fn extra_arguments_replace_tortures_own() {
+        let payloads = list(Size::QUICK, true, &["--flows".into(), "7".into()]);
+        let names: Vec<&str> = payloads.iter().map(|payload| payload.name).collect();
+        assert_eq!(names, [AUTO, FORCE, TORTURE, LOSS]);
+        for payload in &payloads[2..] {
+            assert_eq!(payload.words.iter().filter(|word| *word == "--flows").count(), 1);
+            assert!(payload.words.ends_with(&["--flows".to_owned(), "7".to_owned()]));
+        }
+    }
+}
