@@ -19,7 +19,6 @@ fn curl_is_told_what_mux_saw() -> Result<()> {
     {
         ensure!(text.contains(part), "no {part:?} in:\n{text}");
     }
-    daemon.stop()?;
     Ok(())
 }
 
@@ -36,7 +35,6 @@ fn curl_is_told_in_json_when_it_asks_for_it() -> Result<()> {
         about["relay_note"].as_str().is_some_and(|note| note.contains("Unix socket")),
         "{about}"
     );
-    daemon.stop()?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{Pattern, deadline, procfs};
+use crate::{Pattern, deadline, diag};
 
 /// Bytes a call, in the streaming parts.
 const CHUNK: usize = 64 * 1024;
@@ -133,10 +133,15 @@ impl Conn {
     pub fn wait_read(&self) -> Result<()> {
         let ours = self.local()?;
         let theirs = self.peer()?;
-        crate::eventually_true("the other end has read all", || {
-            procfs::tcp_queues(ours, theirs).is_some_and(|(send, _)| send == 0)
-                && procfs::tcp_queues(theirs, ours).is_some_and(|(_, receive)| receive == 0)
-        })
+        let read = || -> Result<bool> {
+            let sent = diag::tcp_queues(ours, theirs)?.is_some_and(|(send, _)| send == 0);
+            let received = diag::tcp_queues(theirs, ours)?.is_some_and(|(_, unread)| unread == 0);
+            Ok(sent && received)
+        };
+        crate::eventually("the other end has read all", || match read() {
+            Ok(all) => all.then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })?
     }
 
     /// Ends our stream; the other direction stays.
