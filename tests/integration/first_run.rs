@@ -19,7 +19,6 @@ fn curl_is_told_what_mux_saw() -> Result<()> {
     {
         ensure!(text.contains(part), "no {part:?} in:\n{text}");
     }
-    daemon.stop()?;
     Ok(())
 }
 
@@ -33,10 +32,9 @@ fn curl_is_told_in_json_when_it_asks_for_it() -> Result<()> {
     ensure!(about["client"].as_str().is_some_and(|c| c.starts_with("127.0.0.1:")), "{about}");
     ensure!(about["relay"] == "copy", "{about}");
     ensure!(
-        about["relay_note"].as_str().is_some_and(|note| note.contains("Unix socket")),
+        about["relay_note"].as_str().is_some_and(|note| note.contains("built in")),
         "{about}"
     );
-    daemon.stop()?;
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{Pattern, deadline, procfs};
+use crate::{Pattern, deadline, diag};
 
 /// Bytes a call, in the streaming parts.
 const CHUNK: usize = 64 * 1024;
@@ -106,6 +106,26 @@ impl Conn {
         })
     }
 
+    /// Sends zeros until none has been taken for `patience`; returns how many were.
+    ///
+    /// # Errors
+    /// send(2)'s.
+    pub fn send_until_stuck(&self, patience: Duration) -> Result<u64> {
+        let zeros = vec![0; 64 * 1024];
+        let before = self.0.write_timeout()?;
+        self.0.set_write_timeout(Some(patience))?;
+        let mut sent = 0;
+        loop {
+            match (&self.0).write(&zeros) {
+                Ok(taken) => sent += taken as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error).context("sending"),
+            }
+        }
+        self.0.set_write_timeout(before)?;
+        Ok(sent)
+    }
+
     /// Waits until the other end, on this machine, has read all that was sent.
     ///
     /// # Errors
@@ -113,10 +133,15 @@ impl Conn {
     pub fn wait_read(&self) -> Result<()> {
         let ours = self.local()?;
         let theirs = self.peer()?;
-        crate::eventually_true("the other end has read all", || {
-            procfs::tcp_queues(ours, theirs).is_some_and(|(send, _)| send == 0)
-                && procfs::tcp_queues(theirs, ours).is_some_and(|(_, receive)| receive == 0)
-        })
+        let read = || -> Result<bool> {
+            let sent = diag::tcp_queues(ours, theirs)?.is_some_and(|(send, _)| send == 0);
+            let received = diag::tcp_queues(theirs, ours)?.is_some_and(|(_, unread)| unread == 0);
+            Ok(sent && received)
+        };
+        crate::eventually("the other end has read all", || match read() {
+            Ok(all) => all.then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })?
     }
 
     /// Ends our stream; the other direction stays.

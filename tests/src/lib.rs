@@ -14,6 +14,7 @@ pub mod bpf;
 mod conn;
 mod daemon;
 mod deadline;
+mod diag;
 mod lines;
 pub mod netns;
 mod pattern;

@@ -119,20 +119,6 @@ fn status_field(text: &str, field: &str) -> Option<String> {
     })
 }
 
-/// Bytes in the queues, to be sent and to be read, of the TCP socket `local` that is connected to
-/// `remote`; `None`: there is none.
-#[must_use]
-pub fn tcp_queues(local: SocketAddr, remote: SocketAddr) -> Option<(u64, u64)> {
-    let table = if local.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    let text = fs::read_to_string(table).ok()?;
-    let pair = format!("{} {}", kernel_form(local), kernel_form(remote));
-    // proc_net(5): sl: local remote st tx_queue:rx_queue …
-    let line = text.lines().find(|line| line.contains(&pair))?;
-    let queues = line.split_whitespace().nth(4)?;
-    let (send, receive) = queues.split_once(':')?;
-    Some((u64::from_str_radix(send, 16).ok()?, u64::from_str_radix(receive, 16).ok()?))
-}
-
 /// Whether somebody's SYN to `remote` (IPv4) has not been answered.
 #[must_use]
 pub fn syn_sent_to(remote: SocketAddr) -> bool {

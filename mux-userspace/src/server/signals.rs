@@ -49,11 +49,12 @@ pub(super) fn wait(signals: Signals, shared: &Arc<Shared>) -> io::Result<()> {
             }
         }
     });
+    // Before the log says so: who reads the line can rely on it.
+    shared.drain.cancel();
     info!(
         deadline_seconds = shared.config.timeouts.drain.as_secs_f64(),
         "{name}: draining; once more ends at once"
     );
-    shared.drain.cancel();
     let abort = shared.abort.clone();
     std::thread::Builder::new().name("mux-signals".into()).spawn(move || {
         runtime.block_on(async {

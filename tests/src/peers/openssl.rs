@@ -88,7 +88,11 @@ pub fn tls_client(address: SocketAddr, authority: &Path, lines: &[&str]) -> Resu
     let mut input = client.input().context("no standard input")?;
     for (index, line) in lines.iter().enumerate() {
         writeln!(input, "{line}")?;
-        client.wait_out("an answer", |_| (client.out().len() > index).then_some(()))?;
+        let mut seen = 0;
+        client.wait_out("an answer", |_| {
+            seen += 1;
+            (seen > index).then_some(())
+        })?;
     }
     Ok(client.out())
 }
