@@ -9,7 +9,10 @@ use std::{
     io::{self, Read, Write},
     net::{TcpListener as StdListener, TcpStream as StdStream},
     rc::Rc,
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -139,7 +142,7 @@ fn spliced<T: Send>(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
-    stay: Stay,
+    stay: Stay<'_>,
     script: impl FnOnce() -> Result<T, String> + Send,
 ) -> Result<(T, Settled), String> {
     let handle = kernel.handle().map_err(text)?;
@@ -166,11 +169,11 @@ fn spliced<T: Send>(
 }
 
 /// Whether a flow stays in the kernel relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stay {
+#[derive(Clone, Copy, Debug)]
+enum Stay<'a> {
     ToTheEnd,
-    /// It is ordered out at once, with bytes on their way.
-    Briefly,
+    /// It is ordered out at once, with bytes on their way; this is set when it is out.
+    Briefly(&'a AtomicBool),
 }
 
 /// How a flow ended.
@@ -185,7 +188,7 @@ async fn relay(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
-    stay: Stay,
+    stay: Stay<'_>,
     entered: mpsc::Sender<()>,
 ) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
@@ -205,7 +208,7 @@ async fn relay(
     let _ = entered.send(());
     let control = Rc::new(Control::default());
     let pool = Pool::default();
-    if stay == Stay::Briefly {
+    if let Stay::Briefly(_) = stay {
         control.leave_kernel();
     }
     let exit = accompany(&mut spliced, &watch, &control, &pool).await?;
@@ -216,8 +219,9 @@ async fn relay(
     let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
     let close = match (exit, stay) {
         (Exit::Over(close), Stay::ToTheEnd) => close,
-        (Exit::Left, Stay::Briefly) => {
+        (Exit::Left, Stay::Briefly(left)) => {
             let mut ends = spliced.into_user_space().map_err(text)?;
+            left.store(true, Ordering::Relaxed);
             user_space(&mut ends, &mut tally, &control, &pool).await?
         }
         (exit, _) => return Err(format!("unexpected: {exit:?}")),
@@ -413,11 +417,13 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
     finished(&settled)
 }
 
-/// A flow that leaves the kernel relay while bytes go both ways loses none of them.
+/// A flow that leaves the kernel relay with bytes on their way both ways loses none of them.
 fn leaving(kernel: &Kernel) -> Outcome {
     const SOME: usize = 1 << 20;
     let (peers, ours) = flow().map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::Briefly, move || {
+    let left = AtomicBool::new(false);
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::Briefly(&left), || {
+        let left = &left;
         thread::scope(|scope| {
             let talk = |mut stream: StdStream| {
                 let mut reader = stream.try_clone().map_err(text)?;
@@ -425,8 +431,13 @@ fn leaving(kernel: &Kernel) -> Outcome {
                 thread::scope(|scope| {
                     let reading = scope.spawn(|| {
                         expect(&mut reader, &data)?;
+                        expect(&mut reader, &data)?;
                         expect_end(&mut reader)
                     });
+                    stream.write_all(&data).map_err(text)?;
+                    // A stream that never pauses may end before the flow finds the time to leave,
+                    // and then it stays, as it should.
+                    until(left)?;
                     stream.write_all(&data).map_err(text)?;
                     stream.shutdown(std::net::Shutdown::Write).map_err(text)?;
                     reading.join().map_err(|_| "a reader panicked".to_owned())?
@@ -438,6 +449,18 @@ fn leaving(kernel: &Kernel) -> Outcome {
         })
     })?;
     finished(&settled)
+}
+
+/// Waits until a flow has left.
+fn until(left: &AtomicBool) -> Outcome {
+    let deadline = Instant::now() + PATIENCE;
+    while !left.load(Ordering::Relaxed) {
+        if Instant::now() > deadline {
+            return Err("the flow did not leave the kernel relay".into());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Runs `work`, with the end of `stream` (a FIN) before it.
