@@ -505,7 +505,9 @@ impl<'a> Spliced<'a> {
             traffic.taken = ledger.taken(&book);
             // A socket that was reset has forgotten what it had queued; what it acknowledged it
             // knows. Where it cannot be asked, nothing after the last look counts as given.
-            let outstanding = match sent_by(self.socket(Side::destination(way))) {
+            let destination = self.socket(Side::destination(way));
+            // Not [`sent_by`]: short by an ACK, it would make delivered bytes outstanding.
+            let outstanding = match sent_exactly(destination).or_else(|_| sent_by(destination)) {
                 Ok(sent) => ledger.outstanding(sent, &book),
                 Err(_) => 0,
             };
