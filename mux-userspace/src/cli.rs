@@ -11,7 +11,6 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     doctor,
-    kernel::object,
     rules::{
         self, Style,
         config::{Config, KernelConfig, ListenAddress, RelayChoice},
@@ -167,7 +166,7 @@ fn exit_code(error: &ServeError) -> u8 {
         ServeError::Bind(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
             exit::NOT_PERMITTED
         }
-        ServeError::RelayRequired(_) => exit::NOT_PERMITTED,
+        ServeError::RelayRequired { permission: true, .. } => exit::NOT_PERMITTED,
         ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
         ServeError::AccessLog { source, .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>
@@ -175,6 +174,7 @@ fn exit_code(error: &ServeError) -> u8 {
             exit::NOT_PERMITTED
         }
         ServeError::Bind(_)
+        | ServeError::RelayRequired { permission: false, .. }
         | ServeError::Kernel(_)
         | ServeError::Privileges(_)
         | ServeError::AccessLog { .. }
@@ -213,7 +213,7 @@ fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
         Err(code) => return code,
     };
     if !json {
-        println!("mux {VERSION}, object {}", object::ORIGIN);
+        println!("mux {VERSION}");
     }
     match doctor::run(&kernel, json, &mut io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,

@@ -140,7 +140,8 @@ async fn open(
 
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
-    let plan = Plan::new(choice, &ends, core.shared.unavailable.as_deref());
+    let plan =
+        Plan::new(choice, &ends, connected.builtin.is_some(), core.shared.unavailable.as_deref());
     if let Some((kind, stream)) = connected.builtin {
         let about = about(record, &decision, &plan, listener, decision.rule, core);
         core.tasks.spawn_local(async move {

@@ -102,6 +102,7 @@ pub fn bind(listener: &ListenerConfig, cores: usize, v6_only: bool) -> Result<Bo
     let failed = |error| BindError::new(&listener.address, error);
     match &listener.address {
         ListenAddress::Tcp(address) => {
+            check_free(*address, v6_only).map_err(failed)?;
             let first = bind_tcp(*address, v6_only).map_err(failed)?;
             let actual = local_address(&first).map_err(failed)?;
             let mut sockets = vec![first];
@@ -122,14 +123,26 @@ pub fn bind(listener: &ListenerConfig, cores: usize, v6_only: bool) -> Result<Bo
     }
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+/// Fails where somebody listens already. Binding itself would not, if that somebody is a mux of
+/// the same user: `SO_REUSEPORT` would have the two share the port.
+fn check_free(address: SocketAddr, v6_only: bool) -> io::Result<()> {
+    let socket = new_tcp(address, v6_only)?;
+    socket.bind(&address.into())
+}
+
+fn new_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(v6_only)?;
     }
+    Ok(socket)
+}
+
+fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+    let socket = new_tcp(address, v6_only)?;
+    socket.set_reuse_port(true)?;
     // Accepted connections inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
@@ -252,18 +265,21 @@ pub async fn run(
     let drain = core.shared.drain.clone();
     let mut pause = BACK_OFF.0;
     loop {
-        let turn = async {
-            let places = places(&core, index).await;
-            (places, acceptor.accept().await)
-        };
-        let (places, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = drain.cancelled() => return Ok(()),
-            turn = turn => turn,
+            accepted = acceptor.accept() => accepted,
         };
         match accepted {
             Ok((client, peer)) => {
                 pause = BACK_OFF.0;
+                // The place after the connection: an idle accept loop must not hold one. A
+                // connection beyond the limit waits here, those after it in the backlog.
+                let places = tokio::select! {
+                    biased;
+                    () = drain.cancelled() => return Ok(()),
+                    places = places(&core, index) => places,
+                };
                 let flow = flow::serve(Rc::clone(&core), Arc::clone(&listener), client, peer);
                 core.tasks.spawn_local(async move {
                     flow.await;

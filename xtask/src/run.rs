@@ -60,7 +60,7 @@ pub(crate) fn command(args: &RunArgs) -> Result<ExitCode> {
     Err(error).with_context(|| format!("cannot start {}", mux.display()))
 }
 
-/// How the daemon comes to CAP_BPF and CAP_NET_ADMIN.
+/// How the daemon comes to CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Privileges {
     /// By being root.
@@ -97,11 +97,11 @@ impl Privileges {
     pub(crate) fn explanation(self) -> &'static str {
         match self {
             Self::Root => "privileges: root (the daemon drops them after start)",
-            Self::Capabilities => "privileges: CAP_BPF and CAP_NET_ADMIN are there",
+            Self::Capabilities => "privileges: CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there",
             Self::Sudo => "privileges: through `sudo -E` (the daemon drops them after start)",
             Self::None => {
                 "privileges: none, and no sudo; mux relays in user space only\n\
-                 hint: for the kernel relay run it as root or with CAP_BPF and CAP_NET_ADMIN"
+                 hint: for the kernel relay run it as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
             }
         }
     }
@@ -124,11 +124,13 @@ impl Privileges {
 
 /// Ambient, not only effective: the rest is lost when an unprivileged process execs.
 fn has_capabilities() -> bool {
-    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN].into_iter().all(|capability| {
-        [CapSet::Effective, CapSet::Ambient]
-            .into_iter()
-            .all(|set| caps::has_cap(None, set, capability).unwrap_or(false))
-    })
+    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON].into_iter().all(
+        |capability| {
+            [CapSet::Effective, CapSet::Ambient]
+                .into_iter()
+                .all(|set| caps::has_cap(None, set, capability).unwrap_or(false))
+        },
+    )
 }
 
 /// Whether sudo could ask for a password.

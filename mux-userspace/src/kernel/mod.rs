@@ -19,7 +19,9 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, Pod,
-    maps::{HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, RingBuf, SockMap},
+    maps::{
+        HashMap as BpfHashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, SockMap,
+    },
     programs::{ProgramError, SkSkb},
 };
 use mux_common::{
@@ -135,8 +137,8 @@ impl fmt::Debug for Kernel {
 impl Kernel {
     /// Loads the embedded object, attaches the verdict to its map, and maps the books.
     ///
-    /// Needs `CAP_BPF` and `CAP_NET_ADMIN` (and `CAP_PERFMON` on some kernels, see
-    /// docs/internals/kernel.md), or root.
+    /// Needs `CAP_BPF`, `CAP_NET_ADMIN` and `CAP_PERFMON` (docs/internals/kernel.md says why), or
+    /// root.
     ///
     /// # Errors
     /// [`KernelError`]; nothing stays loaded.
@@ -261,6 +263,20 @@ impl Kernel {
             PerCpuArray::try_from(map).map_err(map_error("opening the counters"))?;
         let values = array.get(&0, 0).map_err(map_error("reading the counters"))?;
         Ok(values.iter().fold(Stats::default(), |sum, one| sum.plus(one)))
+    }
+
+    /// Sets the verdict's counters to zero.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn clear_stats(&self) -> Result<(), KernelError> {
+        let mut array: PerCpuArray<MapData, Stats> =
+            PerCpuArray::try_from(Map::PerCpuArray(self.duplicate(MAP_STATS)?))
+                .map_err(map_error("opening the counters"))?;
+        let cpus = array.get(&0, 0).map_err(map_error("reading the counters"))?.len();
+        let zeros = PerCpuValues::try_from(vec![Stats::default(); cpus])
+            .map_err(io_error("counting CPUs"))?;
+        array.set(0, zeros, 0).map_err(map_error("clearing the counters"))
     }
 
     /// Flows that the maps hold.

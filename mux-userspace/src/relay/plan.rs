@@ -49,14 +49,16 @@ pub const BULK_READ: u64 = 16 * 1024;
 pub const BULK_READS: u64 = 8;
 
 impl Plan {
-    /// Decides. `unavailable`: why the sockmap relay is not in force, if it is not.
+    /// Decides. `builtin`: the upstream is in this process. `unavailable`: why the sockmap relay is not in force, if it is not.
     #[must_use]
-    pub fn new(choice: RelayChoice, ends: &Ends, unavailable: Option<&str>) -> Self {
+    pub fn new(choice: RelayChoice, ends: &Ends, builtin: bool, unavailable: Option<&str>) -> Self {
         let why_not = match choice {
             RelayChoice::Copy => Some("relay = \"copy\"".into()),
             RelayChoice::Splice => Some("relay = \"splice\"".into()),
             RelayChoice::Auto | RelayChoice::Sockmap => {
-                if !ends.upstream.is_tcp() {
+                if builtin {
+                    Some("the upstream is built in".into())
+                } else if !ends.upstream.is_tcp() {
                     Some("the upstream is a Unix socket".into())
                 } else if !ends.client.is_tcp() {
                     Some("the client came over a Unix socket".into())

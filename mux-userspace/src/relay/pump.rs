@@ -6,7 +6,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::{
+    io::Errno,
+    pipe::{SpliceFlags, splice},
+};
 use tokio::io::Interest;
 
 use super::{
@@ -71,6 +74,16 @@ impl Pump {
         self.done || self.failed.is_some()
     }
 
+    /// The error of a failed write that means that the connection written to is gone, so that
+    /// reading it no longer tells the end of its stream.
+    ///
+    /// Not `EPIPE`: that is what a reset makes of a connection whose stream had ended before
+    /// (`tcp_reset` in `CLOSE_WAIT`).
+    pub(super) fn lost(&self) -> Option<i32> {
+        let code = self.failed.as_ref()?.raw_os_error()?;
+        (code != Errno::PIPE.raw_os_error()).then_some(code)
+    }
+
     /// The failed write, if one failed.
     pub(super) fn take_failure(&mut self) -> Option<Failure> {
         self.failed.take().map(|error| (Side::destination(self.way), error))
@@ -103,6 +116,12 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             match ready!(self.poll_fill(cx, source, flow)) {
+                // A socket's error is told once. After a write has got it, a read returns 0, as
+                // if the peer had ended its stream.
+                Ok(0) if let Some(code) = flow.source_lost => {
+                    let error = io::Error::from_raw_os_error(code);
+                    return Poll::Ready(Err((Side::source(self.way), error)));
+                }
                 Ok(0) => self.ended = true,
                 Ok(taken) => {
                     flow.traffic.taken += taken as u64;
@@ -199,6 +218,8 @@ pub(super) struct PumpContext<'a> {
     pub(super) traffic: &'a mut Traffic,
     pub(super) control: &'a Control,
     pub(super) pool: &'a Pool,
+    /// Why the source's connection is gone ([`Pump::lost`] of the other way).
+    pub(super) source_lost: Option<i32>,
 }
 
 fn poll_splice_in(cx: &mut Context<'_>, source: &Stream, pipe: &Pipe) -> Poll<io::Result<usize>> {
@@ -236,7 +257,7 @@ fn poll_splice_out(
 fn move_bytes(from: impl AsFd, to: impl AsFd, most: usize) -> io::Result<usize> {
     loop {
         match splice(&from, None, &to, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK) {
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             result => return result.map_err(Into::into),
         }
     }

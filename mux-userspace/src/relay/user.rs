@@ -56,9 +56,11 @@ impl Duplex {
             self.down.splice |= plan.wants_splice(&tally.down);
 
             let Ends { client, upstream } = ends;
-            let mut context = PumpContext { traffic: &mut tally.up, control, pool };
+            let source_lost = self.down.lost();
+            let mut context = PumpContext { traffic: &mut tally.up, control, pool, source_lost };
             let up = self.up.poll(cx, client, upstream, &mut context);
-            let mut context = PumpContext { traffic: &mut tally.down, control, pool };
+            let source_lost = self.up.lost();
+            let mut context = PumpContext { traffic: &mut tally.down, control, pool, source_lost };
             let down = self.down.poll(cx, upstream, client, &mut context);
             if let Poll::Ready(Err(failure)) = up {
                 return Poll::Ready(failed(failure));

@@ -5,6 +5,7 @@ use std::{fs, path::Path};
 
 use caps::Capability;
 use serde::Serialize;
+use tracing::debug;
 
 use super::{privileges, selftest};
 use crate::{
@@ -15,6 +16,8 @@ use crate::{
     },
     rules::config::{KernelConfig, SockmapMode},
 };
+
+const CAPABILITIES: &str = "capabilities";
 
 /// One check.
 #[derive(Clone, Debug, Serialize)]
@@ -58,6 +61,12 @@ impl Check {
 
     fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { name, status: Status::Warning, found: found.into(), remedy: remedy.into() }
+    }
+
+    /// Whether it is a problem that privileges would solve.
+    #[must_use]
+    pub fn is_permission(&self) -> bool {
+        self.status == Status::Problem && self.name == CAPABILITIES
     }
 
     /// In one line, if it is a problem.
@@ -109,6 +118,10 @@ pub fn find(config: &KernelConfig) -> Availability {
             Ok(loaded) => {
                 checks.push(Check::ok("program", "loaded and attached"));
                 let tested = selftest::run(&loaded);
+                // Its traffic is not the users'.
+                if let Err(error) = loaded.clear_stats() {
+                    debug!(%error, "the verdict's counters keep the self-test's traffic");
+                }
                 checks.push(match &tested {
                     Ok(report) => Check::ok("self-test", report.to_string()),
                     Err(failure) => Check::problem_with(
@@ -197,7 +210,6 @@ fn btf_fields() -> Check {
 
 /// What loading needs: CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON.
 fn capabilities() -> Check {
-    const NAME: &str = "capabilities";
     let admin = privileges::has(Capability::CAP_SYS_ADMIN);
     let missing: Vec<&str> = [
         ("CAP_BPF", admin || privileges::has(Capability::CAP_BPF)),
@@ -210,10 +222,10 @@ fn capabilities() -> Check {
     .filter_map(|(name, there)| (!there).then_some(name))
     .collect();
     if missing.is_empty() {
-        Check::ok(NAME, "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON")
+        Check::ok(CAPABILITIES, "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON")
     } else {
         Check::problem_with(
-            NAME,
+            CAPABILITIES,
             format!("missing: {}", missing.join(", ")),
             "start as root, or `setcap cap_bpf,cap_net_admin,cap_perfmon+ep` the binary",
         )

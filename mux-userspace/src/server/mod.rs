@@ -48,9 +48,14 @@ pub enum ServeError {
     Bind(#[from] BindError),
     /// `--relay sockmap`, and it is not to be had.
     #[error(
-        "the sockmap relay was required and is not to be had: {0}\nhint: `mux doctor` says what it needs"
+        "the sockmap relay was required and is not to be had: {why}\nhint: `mux doctor` says what it needs"
     )]
-    RelayRequired(String),
+    RelayRequired {
+        /// Why not.
+        why: String,
+        /// Whether privileges would do.
+        permission: bool,
+    },
     /// The kernel refused after it had agreed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -137,8 +142,9 @@ fn serve(
         Some(kernel) => Some(events::spawn(kernel, Arc::clone(shared), nudges)?),
         None => None,
     };
+    let signals = signals::catch().map_err(io_error("catching signals"))?;
     info!("ready");
-    signals::wait(shared).map_err(io_error("waiting for signals"))?;
+    signals::wait(signals, shared).map_err(io_error("waiting for signals"))?;
     for file in files {
         // The janitor tries again with the privileges to.
         let _ = file.remove();
@@ -191,7 +197,8 @@ fn kernel_relay(
         (_, why) => {
             let why = why.unwrap_or_else(|| "unknown".into());
             if relay == Some(RelayChoice::Sockmap) {
-                return Err(ServeError::RelayRequired(why));
+                let permission = checks.iter().any(Check::is_permission);
+                return Err(ServeError::RelayRequired { why, permission });
             }
             warn!("relay: user space; the kernel relay is not in force: {why}");
             Ok((None, Some(why)))

@@ -232,7 +232,7 @@ async fn user_space(
     control: &Control,
     pool: &Pool,
 ) -> Result<Close, String> {
-    let plan = Plan::new(RelayChoice::Copy, ends, None);
+    let plan = Plan::new(RelayChoice::Copy, ends, false, None);
     match Duplex::new(Vec::new()).run(ends, tally, control, &plan, pool).await {
         Next::Over(close) => Ok(close),
         Next::Promote => Err("a flow that is to be copied wants the kernel".into()),

@@ -3,24 +3,50 @@
 use std::{io, sync::Arc};
 
 use tokio::{
-    runtime::Builder,
-    signal::unix::{SignalKind, signal},
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::shared::Shared;
 
+/// The signals, caught from here on.
+pub(super) struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user2: Signal,
+}
+
+/// Begins to catch the signals: before the daemon says that it is ready, since one that comes
+/// earlier kills it.
+pub(super) fn catch() -> io::Result<Signals> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let [terminate, interrupt, hangup, user2] = [
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined2())?,
+    ];
+    drop(guard);
+    Ok(Signals { runtime, terminate, interrupt, hangup, user2 })
+}
+
 /// Waits for the signal to stop, and has the cores drain; returns then. A thread stays to wait for
 /// the second signal.
-pub(super) fn wait(shared: &Arc<Shared>) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = runtime.block_on(async {
-        Ok::<_, io::Error>((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?))
-    })?;
+pub(super) fn wait(signals: Signals, shared: &Arc<Shared>) -> io::Result<()> {
+    let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut user2 } = signals;
     let name = runtime.block_on(async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return "SIGTERM",
+                _ = interrupt.recv() => return "SIGINT",
+                // Their default is to kill, which nobody who sends them means.
+                _ = hangup.recv() => warn!("SIGHUP: this version of mux cannot reload; restart it"),
+                _ = user2.recv() => warn!("SIGUSR2: this version of mux cannot upgrade; restart it"),
+            }
         }
     });
     info!(

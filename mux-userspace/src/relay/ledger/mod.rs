@@ -210,8 +210,13 @@ impl Ledger {
     /// redirected and beyond `sent`.
     #[must_use]
     pub const fn outstanding(&self, sent: u64, book: &KernelBook) -> u64 {
-        (self.held - self.flushed)
-            + (self.written + self.flushed + book.redirected).saturating_sub(sent)
+        (self.held - self.flushed) + self.redirect_outstanding(sent, book)
+    }
+
+    /// Of those, the ones that were redirected (or written) and are beyond `sent`.
+    #[must_use]
+    pub const fn redirect_outstanding(&self, sent: u64, book: &KernelBook) -> u64 {
+        (self.written + self.flushed + book.redirected).saturating_sub(sent)
     }
 }
 

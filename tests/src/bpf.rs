@@ -1,0 +1,158 @@
+//! What bpftool says of a daemon's program and maps.
+
+use std::{
+    process::Command,
+    sync::{Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{Daemon, process::run, run_ok};
+
+/// A daemon's program and maps, by id.
+#[derive(Clone, Debug)]
+pub struct Objects {
+    /// Programs.
+    pub programs: Vec<u32>,
+    /// Maps.
+    pub maps: Vec<u32>,
+}
+
+impl Objects {
+    /// Those that a daemon holds.
+    ///
+    /// # Errors
+    /// Not root; no bpftool.
+    pub fn of(daemon: &Daemon) -> Result<Self> {
+        let proc = daemon.proc();
+        Ok(Self { programs: proc.fdinfo("prog_id")?, maps: proc.fdinfo("map_id")? })
+    }
+
+    /// Those of them that are still loaded.
+    ///
+    /// # Errors
+    /// No bpftool.
+    pub fn loaded(&self) -> Result<Self> {
+        let there = |kind: &str, ids: &[u32]| -> Result<Vec<u32>> {
+            let all = bpftool(&[kind, "show"])?;
+            let all: Vec<u64> =
+                all.as_array().into_iter().flatten().filter_map(|one| one["id"].as_u64()).collect();
+            Ok(ids.iter().copied().filter(|id| all.contains(&u64::from(*id))).collect())
+        };
+        Ok(Self { programs: there("prog", &self.programs)?, maps: there("map", &self.maps)? })
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.programs.is_empty() && self.maps.is_empty()
+    }
+
+    /// The program's id.
+    ///
+    /// # Errors
+    /// There is not exactly one.
+    pub fn program(&self) -> Result<u32> {
+        ensure!(self.programs.len() == 1, "programs {:?}, not one", self.programs);
+        Ok(self.programs[0])
+    }
+
+    /// The id of the map with this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn map(&self, name: &str) -> Result<u32> {
+        for &id in &self.maps {
+            if bpftool(&["map", "show", "id", &id.to_string()])?["name"] == name {
+                return Ok(id);
+            }
+        }
+        Err(anyhow::anyhow!("no map {name} among {:?}", self.maps))
+    }
+}
+
+/// Entries of a hash or socket map.
+///
+/// # Errors
+/// There is no such map.
+pub fn entries(map: u32) -> Result<usize> {
+    // Values of a sockmap cannot be read; the keys that have one are there all the same.
+    let mut count = 0;
+    let mut key: Option<Vec<String>> = None;
+    loop {
+        let id = map.to_string();
+        let mut arguments = vec!["-j", "map", "getnext", "id", &id];
+        if let Some(key) = &key {
+            arguments.push("key");
+            arguments.extend(key.iter().map(String::as_str));
+        }
+        let output = run(Command::new("bpftool").args(&arguments))?;
+        if !output.status.success() {
+            return Ok(count);
+        }
+        count += 1;
+        let next: Value = serde_json::from_slice(&output.stdout)?;
+        key = Some(
+            next["next_key"]
+                .as_array()
+                .context("a key")?
+                .iter()
+                .filter_map(|byte| byte.as_str().map(str::to_owned))
+                .collect(),
+        );
+    }
+}
+
+/// Runs of a program, while [`Stats`] are on.
+///
+/// # Errors
+/// There is no such program.
+pub fn run_count(program: u32) -> Result<u64> {
+    let shown = bpftool(&["prog", "show", "id", &program.to_string()])?;
+    Ok(shown["run_cnt"].as_u64().unwrap_or(0))
+}
+
+/// Runs `bpftool -j`.
+///
+/// # Errors
+/// It fails, or there is none.
+pub fn bpftool(arguments: &[&str]) -> Result<Value> {
+    let text = run_ok(Command::new("bpftool").arg("-j").args(arguments))?;
+    serde_json::from_str(&text).context("bpftool's JSON")
+}
+
+const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
+static USERS: Mutex<(usize, String)> = Mutex::new((0, String::new()));
+
+/// Keeps `kernel.bpf_stats_enabled` on; the last one to be dropped restores what it was.
+#[derive(Debug)]
+pub struct Stats(());
+
+impl Stats {
+    /// Switches it on.
+    ///
+    /// # Errors
+    /// Not root.
+    pub fn enable() -> Result<Self> {
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        if users.0 == 0 {
+            users.1 = std::fs::read_to_string(SWITCH)?;
+            std::fs::write(SWITCH, "1").context(SWITCH)?;
+        }
+        users.0 += 1;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Stats {
+    fn drop(&mut self) {
+        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
+        users.0 -= 1;
+        if users.0 == 0
+            && let Err(error) = std::fs::write(SWITCH, users.1.trim())
+        {
+            eprintln!("{SWITCH} is still 1: {error}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What /proc says of a process and of sockets.
+
+use std::{
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+
+/// A process.
+#[derive(Clone, Copy, Debug)]
+pub struct Proc(pub u32);
+
+/// What a process has used of the processor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Clock ticks (10 ms) of its threads, in user and in kernel mode.
+    pub ticks: u64,
+    /// Times that one of its threads went to sleep.
+    pub switches: u64,
+}
+
+impl Proc {
+    fn path(self, name: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{name}", self.0))
+    }
+
+    fn read(self, name: &str) -> Result<String> {
+        let path = self.path(name);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// A line of `status`, without its name.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn status(self, field: &str) -> Result<String> {
+        status_field(&self.read("status")?, field).with_context(|| format!("no {field} in status"))
+    }
+
+    /// Resident memory, KiB.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn resident_kib(self) -> Result<u64> {
+        let text = self.status("VmRSS")?;
+        text.split_whitespace().next().unwrap_or_default().parse().context(text.clone())
+    }
+
+    /// Open descriptors.
+    ///
+    /// # Errors
+    /// The process is gone, or another user's.
+    pub fn descriptors(self) -> Result<usize> {
+        let path = self.path("fd");
+        Ok(fs::read_dir(&path).with_context(|| path.display().to_string())?.count())
+    }
+
+    /// What its threads have used so far. Threads that ended count for the ticks only.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn usage(self) -> Result<Usage> {
+        let stat = self.read("stat")?;
+        // proc_pid_stat(5): utime and stime are fields 14 and 15; the second may hold blanks.
+        let after = stat.rsplit_once(')').context("stat without a name")?.1;
+        let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+        let ticks = ticks.sum::<Result<u64, _>>().context("stat")?;
+        let mut switches = 0;
+        for task in fs::read_dir(self.path("task"))? {
+            let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+            let count = status_field(&status, "voluntary_ctxt_switches");
+            switches += count.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+        }
+        Ok(Usage { ticks, switches })
+    }
+
+    /// Its children's ids.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn children(self) -> Result<Vec<u32>> {
+        let mut children = Vec::new();
+        for task in fs::read_dir(self.path("task"))? {
+            let text = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+            children.extend(text.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+        }
+        Ok(children)
+    }
+
+    /// Whether it runs, or is a zombie.
+    #[must_use]
+    pub fn exists(self) -> bool {
+        self.path("stat").exists()
+    }
+
+    /// The values of a field of its descriptors' `fdinfo`, such as `prog_id`, sorted, once each.
+    ///
+    /// # Errors
+    /// The process is gone, or another user's.
+    pub fn fdinfo(self, field: &str) -> Result<Vec<u32>> {
+        let mut values = Vec::new();
+        let path = self.path("fdinfo");
+        for entry in fs::read_dir(&path).with_context(|| path.display().to_string())? {
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            values.extend(status_field(&text, field).and_then(|text| text.parse::<u32>().ok()));
+        }
+        values.sort_unstable();
+        values.dedup();
+        Ok(values)
+    }
+}
+
+fn status_field(text: &str, field: &str) -> Option<String> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name == field).then(|| value.trim().to_owned())
+    })
+}
+
+/// Bytes in the queues, to be sent and to be read, of the TCP socket `local` that is connected to
+/// `remote`; `None`: there is none.
+#[must_use]
+pub fn tcp_queues(local: SocketAddr, remote: SocketAddr) -> Option<(u64, u64)> {
+    let table = if local.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+    let text = fs::read_to_string(table).ok()?;
+    let pair = format!("{} {}", kernel_form(local), kernel_form(remote));
+    // proc_net(5): sl: local remote st tx_queue:rx_queue …
+    let line = text.lines().find(|line| line.contains(&pair))?;
+    let queues = line.split_whitespace().nth(4)?;
+    let (send, receive) = queues.split_once(':')?;
+    Some((u64::from_str_radix(send, 16).ok()?, u64::from_str_radix(receive, 16).ok()?))
+}
+
+/// An address as /proc/net/tcp has it: words of network order, printed in the host's.
+fn kernel_form(address: SocketAddr) -> String {
+    let octets = match address.ip() {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let words: String = octets
+        .chunks_exact(4)
+        .map(|word| format!("{:08X}", u32::from_ne_bytes([word[0], word[1], word[2], word[3]])))
+        .collect();
+    format!("{words}:{:04X}", address.port())
+}

@@ -1,0 +1,161 @@
+//! How a daemon is started: with which rules, arguments, user, limits.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{Daemon, NOBODY, Process, Scratch, binary, run};
+
+/// A daemon to be.
+#[derive(Debug)]
+pub struct Starter {
+    rules: String,
+    wrapper: Vec<String>,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    others: bool,
+}
+
+impl Starter {
+    /// With these rules. What they leave out is added: `listen = "127.0.0.1:0"`, the access log as
+    /// JSON, and `[kernel]` from `MUX_TEST_SOCKMAP`.
+    #[must_use]
+    pub fn new(rules: &str) -> Self {
+        Self {
+            rules: complete(rules),
+            wrapper: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            others: false,
+        }
+    }
+
+    /// With this argument.
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// With these arguments.
+    #[must_use]
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Without the kernel relay, whose self-test costs a good part of a second: for tests of
+    /// anything but relays.
+    #[must_use]
+    pub fn user_space(self) -> Self {
+        self.arguments(&["--relay", "copy"])
+    }
+
+    /// With this in its environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a limit of open descriptors.
+    #[must_use]
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.wrapper.extend(["prlimit".to_owned(), format!("--nofile={most}:{most}")]);
+        self
+    }
+
+    /// As another user, with these capabilities (`"bpf"`, `"net_admin"`, …) alone. Needs root.
+    #[must_use]
+    pub fn nobody(mut self, capabilities: &[&str]) -> Self {
+        let number = NOBODY.to_string();
+        self.wrapper.push("setpriv".to_owned());
+        for id in ["--reuid", "--regid"] {
+            self.wrapper.extend([id.to_owned(), number.clone()]);
+        }
+        self.wrapper.push("--clear-groups".to_owned());
+        let sets: Vec<String> = std::iter::once("-all".to_owned())
+            .chain(capabilities.iter().map(|name| format!("+{name}")))
+            .collect();
+        let sets = sets.join(",");
+        for set in ["--inh-caps", "--ambient-caps"] {
+            self.wrapper.extend([set.to_owned(), sets.clone()]);
+        }
+        self.others = true;
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ends before, or does not get there; the error has its log.
+    pub fn start(self) -> Result<Daemon> {
+        let scratch = Scratch::new()?;
+        let process = Process::start(&mut self.command(&scratch)?)?;
+        Daemon::ready(process, scratch)
+    }
+
+    /// Runs it to its end: for daemons that cannot serve.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn fail(self) -> Result<Output> {
+        let scratch = Scratch::new()?;
+        run(&mut self.command(&scratch)?)
+    }
+
+    fn command(&self, scratch: &Scratch) -> Result<Command> {
+        let rules = scratch.write("rules.toml", &self.rules)?;
+        let mux = if self.others { for_others(scratch)? } else { binary::mux()? };
+        let mut command = match self.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(mux);
+                command
+            }
+            None => Command::new(mux),
+        };
+        command.arg("--rules").arg(rules).args(&self.arguments).env_remove("RUST_LOG");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ok(command)
+    }
+}
+
+/// A copy of the daemon that every user can execute, wherever the repository is.
+fn for_others(scratch: &Scratch) -> Result<PathBuf> {
+    let copy = scratch.join("mux");
+    fs::copy(binary::mux()?, &copy).context("copying the daemon")?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
+    Ok(copy)
+}
+
+/// Adds what tests would otherwise all have to write.
+fn complete(rules: &str) -> String {
+    let mut text = String::new();
+    if !rules.contains("listen = ") && !rules.contains("[[listener]]") {
+        text.push_str("listen = \"127.0.0.1:0\"\n");
+    }
+    text.push_str(rules);
+    if !rules.contains("[log]") {
+        text.push_str("\n[log]\naccess = \"json\"\n");
+    }
+    if !rules.contains("[kernel]")
+        && let Ok(mode) = std::env::var("MUX_TEST_SOCKMAP")
+    {
+        text.push_str(&format!("\n[kernel]\nsockmap = \"{mode}\"\n"));
+    }
+    text
+}
+
+/// Runs `mux check` on a file.
+///
+/// # Errors
+/// It does not end.
+pub(crate) fn check(path: &Path) -> Result<Output> {
+    run(Command::new(binary::mux()?).arg("check").arg("--rules").arg(path))
+}
