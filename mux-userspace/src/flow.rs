@@ -230,15 +230,6 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
                 ends = back;
                 refused(core, &mut plan, &refusal, record);
             }
-            Entered::Torn(ends, refusal) => {
-                refused(core, &mut plan, &refusal, record);
-                let close = Close::Failed {
-                    side: Side::Downstream,
-                    error: std::io::Error::other(refusal.to_string()),
-                };
-                end(ends, &close).await;
-                return close;
-            }
             Entered::Lost(error) => {
                 return Close::Failed { side: Side::Downstream, error };
             }

@@ -356,10 +356,6 @@ pub enum InsertError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// One socket was refused after the other had begun to pass bytes: they are lost with its
-    /// place in the map, so the flow must be reset.
-    #[error("bytes arrived between the two insertions, of which the second was refused")]
-    Torn,
 }
 
 fn refused(action: &'static str) -> impl FnOnce(MapError) -> InsertError {
@@ -381,11 +377,12 @@ impl Handle {
         self.books.take().ok_or(InsertError::Full)
     }
 
-    /// Puts both sockets of a flow into the map. The records must have been
-    /// [reset](books::SharedDirection::reset). On an error neither is in.
+    /// Puts the sockets of a flow into the map: both, or the upstream's alone if the client's is
+    /// refused, see [`Membership::client_is_in`]. The records must have been
+    /// [reset](books::SharedDirection::reset).
     ///
     /// # Errors
-    /// [`InsertError`].
+    /// [`InsertError`]: neither is in.
     pub fn insert(
         &self,
         pair: Pair,
@@ -397,27 +394,24 @@ impl Handle {
                 .map_err(|source| InsertError::Refused { action: "reading a cookie", source })
         };
         let cookies = [cookie(client)?, cookie(upstream)?];
-        let mut membership = Membership { handle: self, cookies, inserted: 0, pair };
+        let mut membership =
+            Membership { handle: self, cookies, cookies_in: 0, client_is_in: false, pair };
         for (way, cookie) in Way::BOTH.into_iter().zip(cookies) {
             self.slots
                 .borrow_mut()
                 .insert(cookie, membership.pair.slot(way), 0)
                 .map_err(refused("adding a cookie to the map"))?;
-            membership.inserted += 1;
+            membership.cookies_in += 1;
         }
         // SOCKS[slot] is the direction's destination.
-        for (way, destination) in [(Way::Up, upstream), (Way::Down, client)] {
+        let set = |way, destination: BorrowedFd<'_>| {
             let slot = membership.pair.slot(way);
-            let result = self
-                .socks
-                .borrow_mut()
-                .set(slot, &destination.as_raw_fd(), 0)
-                .map_err(refused("adding a socket to the map"));
-            if let Err(error) = result {
-                return Err(membership.retreat(error));
-            }
-            membership.inserted += 1;
-        }
+            self.socks.borrow_mut().set(slot, &destination.as_raw_fd(), 0)
+        };
+        set(Way::Up, upstream).map_err(refused("adding a socket to the map"))?;
+        // The upstream's socket may have passed bytes by now, which it would lose by leaving the
+        // map: what refuses the client's (a FIN came in between) is no reason to take it out.
+        membership.client_is_in = set(Way::Down, client).is_ok();
         Ok(membership)
     }
 }
@@ -430,7 +424,8 @@ impl Handle {
 pub struct Membership<'a> {
     handle: &'a Handle,
     cookies: [u64; 2],
-    inserted: u8,
+    cookies_in: u8,
+    client_is_in: bool,
     pair: Pair,
 }
 
@@ -440,27 +435,14 @@ impl Membership<'_> {
     pub const fn pair(&self) -> &Pair {
         &self.pair
     }
-}
 
-impl Membership<'_> {
-    /// Takes the upstream's socket out again after the client's was refused (a FIN came in
-    /// between); the first refusal needs nothing.
-    ///
-    /// Leaving the map loses passed bytes that are unread. With no peer in the map the verdict
-    /// passes whatever came meanwhile: if it did, the flow cannot go on.
-    fn retreat(self, error: InsertError) -> InsertError {
-        let slot = self.pair.slot(Way::Up);
-        if usize::from(self.inserted) > Way::BOTH.len() {
-            let cleared = self.handle.socks.borrow_mut().clear_index(&slot);
-            if cleared.is_err() || self.pair.record(Way::Down).passed() != 0 {
-                return InsertError::Torn;
-            }
-        }
-        error
+    /// Whether the client's socket is in the map; the upstream's is. If not, the verdict passes
+    /// everything that the upstream sends, and sees nothing that the client sends.
+    #[must_use]
+    pub const fn client_is_in(&self) -> bool {
+        self.client_is_in
     }
-}
 
-impl Membership<'_> {
     /// Takes the verdict off both sockets. The program-less map keeps their psocks, so that what
     /// was passed stays readable; nothing more is passed once a call that takes the sockets' locks
     /// has returned.
@@ -513,7 +495,7 @@ impl Membership<'_> {
 impl Drop for Membership<'_> {
     fn drop(&mut self) {
         // A missing entry is no error here: nothing else removes them, and nothing can be done.
-        for cookie in self.cookies.iter().take(usize::from(self.inserted)) {
+        for cookie in self.cookies.iter().take(usize::from(self.cookies_in)) {
             let _ = self.handle.slots.borrow_mut().remove(cookie);
         }
     }

@@ -198,7 +198,7 @@ async fn relay(
     tally.up.taken = taken;
     let mut spliced = match sockmap::enter(handle, &watch, 0, ends, &tally, sizes) {
         Entered::In(spliced) => spliced,
-        Entered::Out(_, refusal) | Entered::Torn(_, refusal) => return Err(text(refusal)),
+        Entered::Out(_, refusal) => return Err(text(refusal)),
         Entered::Lost(error) => return Err(text(error)),
     };
     // The script waits for this, and is there as long as we are.

@@ -16,6 +16,8 @@ pub struct Ledger {
     read: u64,
     /// Published: the destination's count of what it was given other than by redirect.
     written: u64,
+    /// The source is not in the map: it is read like any socket.
+    plain: bool,
     /// Bytes in hand: read, and not published yet.
     held: u64,
     /// Of those, given to the destination.
@@ -75,6 +77,7 @@ impl Ledger {
             taken_before,
             read: 0,
             written: sent_before,
+            plain: false,
             held: 0,
             flushed: 0,
             clear: false,
@@ -102,7 +105,10 @@ impl Ledger {
                 Step::Write(self.flushed)
             };
         }
-        if book.passed > self.read {
+        if self.plain && !self.fin {
+            return Step::Read(u64::MAX);
+        }
+        if !self.plain && book.passed > self.read {
             // Exactly what was passed, never more: what the verdict has not seen is not ours (L1).
             return Step::Read(book.passed - self.read);
         }
@@ -170,6 +176,23 @@ impl Ledger {
         // From now on the kernel may redirect again: the next time, look again (L2).
         self.clear = false;
         (self.read, self.written)
+    }
+
+    /// The source did not enter the map: all its bytes are user space's to read.
+    pub const fn read_plainly(&mut self) {
+        self.plain = true;
+    }
+
+    /// Whether the source is read like any socket.
+    #[must_use]
+    pub const fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Reports the end of a source that is read plainly, where 0 is the end.
+    pub const fn saw_plain_end(&mut self) {
+        self.fin = true;
+        self.accounted = true;
     }
 
     /// Reports the source's FIN.
@@ -270,6 +293,28 @@ mod tests {
         let mut ledger = Ledger::new(1, 0);
         ledger.saw_fin();
         assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, counted: 8 }));
+    }
+
+    #[test]
+    fn a_source_outside_the_map_is_read_to_its_end() {
+        let mut ledger = Ledger::new(0, 0);
+        ledger.read_plainly();
+        let nothing = book(0, 0);
+        assert_eq!(ledger.step(&nothing), Step::Read(u64::MAX));
+        ledger.was_read(4);
+        assert_eq!(ledger.step(&nothing), Step::AskSent);
+        assert!(ledger.sent(0, &nothing));
+        assert_eq!(ledger.step(&nothing), Step::Write(0));
+        ledger.was_written(4);
+        assert_eq!(ledger.step(&nothing), Step::Publish);
+        ledger.publish();
+        assert_eq!(ledger.step(&nothing), Step::Read(u64::MAX));
+        ledger.saw_plain_end();
+        assert_eq!(ledger.step(&nothing), Step::AskSent);
+        assert!(ledger.sent(4, &nothing));
+        assert_eq!(ledger.step(&nothing), Step::Shutdown);
+        ledger.was_shut();
+        assert_eq!(ledger.audit(5, &nothing), Ok(()));
     }
 
     #[test]

@@ -47,6 +47,10 @@ impl Spliced<'_> {
             }
             self.leaving = Leaving::Holding;
         }
+        if !self.membership.client_is_in() {
+            // The client's stream is ending: user space carries everything already.
+            self.leaving = Leaving::Held;
+        }
         if self.leaving == Leaving::Held {
             return Ok(Progress::Stays);
         }

@@ -36,6 +36,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// Looks without change after which the source is kicked: nothing should ever need it, but a
 /// verdict that was not run is a hung flow.
 const KICK_AFTER: u32 = 8;
+/// Tries to count what a socket has sent between two ACKs.
+const TRIES: u32 = 100;
 /// Steps of one way before the other way, and other flows, get their turn.
 const STEPS: u32 = 128;
 /// `TCP_ESTABLISHED` (include/net/tcp_states.h).
@@ -121,8 +123,6 @@ pub enum Entered<'a> {
     In(Spliced<'a>),
     /// It is not, and goes on in user space, unchanged.
     Out(Ends, Refusal),
-    /// It cannot go on: both connections must be reset.
-    Torn(Ends, Refusal),
     /// Its sockets could not be taken out of the runtime, and are closed.
     Lost(io::Error),
 }
@@ -143,7 +143,6 @@ pub fn enter<'a>(
                 Err(error) => Entered::Lost(error),
             }
         }
-        Err(refusal @ Refusal::Insert(InsertError::Torn)) => Entered::Torn(ends, refusal),
         Err(refusal) => Entered::Out(ends, refusal),
     }
 }
@@ -167,11 +166,14 @@ fn insert<'a>(
         }
         let limit = prepare(&SockRef::from(&destination), sizes)
             .map_err(io_refusal("setting socket buffers"))?;
-        let sent = sent_by(destination).map_err(io_refusal("reading TCP_INFO"))?;
+        let sent = sent_exactly(destination).map_err(io_refusal("reading TCP_INFO"))?;
         pair.record(way).reset(sent, limit);
         ledgers[way.index()] = Ledger::new(tally.way(way).taken, sent);
     }
     let membership = handle.insert(pair, ends.client.as_fd(), ends.upstream.as_fd())?;
+    if !membership.client_is_in() {
+        ledgers[Way::Up.index()].read_plainly();
+    }
     Ok((membership, ledgers))
 }
 
@@ -187,6 +189,23 @@ fn prepare(socket: &SockRef<'_>, sizes: Sizes) -> io::Result<u64> {
     }
     let actual = socket.send_buffer_size()?;
     Ok(u64::from(sizes.backlog_limit).min(actual as u64 / 2))
+}
+
+/// Exactly the bytes that a socket's TCP has taken; nobody may be writing to it.
+///
+/// [`sent_by`] may say too little, which is the safe side for "is it drained?", and the wrong one
+/// for the count that this question is answered by.
+fn sent_exactly(socket: impl AsFd) -> io::Result<u64> {
+    let mut before = sys::tcp_counters(socket.as_fd())?.bytes_acked;
+    for _ in 0..TRIES {
+        let queued = sys::unacknowledged(socket.as_fd())?;
+        let after = sys::tcp_counters(socket.as_fd())?.bytes_acked;
+        if before == after {
+            return Ok(before + queued);
+        }
+        before = after;
+    }
+    Err(io::Error::new(io::ErrorKind::WouldBlock, "ACKs come faster than they can be counted"))
 }
 
 /// Bytes that a socket's TCP has taken since it was connected: acknowledged and queued.
@@ -328,8 +347,11 @@ impl<'a> Spliced<'a> {
                 Side::Downstream => Way::Up,
                 Side::Upstream => Way::Down,
             };
-            self.ways[way.index()].ledger.saw_fin();
-            control.set_half_closed();
+            let ledger = &mut self.ways[way.index()].ledger;
+            if !ledger.is_plain() {
+                ledger.saw_fin();
+                control.set_half_closed();
+            }
         }
         Ok(())
     }
@@ -347,6 +369,10 @@ impl<'a> Spliced<'a> {
                     let mut chunk = pool.buffer();
                     let most = chunk.len().min(usize::try_from(most).unwrap_or(usize::MAX));
                     match self.socket(source).read(&mut chunk[..most]) {
+                        Ok(0) if self.ways[way.index()].ledger.is_plain() => {
+                            self.ways[way.index()].ledger.saw_plain_end();
+                            control.set_half_closed();
+                        }
                         // 0 says that the FIN is in and nothing is queued right now; the passed
                         // bytes are still on their way to the queue.
                         Ok(0) => return Ok(Wait::Clock),
@@ -378,6 +404,9 @@ impl<'a> Spliced<'a> {
                     let state = &mut self.ways[way.index()];
                     state.chunk = None;
                     let (read, written) = state.ledger.publish();
+                    if state.ledger.is_plain() {
+                        continue;
+                    }
                     self.membership.pair().record(way).publish(read, written);
                 }
                 Step::AskReceived => {
@@ -461,16 +490,8 @@ impl<'a> Spliced<'a> {
         for way in Way::BOTH {
             let book = self.book(way);
             let ledger = &self.ways[way.index()].ledger;
-            let mut verdict = Ok(());
-            // Too few: an ACK came between the two calls that `sent_by` is. Not three times.
-            for _ in 0..3 {
-                let Ok(sent) = sent_by(self.socket(Side::destination(way))) else { break };
-                verdict = ledger.audit(sent, &book);
-                if verdict.is_ok() {
-                    break;
-                }
-            }
-            verdict.map_err(|imbalance| Close::Imbalance { way, imbalance })?;
+            let Ok(sent) = sent_exactly(self.socket(Side::destination(way))) else { continue };
+            ledger.audit(sent, &book).map_err(|imbalance| Close::Imbalance { way, imbalance })?;
         }
         Ok(())
     }
