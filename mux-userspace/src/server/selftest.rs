@@ -159,9 +159,12 @@ fn spliced<T: Send>(
         });
         // The peers have time-outs of their own.
         let result = script.join().map_err(|_| "the script panicked".to_owned())?;
-        // Why the flow failed says more than what its peers made of it.
-        let settled = settled?;
-        Ok((result?, settled))
+        // Why the flow failed says more than what its peers made of it, but where it hung they know.
+        match (result, settled) {
+            (Ok(result), Ok(settled)) => Ok((result, settled)),
+            (Err(peers), Err(flow)) => Err(format!("{flow}; its peers: {peers}")),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        }
     })
 }
 
