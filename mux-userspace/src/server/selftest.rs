@@ -159,18 +159,22 @@ fn spliced<T: Send>(
         });
         // The peers have time-outs of their own.
         let result = script.join().map_err(|_| "the script panicked".to_owned())?;
-        // Why the flow failed says more than what its peers made of it.
-        let settled = settled?;
-        Ok((result?, settled))
+        // Why the flow failed says more than what its peers made of it, but where it hung they know.
+        match (result, settled) {
+            (Ok(result), Ok(settled)) => Ok((result, settled)),
+            (Err(peers), Err(flow)) => Err(format!("{flow}; its peers: {peers}")),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        }
     })
 }
 
 /// Whether a flow stays in the kernel relay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Stay {
     ToTheEnd,
-    /// It is ordered out at once, with bytes on their way.
-    Briefly,
+    /// It is ordered out at once, with bytes on their way. Each peer is told when it has left, and
+    /// must not end its stream before: a flow with a FIN stays, rightly.
+    Briefly([mpsc::Sender<()>; 2]),
 }
 
 /// How a flow ended.
@@ -205,7 +209,7 @@ async fn relay(
     let _ = entered.send(());
     let control = Rc::new(Control::default());
     let pool = Pool::default();
-    if stay == Stay::Briefly {
+    if let Stay::Briefly(_) = stay {
         control.leave_kernel();
     }
     let exit = accompany(&mut spliced, &watch, &control, &pool).await?;
@@ -216,8 +220,12 @@ async fn relay(
     let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
     let close = match (exit, stay) {
         (Exit::Over(close), Stay::ToTheEnd) => close,
-        (Exit::Left, Stay::Briefly) => {
+        (Exit::Left, Stay::Briefly(peers)) => {
             let mut ends = spliced.into_user_space().map_err(text)?;
+            for peer in peers {
+                // One that has failed tells why itself.
+                let _ = peer.send(());
+            }
             user_space(&mut ends, &mut tally, &control, &pool).await?
         }
         (exit, _) => return Err(format!("unexpected: {exit:?}")),
@@ -417,9 +425,12 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
 fn leaving(kernel: &Kernel) -> Outcome {
     const SOME: usize = 1 << 20;
     let (peers, ours) = flow().map_err(text)?;
-    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::Briefly, move || {
+    let ((to_client, client_told), (to_upstream, upstream_told)) =
+        (mpsc::channel(), mpsc::channel());
+    let stay = Stay::Briefly([to_client, to_upstream]);
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, stay, move || {
         thread::scope(|scope| {
-            let talk = |mut stream: StdStream| {
+            let talk = |mut stream: StdStream, left: mpsc::Receiver<()>| {
                 let mut reader = stream.try_clone().map_err(text)?;
                 let data = pattern(SOME);
                 thread::scope(|scope| {
@@ -427,13 +438,15 @@ fn leaving(kernel: &Kernel) -> Outcome {
                         expect(&mut reader, &data)?;
                         expect_end(&mut reader)
                     });
-                    stream.write_all(&data).map_err(text)?;
+                    stream.write_all(&data[..SOME / 2]).map_err(text)?;
+                    left.recv().map_err(|_| "the flow did not leave".to_owned())?;
+                    stream.write_all(&data[SOME / 2..]).map_err(text)?;
                     stream.shutdown(std::net::Shutdown::Write).map_err(text)?;
                     reading.join().map_err(|_| "a reader panicked".to_owned())?
                 })
             };
-            let upstream = scope.spawn(move || talk(peers.upstream));
-            talk(peers.client)?;
+            let upstream = scope.spawn(move || talk(peers.upstream, upstream_told));
+            talk(peers.client, client_told)?;
             upstream.join().map_err(|_| "a peer panicked".to_owned())?
         })
     })?;
