@@ -25,6 +25,8 @@ mod relay;
 mod scratch;
 mod skip;
 mod starter;
+pub mod sys;
+pub mod tun;
 mod upstream;
 
 pub use self::{

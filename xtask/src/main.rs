@@ -3,7 +3,7 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `vm` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `vm` and `doctor` are the other commands.
 
 mod apt;
 mod daemon;
@@ -17,6 +17,7 @@ mod steps;
 mod strip;
 mod test;
 mod toolchain;
+mod torture;
 mod vm;
 
 use std::process::ExitCode;
@@ -31,6 +32,8 @@ enum Xtask {
     Run(run::RunArgs),
     /// Run every check
     Test(test::TestArgs),
+    /// Send thousands of flows through the daemon and check every byte
+    Torture(torture::TortureArgs),
     /// Test the kernel relay on other kernels, in virtual machines
     Vm(vm::VmArgs),
     /// Build the eBPF half and replace (or check) the committed object
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let done = match Xtask::parse() {
         Xtask::Run(args) => run::command(&args),
         Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
+        Xtask::Torture(args) => torture::command(&args),
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),

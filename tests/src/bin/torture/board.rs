@@ -31,6 +31,8 @@ pub(crate) struct Flow {
     pub(crate) number: u64,
     pub(crate) seed: u64,
     pub(crate) script: Script,
+    /// Packets get lost on the way.
+    pub(crate) lossy: bool,
     /// Changes with every byte that moves, at either end.
     pub(crate) progress: AtomicU64,
     /// How long the client's end took, milliseconds.
@@ -60,11 +62,18 @@ pub(crate) struct Outcome {
 
 impl Board {
     /// `count` flows that have not begun.
-    pub(crate) fn new(seed: u64, count: u64, sizes: Sizes, deadline: Duration) -> Self {
+    pub(crate) fn new(
+        seed: u64,
+        count: u64,
+        sizes: Sizes,
+        lossy: bool,
+        deadline: Duration,
+    ) -> Self {
         let flow = |number| Flow {
             number,
             seed,
             script: Script::new(seed, number, sizes),
+            lossy,
             progress: AtomicU64::new(0),
             took: AtomicU64::new(0),
             address: Mutex::default(),

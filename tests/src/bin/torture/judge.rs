@@ -38,6 +38,9 @@ impl Fault {
     }
 }
 
+/// Close reasons that mean that the kernel relay's books do not add up.
+const UNBALANCED: [&str; 2] = ["broken", "imbalance"];
+
 /// Judges a flow that was begun.
 pub(crate) fn judge(flow: &Flow, entry: Option<&Entry>) -> Option<Fault> {
     let client = flow.outcome(Peer::Client).unwrap_or_default();
@@ -54,6 +57,9 @@ pub(crate) fn judge(flow: &Flow, entry: Option<&Entry>) -> Option<Fault> {
                 "{name}: {sent} bytes sent, {received} received, end seen: {ended}"
             )));
         }
+    }
+    if let Some(entry) = entry.filter(|entry| UNBALANCED.contains(&&*entry.close)) {
+        return Some(Fault::Books(format!("it was logged as {}: {}", entry.close, entry.error)));
     }
     let server_or_none = server.clone().unwrap_or_default();
     match flow.script.end {
@@ -120,10 +126,6 @@ fn books(flow: &Flow, entry: Option<&Entry>) -> Option<Fault> {
 /// may name, since a socket that is reset forgets how much it had sent.
 fn reset_books(client: &Outcome, server: &Outcome, entry: Option<&Entry>) -> Option<Fault> {
     let entry = entry?;
-    let broken = entry.close == "broken" || entry.error.contains("the books hold");
-    if broken {
-        return Some(Fault::Books(format!("it was logged as {}: {}", entry.close, entry.error)));
-    }
     let served = server.sent > 0 || server.received > 0;
     let excess = entry.bytes_up > client.sent || served && entry.bytes_down > server.sent;
     excess.then(|| {

@@ -143,7 +143,7 @@ fn run(args: &Args) -> Result<Report> {
         small_buffers: args.small_buffers,
     };
     let deadline = Duration::from_secs(args.deadline);
-    let board = Arc::new(Board::new(seed, args.flows, sizes, deadline));
+    let board = Arc::new(Board::new(seed, args.flows, sizes, args.loss > 0.0, deadline));
     let stop = AtomicBool::new(false);
     let hogs_stop = AtomicBool::new(false);
     let (board, place, stop, hogs_stop) = (&board, &place, &stop, &hogs_stop);

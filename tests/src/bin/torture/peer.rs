@@ -46,6 +46,8 @@ struct Side<'a> {
     counted: Cell<u64>,
     ended: Cell<bool>,
     reset: Option<ResetAt>,
+    /// The reset is due: nothing more is sent.
+    resetting: Cell<bool>,
     random: RefCell<Random>,
 }
 
@@ -69,6 +71,7 @@ pub(crate) async fn play(
         counted: Cell::new(received),
         ended: Cell::new(false),
         reset,
+        resetting: Cell::new(false),
         random: RefCell::new(Random::new(flow.seed, flow.number, 2 + peer as u64)),
     };
     let (source, sink) = match peer {
@@ -116,7 +119,7 @@ impl Side<'_> {
         let mut sent = 0;
         loop {
             if self.reset == Some(ResetAt::Sent(sent)) {
-                return self.reset().await;
+                return self.reset(writer.as_ref()).await;
             }
             if sent == way.total {
                 break;
@@ -131,6 +134,9 @@ impl Side<'_> {
             pattern.fill(&mut bytes, sent);
             let mut rest = &bytes[..];
             while !rest.is_empty() {
+                if self.resetting.get() {
+                    return std::future::pending().await;
+                }
                 let written = writer.write(rest).await.map_err(failed)?;
                 rest = &rest[written..];
                 sent += written as u64;
@@ -175,7 +181,7 @@ impl Side<'_> {
         let mut at = self.counted.get();
         loop {
             if matches!(self.reset, Some(ResetAt::Received(most)) if at >= most) {
-                return self.reset().await;
+                return self.reset(reader.as_ref()).await;
             }
             while let Some((_, pause)) = stalls.next_if(|(offset, _)| *offset <= at) {
                 tokio::time::sleep(*pause).await;
@@ -202,9 +208,19 @@ impl Side<'_> {
         }
     }
 
-    async fn reset(&self) -> Result<(), Stop> {
+    async fn reset(&self, stream: &TcpStream) -> Result<(), Stop> {
         let pause = self.random.borrow_mut().below(20);
         tokio::time::sleep(Duration::from_millis(pause)).await;
+        if self.flow.lossy {
+            // A reset behind a lost segment is not taken at its word but asked about (RFC 5961),
+            // and where question or answer are lost, nobody repeats them: the other end may
+            // never know. That is TCP's doing; so here the reset follows the last byte's
+            // acknowledgement.
+            self.resetting.set(true);
+            while mux_tests::sys::unacknowledged(stream).is_ok_and(|bytes| bytes > 0) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
         Err(Stop::Reset)
     }
 

@@ -186,11 +186,11 @@ impl Report {
             (
                 "overlaps trimmed",
                 format!(
-                    "{} bytes of flows; with the self-test {} messages, {} bytes, {} whole duplicates",
-                    self.trimmed,
-                    self.verdict("trimmed"),
+                    "{} bytes in {} messages ({} whole duplicates); access log: {} bytes",
                     self.verdict("trimmed_bytes"),
-                    self.verdict("duplicates")
+                    self.verdict("trimmed"),
+                    self.verdict("duplicates"),
+                    self.trimmed
                 ),
             ),
             ("bare FINs", self.verdict("fins").to_string()),

@@ -220,7 +220,7 @@ fn conversation(random: &mut Random) -> [Way; 2] {
     });
     let largest = random.log_uniform(64, 64 << 10);
     let [up, down] = &mut ways;
-    for _ in 0..random.log_uniform(1, 300) {
+    for _ in 0..random.log_uniform(1, 150) {
         if up.total > 0 {
             up.gates.push(Gate { at: up.total, need: down.total });
         }
