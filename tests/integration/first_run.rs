@@ -31,10 +31,7 @@ fn curl_is_told_in_json_when_it_asks_for_it() -> Result<()> {
     ensure!(about["rule"] == "web" && about["listener"] == "listener-1", "{about}");
     ensure!(about["client"].as_str().is_some_and(|c| c.starts_with("127.0.0.1:")), "{about}");
     ensure!(about["relay"] == "copy", "{about}");
-    ensure!(
-        about["relay_note"].as_str().is_some_and(|note| note.contains("built in")),
-        "{about}"
-    );
+    ensure!(about["relay_note"].as_str().is_some_and(|note| note.contains("built in")), "{about}");
     Ok(())
 }
 
