@@ -9,10 +9,7 @@ use std::{
     io::{self, Read, Write},
     net::{TcpListener as StdListener, TcpStream as StdStream},
     rc::Rc,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
@@ -142,7 +139,7 @@ fn spliced<T: Send>(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
-    stay: Stay<'_>,
+    stay: Stay,
     script: impl FnOnce() -> Result<T, String> + Send,
 ) -> Result<(T, Settled), String> {
     let handle = kernel.handle().map_err(text)?;
@@ -162,18 +159,22 @@ fn spliced<T: Send>(
         });
         // The peers have time-outs of their own.
         let result = script.join().map_err(|_| "the script panicked".to_owned())?;
-        // Why the flow failed says more than what its peers made of it.
-        let settled = settled?;
-        Ok((result?, settled))
+        // Why the flow failed says more than what its peers made of it, but where it hung they know.
+        match (result, settled) {
+            (Ok(result), Ok(settled)) => Ok((result, settled)),
+            (Err(peers), Err(flow)) => Err(format!("{flow}; its peers: {peers}")),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        }
     })
 }
 
 /// Whether a flow stays in the kernel relay.
-#[derive(Clone, Copy, Debug)]
-enum Stay<'a> {
+#[derive(Debug)]
+enum Stay {
     ToTheEnd,
-    /// It is ordered out at once, with bytes on their way; this is set when it is out.
-    Briefly(&'a AtomicBool),
+    /// It is ordered out at once, with bytes on their way. Each peer is told when it has left, and
+    /// must not end its stream before: a flow with a FIN stays, rightly.
+    Briefly([mpsc::Sender<()>; 2]),
 }
 
 /// How a flow ended.
@@ -188,7 +189,7 @@ async fn relay(
     ours: Ours,
     taken: u64,
     sizes: Sizes,
-    stay: Stay<'_>,
+    stay: Stay,
     entered: mpsc::Sender<()>,
 ) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
@@ -219,9 +220,12 @@ async fn relay(
     let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
     let close = match (exit, stay) {
         (Exit::Over(close), Stay::ToTheEnd) => close,
-        (Exit::Left, Stay::Briefly(left)) => {
+        (Exit::Left, Stay::Briefly(peers)) => {
             let mut ends = spliced.into_user_space().map_err(text)?;
-            left.store(true, Ordering::Relaxed);
+            for peer in peers {
+                // One that has failed tells why itself.
+                let _ = peer.send(());
+            }
             user_space(&mut ends, &mut tally, &control, &pool).await?
         }
         (exit, _) => return Err(format!("unexpected: {exit:?}")),
@@ -417,50 +421,36 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
     finished(&settled)
 }
 
-/// A flow that leaves the kernel relay with bytes on their way both ways loses none of them.
+/// A flow that leaves the kernel relay while bytes go both ways loses none of them.
 fn leaving(kernel: &Kernel) -> Outcome {
     const SOME: usize = 1 << 20;
     let (peers, ours) = flow().map_err(text)?;
-    let left = AtomicBool::new(false);
-    let ((), settled) = spliced(kernel, ours, 0, SIZES, Stay::Briefly(&left), || {
-        let left = &left;
+    let ((to_client, client_told), (to_upstream, upstream_told)) =
+        (mpsc::channel(), mpsc::channel());
+    let stay = Stay::Briefly([to_client, to_upstream]);
+    let ((), settled) = spliced(kernel, ours, 0, SIZES, stay, move || {
         thread::scope(|scope| {
-            let talk = |mut stream: StdStream| {
+            let talk = |mut stream: StdStream, left: mpsc::Receiver<()>| {
                 let mut reader = stream.try_clone().map_err(text)?;
                 let data = pattern(SOME);
                 thread::scope(|scope| {
                     let reading = scope.spawn(|| {
                         expect(&mut reader, &data)?;
-                        expect(&mut reader, &data)?;
                         expect_end(&mut reader)
                     });
-                    stream.write_all(&data).map_err(text)?;
-                    // A stream that never pauses may end before the flow finds the time to leave,
-                    // and then it stays, as it should.
-                    until(left)?;
-                    stream.write_all(&data).map_err(text)?;
+                    stream.write_all(&data[..SOME / 2]).map_err(text)?;
+                    left.recv().map_err(|_| "the flow did not leave".to_owned())?;
+                    stream.write_all(&data[SOME / 2..]).map_err(text)?;
                     stream.shutdown(std::net::Shutdown::Write).map_err(text)?;
                     reading.join().map_err(|_| "a reader panicked".to_owned())?
                 })
             };
-            let upstream = scope.spawn(move || talk(peers.upstream));
-            talk(peers.client)?;
+            let upstream = scope.spawn(move || talk(peers.upstream, upstream_told));
+            talk(peers.client, client_told)?;
             upstream.join().map_err(|_| "a peer panicked".to_owned())?
         })
     })?;
     finished(&settled)
-}
-
-/// Waits until a flow has left.
-fn until(left: &AtomicBool) -> Outcome {
-    let deadline = Instant::now() + PATIENCE;
-    while !left.load(Ordering::Relaxed) {
-        if Instant::now() > deadline {
-            return Err("the flow did not leave the kernel relay".into());
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
 }
 
 /// Runs `work`, with the end of `stream` (a FIN) before it.

@@ -1,6 +1,9 @@
 //! What a machine says: `mux-vm-init`'s lines on the second serial port, and the kernel's
 //! own on the first.
 
+/// What init writes on the first port when it cannot go on.
+pub(crate) const LAST_WORDS: &str = "MUX-VM failure";
+
 /// What was said so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Report {

@@ -12,7 +12,7 @@ const HEAD: [&str; 12] = [
     "bytes",
     "wrong",
     "passes",
-    "overlaps",
+    "trimmed",
     "WARN",
     "seconds",
 ];

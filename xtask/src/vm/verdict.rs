@@ -44,7 +44,7 @@ pub(crate) struct Torture {
     pub(crate) wrong: u64,
     /// Times that user space had to carry bytes.
     pub(crate) passes: u64,
-    /// Messages that overlapped what had been received.
+    /// Bytes that came a second time and were cut off.
     pub(crate) trimmed: u64,
 }
 
@@ -61,6 +61,8 @@ impl Verdict {
             ..Self::default()
         };
         verdict.machine(*end, report);
+        let last_words = console.lines().filter(|line| line.contains(report::LAST_WORDS));
+        verdict.problems.extend(last_words.map(|line| line.trim().to_owned()));
         verdict.doctors(source, report);
         for name in expected {
             match report.done(name) {
@@ -114,7 +116,7 @@ impl Verdict {
         sums.bytes += count("bytes_up") + count("bytes_down");
         sums.wrong += wrong.iter().map(|name| count(name)).sum::<u64>();
         sums.passes += count("passes");
-        sums.trimmed += report["verdict"]["trimmed"].as_u64().unwrap_or(0);
+        sums.trimmed += count("trimmed_bytes");
         if done.status != "exit:0" {
             let said = done.err.lines().rev().take(5).collect::<Vec<_>>();
             let said = said.into_iter().rev().collect::<Vec<_>>().join(" / ");

@@ -42,6 +42,8 @@ const TRIES: u32 = 100;
 const STEPS: u32 = 128;
 /// `TCP_ESTABLISHED` (include/net/tcp_states.h).
 const ESTABLISHED: u8 = 1;
+/// `TCP_CLOSE`: after both FINs, or without them.
+const CLOSED: u8 = 7;
 
 /// Sizes of the spliced sockets' buffers, bytes.
 #[derive(Clone, Copy, Debug)]
@@ -450,11 +452,17 @@ impl<'a> Spliced<'a> {
     fn ask_received(&mut self, way: Way) -> Result<bool, Close> {
         let source = Side::source(way);
         let failed = |error| Close::Failed { side: source, error };
-        let received =
-            sys::tcp_counters(self.socket(source).as_fd()).map_err(failed)?.bytes_received;
+        let counters = sys::tcp_counters(self.socket(source).as_fd()).map_err(failed)?;
+        // A reset looks like an end to poll, and its error is told once: a redirect to this socket
+        // may have got it. Without a FIN of ours, only a reset (or a time-out) closes.
+        let reset = || failed(io::ErrorKind::ConnectionReset.into());
+        let closed = counters.state == CLOSED;
+        if closed && !self.ways[way.back().index()].ledger.is_over() {
+            return Err(reset());
+        }
         let book = self.book(way);
         let state = &mut self.ways[way.index()];
-        match state.ledger.received(received, &book) {
+        match state.ledger.received(counters.bytes_received, &book) {
             Ok(true) => Ok(true),
             Ok(false) => {
                 state.looks += 1;
@@ -463,6 +471,8 @@ impl<'a> Spliced<'a> {
                 }
                 Ok(false)
             }
+            // All bytes are there, and no FIN.
+            Err(imbalance) if closed && imbalance.booked == imbalance.counted + 1 => Err(reset()),
             Err(imbalance) => Err(Close::Imbalance { way, imbalance }),
         }
     }
