@@ -9,7 +9,7 @@ use crate::{
     daemon::{self, Object, Profile},
     ebpf as object, sh,
     test::{Context, Outcome},
-    vm as machines,
+    torture as tortured, vm as machines,
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
@@ -78,6 +78,15 @@ pub(crate) fn integration(context: &mut Context) -> Result<Outcome> {
             .args(&context.arguments)
             .env("MUX_BIN", mux),
     )
+}
+
+pub(crate) fn torture(context: &mut Context) -> Result<Outcome> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::Skipped("network namespaces and the kernel relay need root".into()));
+    }
+    let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
+    tortured::small(mux)?;
+    Ok(Outcome::Passed)
 }
 
 pub(crate) fn vm(context: &mut Context) -> Result<Outcome> {

@@ -59,7 +59,7 @@ pub(crate) struct Context {
 }
 
 /// Every step, in order.
-pub(crate) const STEPS: [Step; 10] = [
+pub(crate) const STEPS: [Step; 11] = [
     Step {
         name: "packages",
         about: "programs that the tests talk to are installed",
@@ -91,6 +91,12 @@ pub(crate) const STEPS: [Step; 10] = [
         about: "the daemon against real peers and the real kernel",
         quick: false,
         run: steps::integration,
+    },
+    Step {
+        name: "torture",
+        about: "random flows, every byte checked, over links that lose packets too",
+        quick: false,
+        run: steps::torture,
     },
     Step {
         name: "vm",
@@ -176,7 +182,7 @@ fn is_chosen(step: &Step, quick: bool, only: &[String]) -> bool {
         return step.quick || !quick;
     }
     // These are tests of the daemon, which therefore is built with them.
-    let of_the_daemon = |name: &String| ["integration", "vm"].contains(&name.as_str());
+    let of_the_daemon = |name: &String| ["integration", "torture", "vm"].contains(&name.as_str());
     let implied = step.name == "daemon" && only.iter().any(of_the_daemon);
     implied || only.iter().any(|name| name == step.name)
 }

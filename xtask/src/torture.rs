@@ -3,6 +3,7 @@
 
 use std::{
     ffi::OsString,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
 
@@ -28,6 +29,27 @@ pub(crate) struct TortureArgs {
 /// The build fails, or the program cannot be started.
 pub(crate) fn command(args: &TortureArgs) -> Result<ExitCode> {
     let mux = daemon::build(Profile::Release, Object::Best)?;
+    let mut command = program(&mux)?;
+    command.args(&args.arguments);
+    let status = command.status().context("cannot start the torture program")?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// What `cargo xtask test` runs: hundreds of flows on loopback, and over links that lose packets.
+const SMALL: [&[&str]; 2] =
+    [&["--flows", "400"], &["--flows", "100", "--netns", "--loss", "2", "--no-sack"]];
+
+/// The torture in a small size.
+///
+/// # Errors
+/// A wrong byte, a hung flow, books that do not balance.
+pub(crate) fn small(mux: &Path) -> Result<()> {
+    SMALL.iter().try_for_each(|arguments| sh::run(program(mux)?.args(*arguments)))
+}
+
+/// Builds the program; the command to run it with.
+fn program(mux: &Path) -> Result<Command> {
     sh::run(sh::cargo().args([
         "build",
         "--release",
@@ -36,10 +58,8 @@ pub(crate) fn command(args: &TortureArgs) -> Result<ExitCode> {
         "--bin",
         "torture",
     ]))?;
-    let torture = sh::target_dir().join("release/torture");
-    let mut command: Command = Privileges::here().command(&torture);
-    command.arg("--mux").arg(&mux).args(&args.arguments);
-    let status = command.status().with_context(|| format!("cannot start {}", torture.display()))?;
-    let code = status.code().and_then(|code| u8::try_from(code).ok());
-    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+    let torture: PathBuf = sh::target_dir().join("release/torture");
+    let mut command = Privileges::here().command(&torture);
+    command.arg("--mux").arg(mux);
+    Ok(command)
 }
