@@ -49,6 +49,9 @@ fn killing_the_daemon_ends_its_spliced_flows_and_leaves_nothing() -> Result<()> 
     let server = upstream.accept()?;
     client.send("hello")?;
     server.expect("hello")?;
+    // Only with the answer is it certain that the flow has gone to the kernel before it ends.
+    server.send("olleh")?;
+    client.expect("olleh")?;
     client.finish()?;
     server.expect_end()?;
     drop(server);

@@ -73,20 +73,6 @@ impl Conn {
         self.0.peer_addr()?.as_socket().context("not an IP socket")
     }
 
-    /// The socket, for options.
-    #[must_use]
-    pub const fn socket(&self) -> &Socket {
-        &self.0
-    }
-
-    /// Another handle of the same end.
-    ///
-    /// # Errors
-    /// dup(2)'s.
-    pub fn again(&self) -> Result<Self> {
-        Ok(Self(self.0.try_clone()?))
-    }
-
     /// Sends all.
     ///
     /// # Errors

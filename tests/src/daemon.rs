@@ -138,12 +138,6 @@ impl Daemon {
             .wait_err(&format!("`{text}`"), |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// Its log so far.
-    #[must_use]
-    pub fn log(&self) -> Vec<String> {
-        self.process.err()
-    }
-
     /// Waits for an access-log line.
     ///
     /// # Errors
@@ -183,14 +177,6 @@ impl Daemon {
     /// It is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal)
-    }
-
-    /// How it ended, if it has.
-    ///
-    /// # Errors
-    /// wait(2)'s.
-    pub fn has_ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.process.ended()
     }
 
     /// Kills it (SIGKILL) and returns its directory, which outlives it.

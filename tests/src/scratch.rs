@@ -48,14 +48,6 @@ impl Scratch {
         fs::write(&path, text).with_context(|| path.display().to_string())?;
         Ok(path)
     }
-
-    /// Lets everybody write in it.
-    ///
-    /// # Errors
-    /// The file system's.
-    pub fn open_to_all(&self) -> Result<()> {
-        Ok(fs::set_permissions(self.path(), Permissions::from_mode(0o777))?)
-    }
 }
 
 /// The repository's root.

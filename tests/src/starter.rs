@@ -17,7 +17,6 @@ pub struct Starter {
     rules: Rules,
     wrapper: Vec<String>,
     arguments: Vec<String>,
-    environment: Vec<(String, String)>,
     others: bool,
 }
 
@@ -42,7 +41,6 @@ impl Starter {
             rules: Rules::File(path.to_owned()),
             wrapper: Vec::new(),
             arguments: Vec::new(),
-            environment: Vec::new(),
             others: false,
         }
     }
@@ -66,13 +64,6 @@ impl Starter {
     #[must_use]
     pub fn user_space(self) -> Self {
         self.arguments(&["--relay", "copy"])
-    }
-
-    /// With this in its environment.
-    #[must_use]
-    pub fn environment(mut self, name: &str, value: &str) -> Self {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
     }
 
     /// With a limit of open descriptors.
@@ -136,7 +127,6 @@ impl Starter {
             None => Command::new(mux),
         };
         command.arg("--rules").arg(rules).args(&self.arguments).env_remove("RUST_LOG");
-        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 }
