@@ -13,7 +13,7 @@ use crate::{
 
 /// Bytes that depend on their position.
 pub(crate) fn pattern(length: usize, seed: u64) -> Vec<u8> {
-    (0..length as u64).map(|at| (mix(seed << 32 ^ at / 8) >> (at % 8 * 8)) as u8).collect()
+    (0..length as u64).map(|at| (mix((seed << 32) ^ (at / 8)) >> (at % 8 * 8)) as u8).collect()
 }
 
 const fn mix(value: u64) -> u64 {

@@ -64,7 +64,7 @@ impl Segment {
         packet.extend(self.to.port().to_be_bytes());
         packet.extend(self.seq.to_be_bytes());
         packet.extend(self.ack.to_be_bytes());
-        packet.extend([(tcp_header / 4 << 4) as u8, self.flags]);
+        packet.extend([((tcp_header / 4) << 4) as u8, self.flags]);
         packet.extend(self.window.to_be_bytes());
         packet.extend([0; 4]);
         packet.extend(&self.options);
