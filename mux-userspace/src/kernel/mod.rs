@@ -443,25 +443,23 @@ impl Membership<'_> {
         self.client_is_in
     }
 
-    /// Takes the verdict off both sockets. The program-less map keeps their psocks, so that what
-    /// was passed stays readable; nothing more is passed once a call that takes the sockets' locks
-    /// has returned.
+    /// Takes the verdict off both sockets; the program-less map keeps their psocks, so that what
+    /// was passed stays readable. `false`: a FIN came in already, with which no socket enters a
+    /// map, and both stay under the verdict.
     ///
     /// # Errors
-    /// [`InsertError::Refused`]: a FIN came in already; both stay under the verdict.
+    /// [`InsertError::Refused`]: a socket is not in the map, because it was reset.
     pub fn detach(
         &self,
         client: BorrowedFd<'_>,
         upstream: BorrowedFd<'_>,
-    ) -> Result<(), InsertError> {
+    ) -> Result<bool, InsertError> {
         let ends = [(Way::Up, upstream), (Way::Down, client)];
         for (way, destination) in ends {
             let slot = self.pair.slot(way);
-            self.handle
-                .keep
-                .borrow_mut()
-                .set(slot, &destination.as_raw_fd(), 0)
-                .map_err(refused("adding a socket to the program-less map"))?;
+            if self.handle.keep.borrow_mut().set(slot, &destination.as_raw_fd(), 0).is_err() {
+                return Ok(false);
+            }
         }
         for (way, _) in ends {
             let slot = self.pair.slot(way);
@@ -471,7 +469,27 @@ impl Membership<'_> {
                 .clear_index(&slot)
                 .map_err(refused("taking a socket out of the map"))?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Puts both sockets under the verdict again.
+    ///
+    /// # Errors
+    /// [`InsertError::Refused`]: a FIN came in while they were not.
+    pub fn attach(
+        &self,
+        client: BorrowedFd<'_>,
+        upstream: BorrowedFd<'_>,
+    ) -> Result<(), InsertError> {
+        for (way, destination) in [(Way::Up, upstream), (Way::Down, client)] {
+            let slot = self.pair.slot(way);
+            self.handle
+                .socks
+                .borrow_mut()
+                .set(slot, &destination.as_raw_fd(), 0)
+                .map_err(refused("putting a socket back into the map"))?;
+        }
+        self.release()
     }
 
     /// Takes both sockets out of the program-less map as well: they are plain TCP again. Nothing

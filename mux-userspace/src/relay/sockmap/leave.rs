@@ -3,12 +3,15 @@
 //! Taking a socket out of the map loses what was passed and not read, and what waits in its
 //! backlog. So: hold (the verdict passes everything from now on), wait until nothing is redirected
 //! or passed that has not arrived, take the verdict off while a second, program-less map keeps the
-//! psocks, carry what was passed in between, and only then let go (L6 in `LIFECYCLE.md`).
+//! psocks, and look again. If nothing was passed in between, let go; else put the verdict back and
+//! try again (L6 in `LIFECYCLE.md`). Nothing is read while the verdict is off: the kernel would
+//! give bytes of the receive queue for passed ones that its worker has not queued yet.
 
 use std::{io, os::fd::AsFd};
 
 use super::{Side, Spliced, Way, sent_by};
 use crate::{
+    kernel::InsertError,
     relay::{Close, Ends, ledger::Step},
     sys,
 };
@@ -21,8 +24,6 @@ pub(super) enum Leaving {
     No,
     /// The verdict passes everything.
     Holding,
-    /// The verdict is off.
-    Detached,
     /// It cannot leave, since one of its streams is ending; user space carries it from inside.
     Held,
 }
@@ -36,6 +37,12 @@ pub(super) enum Progress {
     LookAgain,
     /// It never will: see [`Leaving::Held`].
     Stays,
+}
+
+/// A socket left the maps by itself: it was reset, which epoll says too, or its stream ended in the
+/// microseconds without a verdict. There is no honest way on.
+fn torn(error: InsertError) -> Close {
+    Close::Failed { side: Side::Downstream, error: io::Error::other(error.to_string()) }
 }
 
 impl Spliced<'_> {
@@ -57,27 +64,26 @@ impl Spliced<'_> {
         if !self.is_quiet()? {
             return Ok(Progress::LookAgain);
         }
-        if self.leaving == Leaving::Holding {
-            let ends = (self.client.as_fd(), self.upstream.as_fd());
-            if self.ways.iter().any(|way| way.ledger.has_fin())
-                || self.membership.detach(ends.0, ends.1).is_err()
-            {
-                // Only an ESTABLISHED socket enters a map. Under hold every byte goes through user
-                // space, exactly, until the flow ends, which it is about to.
-                self.leaving = Leaving::Held;
-                return Ok(Progress::Stays);
-            }
-            self.leaving = Leaving::Detached;
-            if !self.is_quiet()? {
-                return Ok(Progress::LookAgain);
-            }
+        if self.ways.iter().any(|way| way.ledger.has_fin()) || !self.detach()? {
+            // Only an ESTABLISHED socket enters a map. Under hold every byte goes through user
+            // space, exactly, until the flow ends, which it is about to.
+            self.leaving = Leaving::Held;
+            return Ok(Progress::Stays);
         }
-        // A reset takes sockets out of every map, and is noticed as an error.
-        self.membership.release().map_err(|error| Close::Failed {
-            side: Side::Downstream,
-            error: io::Error::other(error.to_string()),
-        })?;
-        Ok(Progress::Left)
+        if self.is_quiet()? {
+            self.membership.release().map_err(torn)?;
+            return Ok(Progress::Left);
+        }
+        self.membership.attach(self.client.as_fd(), self.upstream.as_fd()).map_err(torn)?;
+        for side in [Side::Downstream, Side::Upstream] {
+            // What came while the verdict was off.
+            sys::kick(self.socket(side).as_fd()).map_err(|error| Close::Failed { side, error })?;
+        }
+        Ok(Progress::LookAgain)
+    }
+
+    fn detach(&self) -> Result<bool, Close> {
+        self.membership.detach(self.client.as_fd(), self.upstream.as_fd()).map_err(torn)
     }
 
     /// Whether nothing is on its way through the kernel relay.
