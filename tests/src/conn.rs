@@ -151,7 +151,13 @@ impl Conn {
     /// # Errors
     /// recv(2)'s; `WouldBlock` is the deadline.
     pub fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(bytes)
+        loop {
+            match (&self.0).read(bytes) {
+                // With a timeout set, a stopped machine or a debugger interrupts (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 
     /// Receives exactly `expected`.
