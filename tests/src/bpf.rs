@@ -1,9 +1,6 @@
 //! What bpftool says of a daemon's program and maps.
 
-use std::{
-    process::Command,
-    sync::{Mutex, PoisonError},
-};
+use std::{os::fd::OwnedFd, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -122,12 +119,10 @@ pub fn bpftool(arguments: &[&str]) -> Result<Value> {
     serde_json::from_str(&text).context("bpftool's JSON")
 }
 
-const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
-static USERS: Mutex<(usize, String)> = Mutex::new((0, String::new()));
-
-/// Keeps `kernel.bpf_stats_enabled` on; the last one to be dropped restores what it was.
+/// Has the kernel count runs of programs for as long as it lives (`BPF_ENABLE_STATS`, ≥ 5.8), whoever
+/// else does or does not; unlike the sysctl there is nothing to restore.
 #[derive(Debug)]
-pub struct Stats(());
+pub struct Stats(#[expect(dead_code, reason = "held for its Drop")] OwnedFd);
 
 impl Stats {
     /// Switches it on.
@@ -135,24 +130,8 @@ impl Stats {
     /// # Errors
     /// Not root.
     pub fn enable() -> Result<Self> {
-        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-        if users.0 == 0 {
-            users.1 = std::fs::read_to_string(SWITCH)?;
-            std::fs::write(SWITCH, "1").context(SWITCH)?;
-        }
-        users.0 += 1;
-        Ok(Self(()))
-    }
-}
-
-impl Drop for Stats {
-    fn drop(&mut self) {
-        let mut users = USERS.lock().unwrap_or_else(PoisonError::into_inner);
-        users.0 -= 1;
-        if users.0 == 0
-            && let Err(error) = std::fs::write(SWITCH, users.1.trim())
-        {
-            eprintln!("{SWITCH} is still 1: {error}");
-        }
+        let fd = aya::sys::enable_stats(aya::sys::Stats::RunTime)
+            .context("counting the runs of programs")?;
+        Ok(Self(fd))
     }
 }
