@@ -80,7 +80,7 @@ enum Command {
     },
     /// Say what this kernel and these privileges allow, and what to do about what is missing
     Doctor {
-        /// Judge by this file's [kernel]
+        /// Judge by the `[kernel]` table of this file
         #[arg(long, value_name = "FILE")]
         rules: Option<PathBuf>,
         /// As JSON

@@ -4,13 +4,14 @@
 use std::{
     cell::{Cell, RefCell},
     io,
+    os::fd::OwnedFd,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use slab::Slab;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedReceiver};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -114,12 +115,20 @@ impl Core {
         }
     }
 
+    /// What says that spliced sockets are ready. Made before the core accepts, since it takes a
+    /// descriptor.
+    ///
+    /// # Errors
+    /// fcntl(2)'s and epoll_ctl(2)'s.
+    pub fn readiness(&self) -> io::Result<AsyncFd<OwnedFd>> {
+        sys::readable_fd(self.watch.descriptor()?)
+    }
+
     /// Delivers the readiness of spliced sockets, for ever.
     ///
     /// # Errors
     /// epoll's, which nothing short of a closed descriptor causes.
-    pub async fn run_watch(self: Rc<Self>) -> io::Result<()> {
-        let ready = sys::readable_fd(self.watch.descriptor()?)?;
+    pub async fn run_watch(self: Rc<Self>, ready: AsyncFd<OwnedFd>) -> io::Result<()> {
         loop {
             let mut guard = ready.readable().await?;
             // Cleared first: what arrives while we collect makes it ready again.

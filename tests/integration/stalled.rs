@@ -7,8 +7,8 @@ use mux_tests::{Conn, Daemon, Need, Relay, Upstream, need};
 
 /// Round trips of the other flow that are looked at.
 const ROUNDS: u32 = 2000;
-/// System memory that a stalled flow may cost, KiB.
-const MOST_KIB: u64 = 64 * 1024;
+/// Bytes that a stalled flow may hold, in whatever queue: what was sent and not read is somewhere.
+const MOST: u64 = 64 << 20;
 
 fn available_kib() -> Result<u64> {
     let text = std::fs::read_to_string("/proc/meminfo")?;
@@ -50,8 +50,8 @@ fn a_reader_that_never_reads_costs_a_bounded_amount_and_nobody_else() -> Result<
         "stuck after {} KiB, system memory {used} KiB; another flow's round trip: {before:?} before, {after:?} after",
         sent >> 10
     );
-    ensure!(sent < 64 << 20, "{sent} bytes went to a reader that does not read");
-    ensure!(used < MOST_KIB, "{used} KiB of system memory");
+    // Of system memory the test can only tell: whatever else runs uses it too.
+    ensure!(sent < MOST, "{sent} bytes went to a reader that does not read");
 
     // It reads after all: every byte is there, and the flow goes on in the kernel.
     client.finish()?;

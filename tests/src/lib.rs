@@ -2,7 +2,7 @@
 //!
 //! A test starts its own [`Daemon`] on port 0, [`Upstream`]s behind it and [`Conn`]s through it,
 //! and waits on conditions with deadlines, never on the clock. What it cannot do here it says with
-//! [`skip`], which `MUX_TESTS_NO_SKIP=1` turns into a failure.
+//! [`skip()`], which `MUX_TESTS_NO_SKIP=1` turns into a failure.
 //!
 //! Environment: `MUX_BIN` (the daemon), `MUX_TEST_MIB` (size of the large transfers, default 200),
 //! `MUX_TEST_SECONDS` (every deadline, default 20), `MUX_TEST_SOCKMAP` (`[kernel] sockmap` of tests

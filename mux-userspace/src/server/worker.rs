@@ -97,7 +97,8 @@ async fn serve(
     nudged: UnboundedReceiver<u32>,
     started: &Started,
 ) -> io::Result<()> {
-    let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch());
+    let ready = core.readiness()?;
+    let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch(ready));
     tokio::task::spawn_local(Rc::clone(&core).run_nudges(nudged));
     tokio::task::spawn_local(Rc::clone(&core).run_timers());
     let listeners = core.shared.config.listeners.iter();

@@ -179,6 +179,14 @@ fn insert<'a>(
     Ok((membership, ledgers))
 }
 
+/// Reads what was passed and nobody will have, before the socket is closed: a psock that is destroyed
+/// with bytes in its queue has the kernel's accounting of the socket off (a WARNING in
+/// `inet_sock_destruct`, seen once on 6.18). The receive buffer bounds it.
+fn discard(socket: &Parked) {
+    let mut waste = [0; 16 * 1024];
+    while socket.read(&mut waste).is_ok_and(|read| read > 0) {}
+}
+
 /// Sizes a spliced socket's send buffer; returns the backlog limit that fits it, bytes.
 ///
 /// A redirect whose target cannot take it is tried again a jiffy later, so that a small buffer
@@ -554,7 +562,9 @@ impl<'a> Spliced<'a> {
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
         }
-        self.client.reset_on_close();
-        self.upstream.reset_on_close();
+        for socket in [&self.client, &self.upstream] {
+            socket.reset_on_close();
+            discard(socket);
+        }
     }
 }
