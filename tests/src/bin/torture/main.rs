@@ -64,10 +64,10 @@ struct Args {
     /// The rule's relay
     #[arg(long, default_value = "sockmap", value_parser = ["auto", "sockmap", "splice", "copy"])]
     relay: String,
-    /// [kernel] sockmap
+    /// `[kernel]` sockmap
     #[arg(long, default_value = "auto", value_parser = ["auto", "force", "off"])]
     sockmap: String,
-    /// [kernel] send_buffer in bytes; a small one makes the kernel pass more often
+    /// `[kernel]` send_buffer in bytes; a small one makes the kernel pass more often
     #[arg(long, value_name = "BYTES")]
     send_buffer: Option<u32>,
     /// Most bytes each way of an ordinary flow
