@@ -25,12 +25,7 @@ fn killing_the_daemon_ends_its_spliced_flows_and_leaves_nothing() -> Result<()> 
     let objects = Objects::of(&daemon)?;
     let mut flows = Vec::new();
     for _ in 0..FLOWS {
-        let client = daemon.connect()?;
-        let server = upstream.accept()?;
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
+        let (client, server) = daemon.flow(&upstream)?;
         flows.push((client, server));
     }
     let kept = daemon.kill();

@@ -46,12 +46,7 @@ impl Flow {
     fn open(relay: Relay) -> Result<Self> {
         let upstream = Upstream::tcp()?;
         let daemon = Daemon::start(&relay.rule(&upstream.name()), &[])?;
-        let client = daemon.connect()?;
-        let server = upstream.accept()?;
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
+        let (client, server) = daemon.flow(&upstream)?;
         Ok(Self { daemon, client, server, relay })
     }
 
@@ -123,61 +118,42 @@ fn large_transfers_both_ways_at_once(relay: Relay) -> Result<()> {
 fn client_half_closes_first(relay: Relay) -> Result<()> {
     let flow = Flow::open(relay)?;
     let (up, down) = (3 * MIB + 1, 5 * MIB + 7);
-    let Flow { client, server, .. } = &flow;
-    thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            client.send_pattern(UP, 0, up)?;
-            client.finish()
-        });
-        server.expect_pattern(UP, 0, up)?;
-        server.expect_end()?;
-        join(sending, "the client sending")?;
-        // Only now, after the client's end has gone all the way, does the reply begin.
-        let replying = scope.spawn(|| {
-            server.send_pattern(DOWN, 0, down)?;
-            server.finish()
-        });
-        client.expect_pattern(DOWN, 0, down)?;
-        client.expect_end()?;
-        join(replying, "the server replying")
-    })?;
+    one_after_the_other((&flow.client, UP, up), (&flow.server, DOWN, down))?;
     flow.finished(up, down)
 }
 
 fn server_half_closes_first(relay: Relay) -> Result<()> {
     let flow = Flow::open(relay)?;
     let (up, down) = (5 * MIB + 7, 3 * MIB + 1);
-    let Flow { client, server, .. } = &flow;
-    thread::scope(|scope| {
-        let sending = scope.spawn(|| {
-            server.send_pattern(DOWN, 0, down)?;
-            server.finish()
-        });
-        client.expect_pattern(DOWN, 0, down)?;
-        client.expect_end()?;
-        join(sending, "the server sending")?;
-        let replying = scope.spawn(|| {
-            client.send_pattern(UP, 0, up)?;
-            client.finish()
-        });
-        server.expect_pattern(UP, 0, up)?;
-        server.expect_end()?;
-        join(replying, "the client replying")
-    })?;
+    one_after_the_other((&flow.server, DOWN, down), (&flow.client, UP, up))?;
     flow.finished(up, down)
 }
+
+/// One end sends and ends its stream; only when that has gone all the way does the other begin.
+fn one_after_the_other(first: Sends<'_>, second: Sends<'_>) -> Result<()> {
+    for ((from, pattern, length), (to, ..)) in [(first, second), (second, first)] {
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                from.send_pattern(pattern, 0, length)?;
+                from.finish()
+            });
+            to.expect_pattern(pattern, 0, length)?;
+            to.expect_end()?;
+            join(sending, "the end that sends")
+        })?;
+    }
+    Ok(())
+}
+
+/// An end, and what it sends.
+type Sends<'a> = (&'a Conn, Pattern, u64);
 
 /// The last bytes and both ends at the same time, many times, since it is a matter of order.
 fn both_half_close_at_once(relay: Relay) -> Result<()> {
     let upstream = Upstream::tcp()?;
     let daemon = Daemon::start(&relay.rule(&upstream.name()), &[])?;
     for round in 0..100_u64 {
-        let client = daemon.connect()?;
-        let server = upstream.accept()?;
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
+        let (client, server) = daemon.flow(&upstream)?;
         let length = (round % 10) * 7_000;
         let ends = [(&client, UP, DOWN), (&server, DOWN, UP)];
         thread::scope(|scope| {

@@ -4,8 +4,8 @@ use std::os::unix::fs::FileTypeExt;
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Conn, Daemon, Need, Relay, Scratch, Upstream, bpf::Objects, eventually_true, need,
-    on_each_relay, procfs::Proc,
+    Daemon, Need, Relay, Scratch, Upstream, bpf::Objects, eventually_true, need, on_each_relay,
+    procfs::Proc,
 };
 use rustix::process::Signal;
 
@@ -15,20 +15,10 @@ on_each_relay!(
     a_second_signal_ends_at_once,
 );
 
-fn flow(daemon: &Daemon, upstream: &Upstream) -> Result<(Conn, Conn)> {
-    let client = daemon.connect()?;
-    let server = upstream.accept()?;
-    client.send("hello")?;
-    server.expect("hello")?;
-    server.send("olleh")?;
-    client.expect("olleh")?;
-    Ok((client, server))
-}
-
 fn sigterm_lets_a_flow_end(relay: Relay) -> Result<()> {
     let upstream = Upstream::tcp()?;
     let daemon = Daemon::start(&relay.rule(&upstream.name()), &[])?;
-    let (client, server) = flow(&daemon, &upstream)?;
+    let (client, server) = daemon.flow(&upstream)?;
     let local = client.local()?.to_string();
     // Connections that come until the listener is closed find no upstream, and are over.
     drop(upstream);
@@ -58,7 +48,7 @@ fn the_drain_deadline_resets_what_is_left(relay: Relay) -> Result<()> {
     let upstream = Upstream::tcp()?;
     let rules = format!("{}[timeouts]\ndrain = \"200ms\"\n", relay.rule(&upstream.name()));
     let daemon = Daemon::start(&rules, &[])?;
-    let (client, server) = flow(&daemon, &upstream)?;
+    let (client, server) = daemon.flow(&upstream)?;
     daemon.signal(Signal::TERM)?;
     ensure!(client.expect_reset()? == 0);
     ensure!(server.expect_reset()? == 0);
@@ -72,7 +62,7 @@ fn a_second_signal_ends_at_once(relay: Relay) -> Result<()> {
     let upstream = Upstream::tcp()?;
     let rules = format!("{}[timeouts]\ndrain = \"1h\"\n", relay.rule(&upstream.name()));
     let daemon = Daemon::start(&rules, &[])?;
-    let (client, server) = flow(&daemon, &upstream)?;
+    let (client, server) = daemon.flow(&upstream)?;
     daemon.signal(Signal::INT)?;
     daemon.wait_log("SIGINT: draining")?;
     daemon.signal(Signal::INT)?;
@@ -120,7 +110,7 @@ fn nothing_stays(end: impl FnOnce(Daemon) -> Result<()>) -> Result<()> {
         ),
         &[],
     )?;
-    let _flow = flow(&daemon, &upstream)?;
+    let _flow = daemon.flow(&upstream)?;
     let objects = Objects::of(&daemon)?;
     objects.program()?;
     for name in [mux_common::MAP_SOCKS, mux_common::MAP_SLOTS, mux_common::MAP_BOOKS] {

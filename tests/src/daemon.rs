@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 use rustix::process::Signal;
 
-use crate::{Access, Conn, Process, Scratch, Starter, eventually, procfs::Proc, starter};
+use crate::{Access, Conn, Process, Scratch, Starter, Upstream, eventually, procfs::Proc, starter};
 
 /// A daemon of the test's own. Dropping it ends it with SIGTERM (twice: at once) and panics if it
 /// did not end well; a test that panics kills it.
@@ -127,6 +127,21 @@ impl Daemon {
     /// connect(2)'s.
     pub fn connect(&self) -> Result<Conn> {
         Conn::tcp(self.address())
+    }
+
+    /// A flow through the daemon, both ends: `hello` (5 bytes) went up and `olleh` came back,
+    /// so that it is on its relay.
+    ///
+    /// # Errors
+    /// Either end's.
+    pub fn flow(&self, upstream: &Upstream) -> Result<(Conn, Conn)> {
+        let client = self.connect()?;
+        let server = upstream.accept()?;
+        client.send("hello")?;
+        server.expect("hello")?;
+        server.send("olleh")?;
+        client.expect("olleh")?;
+        Ok((client, server))
     }
 
     /// Waits for a line of its log that contains `text`.
