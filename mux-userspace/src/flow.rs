@@ -185,7 +185,7 @@ fn about(
         listener: listener.name.to_string(),
         rule: core.shared.config.rules[rule.0].name.to_string(),
         why: decision.why.name(),
-        probe: seen.map(|seen| seen.probe.name()),
+        probe: seen.map(|seen| seen.probe.name().to_owned()),
         details: seen.map(|seen| seen.details.to_json()),
         details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
         relay: Mode::Copy.name(),

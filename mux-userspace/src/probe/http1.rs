@@ -1,11 +1,7 @@
 //! HTTP/1: the request line (RFC 9112 3).
 
-use std::fmt;
-
-use serde::Serialize;
-
 use super::{
-    text::{Pairs, PeerText},
+    Details, Protocol,
     verdict::{Verdict, starts_with},
 };
 
@@ -15,40 +11,47 @@ const MAX_METHOD: usize = 32;
 /// What stands between the second space and the minor version (RFC 9112 2.3).
 const VERSION: &[u8] = b"HTTP/1.";
 
-/// `G / HTTP/1.1` and a line feed.
-pub(super) const SHORTEST: usize = 13;
-
-/// A request's first line, and its host where that had arrived.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Request {
-    /// `GET`.
-    pub method: PeerText,
-    /// The request target (RFC 9112 3.2), in whichever of its four forms.
-    pub path: PeerText,
-    /// `1.0` or `1.1`.
-    pub version: PeerText,
-    /// The `Host` field, if its whole line was among the bytes sniffed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<PeerText>,
-}
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { method, path, version, host } = self;
-        let mut pairs = Pairs::new(f);
-        pairs.pair("method", method)?;
-        pairs.pair("path", path)?;
-        pairs.pair("version", version)?;
-        pairs.optional("host", host.as_ref())
-    }
-}
-
 /// Matches as soon as the request line is complete, so that slow header fields do not hold
-/// up the route; [`Request::host`] is a bonus.
+/// up the route.
 ///
 /// An empty line before the request line is not skipped: RFC 9112 2.2 grants it for clients
 /// that end a request body with one, and there is no body before the first request.
-pub(super) fn examine(bytes: &[u8]) -> Verdict<Request> {
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "http1",
+    // `G / HTTP/1.1` and a line feed.
+    shortest: 13,
+    members: &[],
+    examine,
+    details,
+};
+
+/// A request's first line, and what of its field lines had arrived.
+struct Request<'a> {
+    method: &'a [u8],
+    /// In whichever of its four forms (RFC 9112 3.2).
+    target: &'a [u8],
+    /// Of `HTTP/1.minor`.
+    minor: u8,
+    fields: &'a [u8],
+}
+
+fn examine(bytes: &[u8]) -> Verdict<()> {
+    request(bytes).map(|_| ())
+}
+
+/// `host` is the first Host field's, if its whole line was among the bytes.
+fn details(bytes: &[u8]) -> Details {
+    let Verdict::Match(Request { method, target, minor, fields }) = request(bytes) else {
+        return Details::new();
+    };
+    Details::new()
+        .with("method", method)
+        .with("path", target)
+        .with("version", &[b'1', b'.', minor][..])
+        .with_some("host", host(fields))
+}
+
+fn request(bytes: &[u8]) -> Verdict<Request<'_>> {
     let more = Verdict::NeedMore(bytes.len() + 1);
 
     let method_end = bytes.iter().take(MAX_METHOD + 1).position(|&byte| !is_token(byte));
@@ -82,16 +85,11 @@ pub(super) fn examine(bytes: &[u8]) -> Verdict<Request> {
     if !minor.is_ascii_digit() {
         return Verdict::NoMatch;
     }
-    Verdict::Match(Request {
-        method: PeerText::new(method),
-        path: PeerText::new(target),
-        version: PeerText::new(&[b'1', b'.', *minor]),
-        host: host(fields),
-    })
+    Verdict::Match(Request { method, target, minor: *minor, fields })
 }
 
 /// The value of the first `Host` field line (RFC 9112 3.2) that is there to its end.
-fn host(fields: &[u8]) -> Option<PeerText> {
+fn host(fields: &[u8]) -> Option<&[u8]> {
     for line in fields.split_inclusive(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\n")?;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -101,7 +99,7 @@ fn host(fields: &[u8]) -> Option<PeerText> {
             return None;
         };
         if name.eq_ignore_ascii_case(b"host") {
-            return Some(PeerText::new(value.trim_ascii()));
+            return Some(value.trim_ascii());
         }
     }
     None

@@ -6,12 +6,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde::Serialize;
-
-use super::{
-    text::{Pairs, PeerText},
-    verdict::Verdict,
-};
+use super::{Details, PeerText, Protocol, Value, verdict::Verdict};
 
 /// `ContentType.handshake` (RFC 8446 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -28,8 +23,15 @@ const CLIENT_HELLO: u8 = 0x01;
 const HANDSHAKE_HEADER: usize = 4;
 /// Longest ClientHello believed; the length field could say 16 MiB.
 const MAX_HANDSHAKE: usize = 64 << 10;
-/// A record header and a handshake header that announces an empty body.
-pub(super) const SHORTEST: usize = RECORD_HEADER + HANDSHAKE_HEADER;
+/// Matches once the ClientHello is complete.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "tls",
+    // A record header and a handshake header that announces an empty body.
+    shortest: RECORD_HEADER + HANDSHAKE_HEADER,
+    members: &[],
+    examine,
+    details,
+};
 
 /// `server_name` (RFC 6066 3).
 const EXT_SERVER_NAME: u16 = 0x0000;
@@ -43,49 +45,28 @@ const EXT_SUPPORTED_VERSIONS: u16 = 0x002b;
 const MAX_ALPN: usize = 8;
 
 /// What a ClientHello offers. All of it is absent where the body could not be read.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ClientHello {
+#[derive(Default)]
+struct ClientHello {
     /// Host name of `server_name` (RFC 6066 3).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sni: Option<PeerText>,
+    sni: Option<PeerText>,
     /// Protocols offered (RFC 7301), in the client's order, at most eight, without GREASE.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub alpn: Vec<PeerText>,
+    alpn: Vec<PeerText>,
     /// Highest version offered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub version: Option<Version>,
-}
-
-impl fmt::Display for ClientHello {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sni, alpn, version } = self;
-        let mut pairs = Pairs::new(f);
-        pairs.optional("sni", sni.as_ref())?;
-        if !alpn.is_empty() {
-            let list: Vec<String> = alpn.iter().map(ToString::to_string).collect();
-            pairs.pair("alpn", list.join(","))?;
-        }
-        pairs.optional("version", *version)
-    }
+    version: Option<Version>,
 }
 
 /// A protocol version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub enum Version {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Version {
     /// 0x0300 (RFC 6101).
-    #[serde(rename = "ssl3")]
     Ssl3,
     /// 0x0301 (RFC 2246).
-    #[serde(rename = "1.0")]
     Tls10,
     /// 0x0302 (RFC 4346).
-    #[serde(rename = "1.1")]
     Tls11,
     /// 0x0303 (RFC 5246).
-    #[serde(rename = "1.2")]
     Tls12,
     /// 0x0304 (RFC 8446).
-    #[serde(rename = "1.3")]
     Tls13,
 }
 
@@ -115,13 +96,22 @@ impl fmt::Display for Version {
     }
 }
 
-/// Matches once the ClientHello is complete.
-pub(super) fn examine(bytes: &[u8]) -> Verdict<ClientHello> {
+fn examine(bytes: &[u8]) -> Verdict<()> {
     match message(bytes) {
-        Ok(body) => Verdict::Match(client_hello(&body).unwrap_or_default()),
+        Ok(_) => Verdict::Match(()),
         Err(Stop::Contradiction) => Verdict::NoMatch,
         Err(Stop::Incomplete { total }) => Verdict::NeedMore(total),
     }
+}
+
+/// `sni`, `alpn` and `version`, each if the client says it.
+fn details(bytes: &[u8]) -> Details {
+    let hello = message(bytes).ok().and_then(|body| client_hello(&body));
+    let ClientHello { sni, alpn, version } = hello.unwrap_or_default();
+    Details::new()
+        .with_some("sni", sni.map(Value::Text))
+        .with_some("alpn", (!alpn.is_empty()).then_some(Value::Texts(alpn)))
+        .with_some("version", version.map(|version| version.to_string()))
 }
 
 /// Why there is no whole message.

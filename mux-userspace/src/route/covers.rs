@@ -12,7 +12,7 @@ impl Matcher {
         match self {
             Self::Always => true,
             Self::Regex(regex) => matches!(regex.examine(&[], Phase::Open), Verdict::Match(())),
-            Self::Prefix(_) | Self::Bytes(_) | Self::Probe(_) => false,
+            Self::Prefix(_) | Self::Bytes(_) | Self::Probe(_) | Self::Predicate(_) => false,
             // A network of all addresses still has no client of a Unix socket in it.
             Self::Client(_) => false,
             Self::All(group) => group.members().iter().all(Self::is_certain),
@@ -25,7 +25,7 @@ impl Matcher {
     #[must_use]
     pub fn shortest_match(&self) -> Option<usize> {
         match self {
-            Self::Always | Self::Client(_) => Some(0),
+            Self::Always | Self::Client(_) | Self::Predicate(_) => Some(0),
             Self::Prefix(prefix) => Some(prefix.as_bytes().len()),
             Self::Regex(regex) => regex.shortest_match(),
             Self::Bytes(masked) => Some(masked.end()),
@@ -69,7 +69,7 @@ impl Matcher {
                 group.members().iter().any(|member| self.covers_within(member, steps))
             }
             (Self::Not(mine), Self::Not(theirs)) => theirs.covers_within(mine, steps),
-            (Self::Probe(mine), Self::Probe(theirs)) => mine.includes(*theirs),
+            (Self::Probe(mine), Self::Probe(theirs)) => mine.includes(theirs),
             (Self::Client(mine), Self::Client(theirs)) => mine.includes(theirs),
             // What is sure of the prefix alone is true of all that begins with it.
             (
@@ -85,6 +85,7 @@ impl Matcher {
                 | Self::Regex(_)
                 | Self::Bytes(_)
                 | Self::Probe(_)
+                | Self::Predicate(_)
                 | Self::Client(_)
                 | Self::Any(_)
                 | Self::Not(_),
@@ -93,6 +94,7 @@ impl Matcher {
                 | Self::Regex(_)
                 | Self::Bytes(_)
                 | Self::Probe(_)
+                | Self::Predicate(_)
                 | Self::Client(_)
                 | Self::Not(_),
             ) => false,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Phase, Regex, Sniffed};
+use super::{Phase, Predicate, Regex, Sniffed};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -22,6 +22,8 @@ pub enum Matcher {
     Bytes(MaskedBytes),
     /// A probe recognises its protocol.
     Probe(Probe),
+    /// A function of the embedding program's says so.
+    Predicate(Predicate),
     /// The client's address is in one of these networks.
     Client(Networks),
     /// All of these hold.
@@ -36,21 +38,21 @@ impl Matcher {
     /// Whether the condition holds.
     ///
     /// In [`Phase::Open`] the verdict is sure, in Kleene's three-valued logic, and monotone
-    /// in the bytes. In the other phases it is never [`Verdict::NeedMore`]: what is not true
-    /// of these bytes is false.
+    /// in the bytes, but for [`Matcher::is_tentative`] ones. In the other phases it is never
+    /// [`Verdict::NeedMore`]: what is not true of these bytes is false.
     #[must_use]
-    pub fn evaluate(&self, sniffed: &Sniffed<'_>) -> Verdict<Option<Seen>> {
+    pub fn evaluate(&self, sniffed: &Sniffed<'_>) -> Verdict<()> {
         let phase = sniffed.phase;
         match self {
-            Self::Always => Verdict::Match(None),
-            Self::Prefix(prefix) => settle(prefix.examine(sniffed.bytes), phase).map(|()| None),
-            Self::Regex(regex) => regex.examine(sniffed.bytes, phase).map(|()| None),
-            Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase).map(|()| None),
-            Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase)
-                .map(|details| Some(Seen { probe: *probe, details })),
+            Self::Always => Verdict::Match(()),
+            Self::Prefix(prefix) => settle(prefix.examine(sniffed.bytes), phase),
+            Self::Regex(regex) => regex.examine(sniffed.bytes, phase),
+            Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
+            Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
+            Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
-                    Verdict::Match(None)
+                    Verdict::Match(())
                 } else {
                     Verdict::NoMatch
                 }
@@ -61,21 +63,57 @@ impl Matcher {
                 .iter()
                 .fold(Verdict::NoMatch, |sum, member| sum.or_else(|| member.evaluate(sniffed))),
             Self::Not(inner) => match inner.evaluate(sniffed) {
-                Verdict::Match(_) => Verdict::NoMatch,
-                Verdict::NoMatch => Verdict::Match(None),
+                Verdict::Match(()) => Verdict::NoMatch,
+                Verdict::NoMatch => Verdict::Match(()),
                 Verdict::NeedMore(total) => Verdict::NeedMore(total),
             },
         }
     }
+
+    /// What the first probe in it saw that made it match, if one did: to be asked once
+    /// [`Matcher::evaluate`] has said [`Verdict::Match`].
+    #[must_use]
+    pub fn seen(&self, sniffed: &Sniffed<'_>) -> Option<Seen> {
+        let matches = |member: &&Self| member.evaluate(sniffed).is_match();
+        match self {
+            Self::Probe(probe) => {
+                Some(Seen { probe: probe.clone(), details: probe.details(sniffed.bytes) })
+            }
+            Self::All(group) => group.members().iter().find_map(|member| member.seen(sniffed)),
+            Self::Any(group) => group.members().iter().find(matches)?.seen(sniffed),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Predicate(_)
+            | Self::Client(_)
+            | Self::Not(_) => None,
+        }
+    }
+
+    /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].
+    #[must_use]
+    pub fn is_tentative(&self) -> bool {
+        match self {
+            Self::Predicate(predicate) => predicate.is_tentative(),
+            Self::All(group) | Self::Any(group) => group.members().iter().any(Self::is_tentative),
+            Self::Not(inner) => inner.is_tentative(),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Client(_) => false,
+        }
+    }
 }
 
-/// Kleene's "and", of which the first member that saw something gives the details.
-fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<Option<Seen>> {
-    let mut first_seen = None;
+/// Kleene's "and".
+fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<()> {
     let mut undecided: Option<usize> = None;
     for member in members {
         match member.evaluate(sniffed) {
-            Verdict::Match(seen) => first_seen = first_seen.or(seen),
+            Verdict::Match(()) => {}
             Verdict::NoMatch => return Verdict::NoMatch,
             // The first of them to change its mind may make the whole false.
             Verdict::NeedMore(total) => {
@@ -83,7 +121,7 @@ fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<Option<Seen>> {
             }
         }
     }
-    undecided.map_or(Verdict::Match(first_seen), Verdict::NeedMore)
+    undecided.map_or(Verdict::Match(()), Verdict::NeedMore)
 }
 
 /// Takes "not yet" for "no" where there will be no more bytes.

@@ -6,6 +6,7 @@
 
 mod covers;
 mod matcher;
+mod predicate;
 mod regex;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ use std::{net::IpAddr, sync::Arc};
 
 pub use self::{
     matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
+    predicate::Predicate,
     regex::{Regex, RegexError},
 };
 use crate::{
@@ -118,7 +120,8 @@ pub fn route(rules: &[Arc<Rule>], listener: &ListenerConfig, sniffed: &Sniffed<'
     for &id in &listener.rules {
         let Some(rule) = rules.get(id.0) else { continue };
         match rule.matcher.evaluate(sniffed) {
-            Verdict::Match(seen) => {
+            Verdict::Match(()) => {
+                let seen = rule.matcher.seen(sniffed);
                 return Outcome::Routed(Decision { rule: id, why: Why::Matched, seen });
             }
             Verdict::NoMatch => {}

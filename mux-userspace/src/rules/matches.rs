@@ -11,9 +11,8 @@ use super::{
     table::{Problems, Table, Value, into_table, unavailable, wrong_type},
     values::{integer, list, string},
 };
-use crate::{
-    probe::Probe,
-    route::{EmptyMatcher, Group, MaskedBytes, Matcher, Networks, Prefix, Regex, RegexError},
+use crate::route::{
+    EmptyMatcher, Group, MaskedBytes, Matcher, Networks, Prefix, Regex, RegexError,
 };
 
 /// Probes of the schema that this version does not have.
@@ -47,14 +46,11 @@ const LATER_PROBES: [&str; 27] = [
     "ftp",
 ];
 
-/// Of these the server speaks first, so that no probe can ever see them.
-const SERVER_FIRST: [&str; 4] = ["mysql", "smtp", "vnc", "ftp"];
-
 /// Reads a matcher. `None`: it is wrong, and the problems say how.
 pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
     let span = value.span();
     match value.into_inner() {
-        DeValue::String(name) => problems.keep(probe(span, &name)),
+        DeValue::String(name) => problems.keep(probe(span, &name, problems)),
         DeValue::Table(table) => {
             condition(Table::new("`match`", toml::Spanned::new(span, table), problems))
         }
@@ -67,22 +63,15 @@ pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> 
     }
 }
 
-fn probe(span: Range<usize>, name: &str) -> Result<Matcher, Diagnostic> {
-    if let Some(probe) = Probe::from_name(name) {
-        return Ok(Matcher::Probe(probe));
-    }
-    if SERVER_FIRST.contains(&name) {
-        return Err(unavailable(
-            span,
-            name,
-            "the server speaks first here: name this rule as the listener's `on_timeout`",
-        ));
+fn probe(span: Range<usize>, name: &str, problems: &Problems) -> Result<Matcher, Diagnostic> {
+    let probes = &problems.surroundings().probes;
+    if let Some(probe) = probes.get(name) {
+        return Ok(Matcher::Probe(probe.clone()));
     }
     if LATER_PROBES.contains(&name) {
         return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
     }
-    let names = Probe::ALL.map(Probe::name);
-    let hint = did_you_mean_or_list(name, names, "probes", "write a table instead");
+    let hint = did_you_mean_or_list(name, probes.names(), "probes", "write a table instead");
     Err(Diagnostic::new(span, format!("unknown probe `{name}`")).hint(hint))
 }
 
@@ -113,7 +102,7 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     for name in ["tls", "http"] {
         table.unavailable(name, &format!("match every {name} client with `match = \"{name}\"`"));
     }
-    for key in table.take_keys(|key| Probe::from_name(key).is_some()) {
+    for key in table.take_keys(|key| problems.surroundings().probes.get(key).is_some()) {
         problems.add(
             Diagnostic::new(key.span(), format!("the probe `{}` takes no value", key.get_ref()))
                 .hint(format!(

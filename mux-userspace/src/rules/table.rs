@@ -7,18 +7,32 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{diagnostic::Diagnostic, suggest::did_you_mean_or_list};
+use super::{Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
 
 /// A TOML value and where it stands.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
-/// What is wrong so far. Reading goes on after a problem, to find the others too.
+/// What is wrong so far, and what there is to be named. Reading goes on after a problem, to
+/// find the others too.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
+pub(super) struct Problems {
+    found: RefCell<Vec<Diagnostic>>,
+    surroundings: Surroundings,
+}
 
 impl Problems {
+    /// None so far.
+    pub(super) fn new(surroundings: Surroundings) -> Self {
+        Self { found: RefCell::default(), surroundings }
+    }
+
+    /// What the text can refer to.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
     pub(super) fn add(&self, diagnostic: Diagnostic) {
-        self.0.borrow_mut().push(diagnostic);
+        self.found.borrow_mut().push(diagnostic);
     }
 
     /// Keeps a value; a problem is recorded instead.
@@ -27,11 +41,11 @@ impl Problems {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.found.borrow().len()
     }
 
     pub(super) fn into_inner(self) -> Vec<Diagnostic> {
-        self.0.into_inner()
+        self.found.into_inner()
     }
 }
 

@@ -2,45 +2,45 @@
 
 use proptest::prelude::*;
 
-use super::{decides_at, matches_at, refuses_at};
-use crate::probe::{Probe, Verdict};
+use super::{decides_at, matches_at, refuses_at, see};
+use crate::probe::Verdict;
 
 #[test]
 fn request_lines() {
     let get = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n";
-    matches_at(Probe::Http1, get, 16, "method=GET path=/ version=1.1 host=example.com");
-    matches_at(Probe::Http1, b"GET / HTTP/1.1\r\nHost: exa", 16, "method=GET path=/ version=1.1");
-    matches_at(Probe::Http1, b"G / HTTP/1.0\n", 13, "method=G path=/ version=1.0");
+    matches_at("http1", get, 16, "method=GET path=/ version=1.1 host=example.com");
+    matches_at("http1", b"GET / HTTP/1.1\r\nHost: exa", 16, "method=GET path=/ version=1.1");
+    matches_at("http1", b"G / HTTP/1.0\n", 13, "method=G path=/ version=1.0");
     let connect = b"CONNECT a:443 HTTP/1.1\r\nX: y\r\nhOST:\t a:443 \r\n";
-    matches_at(Probe::Http1, connect, 24, "method=CONNECT path=a:443 version=1.1 host=a:443");
+    matches_at("http1", connect, 24, "method=CONNECT path=a:443 version=1.1 host=a:443");
     let options = b"M-SEARCH * HTTP/1.1\r\n\r\nHost: in the body\r\n";
-    matches_at(Probe::Http1, options, 21, "method=M-SEARCH path=* version=1.1");
+    matches_at("http1", options, 21, "method=M-SEARCH path=* version=1.1");
     let method = [b'm'; 32];
     let longest = [&method[..], b" / HTTP/1.1\r\n"].concat();
-    assert!(decides_at(Probe::Http1, &longest, longest.len()).is_some());
+    assert!(decides_at("http1", &longest, longest.len()).is_some());
     let utf8 = "GET /ü HTTP/1.1\r\n".as_bytes();
-    matches_at(Probe::Http1, utf8, 18, "method=GET path=/\\xc3\\xbc version=1.1");
+    matches_at("http1", utf8, 18, "method=GET path=/\\xc3\\xbc version=1.1");
 }
 
 #[test]
 fn near_misses() {
-    refuses_at(Probe::Http1, b"\x16\x03\x01", 1);
-    refuses_at(Probe::Http1, b" GET / HTTP/1.1\r\n", 1);
-    refuses_at(Probe::Http1, b"\r\nGET / HTTP/1.1\r\n", 1);
-    refuses_at(Probe::Http1, b"GET\t/ HTTP/1.1\r\n", 4);
-    refuses_at(Probe::Http1, b"GET  / HTTP/1.1\r\n", 5);
-    refuses_at(Probe::Http1, b"GET /\r\n", 6);
-    refuses_at(Probe::Http1, b"GET / \r\n", 7);
-    refuses_at(Probe::Http1, b"GET / HTTP/2.0\r\n", 12);
-    refuses_at(Probe::Http1, b"GET / http/1.1\r\n", 7);
-    refuses_at(Probe::Http1, b"GET / HTTP/1.x\r\n", 14);
-    refuses_at(Probe::Http1, b"GET / HTTP/1.1 \r\n", 15);
-    refuses_at(Probe::Http1, b"GET / HTTP/1.1\r\r\n", 16);
-    refuses_at(Probe::Http1, b"GET / HTTP/1.10\r\n", 15);
-    refuses_at(Probe::Http1, b"GET /\x7f HTTP/1.1\r\n", 6);
-    refuses_at(Probe::Http1, b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", 39);
-    refuses_at(Probe::Http1, &[b'm'; 40], 33);
-    refuses_at(Probe::Http1, b"EHLO mail.example\r\n", 18);
+    refuses_at("http1", b"\x16\x03\x01", 1);
+    refuses_at("http1", b" GET / HTTP/1.1\r\n", 1);
+    refuses_at("http1", b"\r\nGET / HTTP/1.1\r\n", 1);
+    refuses_at("http1", b"GET\t/ HTTP/1.1\r\n", 4);
+    refuses_at("http1", b"GET  / HTTP/1.1\r\n", 5);
+    refuses_at("http1", b"GET /\r\n", 6);
+    refuses_at("http1", b"GET / \r\n", 7);
+    refuses_at("http1", b"GET / HTTP/2.0\r\n", 12);
+    refuses_at("http1", b"GET / http/1.1\r\n", 7);
+    refuses_at("http1", b"GET / HTTP/1.x\r\n", 14);
+    refuses_at("http1", b"GET / HTTP/1.1 \r\n", 15);
+    refuses_at("http1", b"GET / HTTP/1.1\r\r\n", 16);
+    refuses_at("http1", b"GET / HTTP/1.10\r\n", 15);
+    refuses_at("http1", b"GET /\x7f HTTP/1.1\r\n", 6);
+    refuses_at("http1", b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", 39);
+    refuses_at("http1", &[b'm'; 40], 33);
+    refuses_at("http1", b"EHLO mail.example\r\n", 18);
 }
 
 /// Strings made of the pieces that matter, so that whole requests come up often.
@@ -86,7 +86,7 @@ proptest! {
             && bytes[line_end - 1] == b'\n'
             && matches!(theirs.parse(&head), Ok(httparse::Status::Complete(_)))
             && !lenient;
-        let ours = Probe::Http1.examine(&bytes);
+        let ours = see("http1", &bytes);
         prop_assert_eq!(ours.is_match(), accepts, "{}", bytes.escape_ascii());
         if let Verdict::Match(details) = ours {
             let expected = format!(

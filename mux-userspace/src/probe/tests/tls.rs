@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
-use super::{matches_at, refuses_at};
-use crate::probe::{Probe, Verdict};
+use super::{matches_at, refuses_at, see};
+use crate::probe::Verdict;
 
 /// What OpenSSL 3 sends for `www.example.com` with ALPN `h2` and `http/1.1`.
 const OPENSSL: &str = "\
@@ -67,7 +67,7 @@ fn records(handshake: &[u8], size: usize) -> Vec<u8> {
 }
 
 fn details(bytes: &[u8]) -> String {
-    match Probe::Tls.examine(bytes) {
+    match see("tls", bytes) {
         Verdict::Match(details) => details.to_string(),
         other => panic!("{other:?}"),
     }
@@ -76,9 +76,9 @@ fn details(bytes: &[u8]) -> String {
 #[test]
 fn openssl_hello() {
     let bytes = openssl();
-    matches_at(Probe::Tls, &bytes, bytes.len(), OPENSSL_DETAILS);
+    matches_at("tls", &bytes, bytes.len(), OPENSSL_DETAILS);
     let more = [&bytes[..], b"\x14\x03\x03\x00\x01\x01"].concat();
-    matches_at(Probe::Tls, &more, bytes.len(), OPENSSL_DETAILS);
+    matches_at("tls", &more, bytes.len(), OPENSSL_DETAILS);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn hello_in_records_of_every_size() {
     let handshake = &openssl()[5..];
     for size in 1..=handshake.len() + 1 {
         let bytes = records(handshake, size);
-        matches_at(Probe::Tls, &bytes, bytes.len(), OPENSSL_DETAILS);
+        matches_at("tls", &bytes, bytes.len(), OPENSSL_DETAILS);
     }
 }
 
@@ -94,7 +94,7 @@ fn hello_in_records_of_every_size() {
 fn exact_wants() {
     let bytes = openssl();
     for len in 9..bytes.len() {
-        assert_eq!(Probe::Tls.examine(&bytes[..len]), Verdict::NeedMore(bytes.len()));
+        assert_eq!(see("tls", &bytes[..len]), Verdict::NeedMore(bytes.len()));
     }
 }
 
@@ -126,9 +126,9 @@ fn strange_bodies_are_tls_still() {
         &extension(0x002b, &vector(1, &[0x03])),
     ] {
         let bytes = records(&handshake(0x0303, Some(strange)), 1 << 14);
-        matches_at(Probe::Tls, &bytes, bytes.len(), "");
+        matches_at("tls", &bytes, bytes.len(), "");
     }
-    matches_at(Probe::Tls, b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", 9, "");
+    matches_at("tls", b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", 9, "");
     let hostile = records(&handshake(0x0303, Some(&server_name(b"a b\n\x1b[2J"))), 1 << 14);
     assert_eq!(details(&hostile), "sni=a\\x20b\\x0a\\x1b[2J version=1.2");
     let empty_name = records(&handshake(0x0303, Some(&server_name(b""))), 1 << 14);
@@ -138,27 +138,27 @@ fn strange_bodies_are_tls_still() {
 #[test]
 fn post_quantum_hello_fits() {
     let bytes = records(&handshake(0x0303, Some(&extension(0x0033, &[0x77; 60_000]))), 1 << 14);
-    matches_at(Probe::Tls, &bytes, bytes.len(), "version=1.2");
+    matches_at("tls", &bytes, bytes.len(), "version=1.2");
 }
 
 #[test]
 fn near_misses() {
-    refuses_at(Probe::Tls, b"GET / HTTP/1.1\r\n", 1);
-    refuses_at(Probe::Tls, b"\x15\x03\x01\x00\x02\x02\x28", 1);
-    refuses_at(Probe::Tls, b"\x16\x02\x01\x00\x04\x01\x00\x00\x00", 2);
-    refuses_at(Probe::Tls, b"\x16\x03\x01\x00\x00\x01\x00\x00\x00", 5);
-    refuses_at(Probe::Tls, b"\x16\x03\x01\x42\x00\x01\x00\x00\x00", 4);
-    refuses_at(Probe::Tls, b"\x16\x03\x01\x41\x01\x01\x00\x00\x00", 5);
+    refuses_at("tls", b"GET / HTTP/1.1\r\n", 1);
+    refuses_at("tls", b"\x15\x03\x01\x00\x02\x02\x28", 1);
+    refuses_at("tls", b"\x16\x02\x01\x00\x04\x01\x00\x00\x00", 2);
+    refuses_at("tls", b"\x16\x03\x01\x00\x00\x01\x00\x00\x00", 5);
+    refuses_at("tls", b"\x16\x03\x01\x42\x00\x01\x00\x00\x00", 4);
+    refuses_at("tls", b"\x16\x03\x01\x41\x01\x01\x00\x00\x00", 5);
     // A ServerHello.
-    refuses_at(Probe::Tls, b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", 6);
+    refuses_at("tls", b"\x16\x03\x01\x00\x04\x02\x00\x00\x00", 6);
     // 16 MiB, and one byte more than 64 KiB.
-    refuses_at(Probe::Tls, b"\x16\x03\x01\x40\x00\x01\xff\xff\xff", 7);
-    refuses_at(Probe::Tls, b"\x16\x03\x01\x40\x00\x01\x01\x00\x01", 9);
+    refuses_at("tls", b"\x16\x03\x01\x40\x00\x01\xff\xff\xff", 7);
+    refuses_at("tls", b"\x16\x03\x01\x40\x00\x01\x01\x00\x01", 9);
     // The second record is an alert, is no TLS, is empty.
     let first = b"\x16\x03\x01\x00\x01\x01";
-    refuses_at(Probe::Tls, &[&first[..], b"\x15"].concat(), 7);
-    refuses_at(Probe::Tls, &[&first[..], b"\x16\x04"].concat(), 8);
-    refuses_at(Probe::Tls, &[&first[..], b"\x16\x03\x01\x00\x00"].concat(), 11);
+    refuses_at("tls", &[&first[..], b"\x15"].concat(), 7);
+    refuses_at("tls", &[&first[..], b"\x16\x04"].concat(), 8);
+    refuses_at("tls", &[&first[..], b"\x16\x03\x01\x00\x00"].concat(), 11);
 }
 
 /// What a client asks for.

@@ -11,7 +11,7 @@ fn matchers() -> impl Strategy<Value = Matcher> {
         4 => "[ab]{1,3}".prop_map(|text| prefix(text.as_bytes())),
         2 => prop::sample::select(vec!["^a", "b", "^ab$", r"a\b", "", "^[^a]", r"[^\x00-\xff]"]).prop_map(regex),
         2 => (0_usize..3, "[ab]{1,2}").prop_map(|(offset, text)| masked(offset, text.as_bytes(), None)),
-        1 => prop::sample::select(&Probe::ALL[..]).prop_map(Matcher::Probe),
+        1 => prop::sample::select(Probe::all().collect::<Vec<_>>()).prop_map(Matcher::Probe),
         1 => prop::sample::select(vec!["10.0.0.0/8", "192.0.2.0/24"]).prop_map(|text| client(&[text])),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
@@ -34,6 +34,7 @@ fn naive(matcher: &Matcher, bytes: &[u8]) -> bool {
         | Matcher::Regex(_)
         | Matcher::Bytes(_)
         | Matcher::Probe(_)
+        | Matcher::Predicate(_)
         | Matcher::Client(_)) => verdict(leaf, bytes, Phase::Ended).is_match(),
     }
 }

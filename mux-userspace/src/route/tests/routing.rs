@@ -111,7 +111,8 @@ proptest! {
 
         let verdicts = order[..count].iter().map(|&id| (id, rules[id].matcher.evaluate(&sniffed)));
         let expected = match verdicts.into_iter().find(|(_, verdict)| *verdict != Verdict::NoMatch) {
-            Some((id, Verdict::Match(seen))) => {
+            Some((id, Verdict::Match(()))) => {
+                let seen = rules[id].matcher.seen(&sniffed);
                 Outcome::Routed(Decision { rule: RuleId(id), why: Why::Matched, seen })
             }
             Some((_, Verdict::NeedMore(total))) => Outcome::NeedMore(total),

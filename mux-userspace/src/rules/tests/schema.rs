@@ -20,6 +20,10 @@ fn prefix(bytes: &[u8]) -> Matcher {
     Matcher::Prefix(Prefix::new(bytes).expect("not empty"))
 }
 
+fn probe(name: &str) -> Probe {
+    Probe::from_name(name).expect(name)
+}
+
 #[test]
 fn the_smallest_file() {
     let config = config(
@@ -54,7 +58,7 @@ upstream = "unix:/run/sshd.sock"    # a bare absolute path is a Unix socket too
     assert_eq!(config.rules[0].matcher, prefix(b"GET "));
     let tls = Regex::new(r"^\x16\x03[\x00-\x03]").expect("valid");
     assert_eq!(config.rules[1].matcher, Matcher::Regex(tls));
-    assert_eq!(config.rules[2].matcher, Matcher::Probe(Probe::Ssh));
+    assert_eq!(config.rules[2].matcher, Matcher::Probe(probe("ssh")));
     let upstreams: Vec<&str> =
         config.rules.iter().map(|rule| &*config.upstreams[rule.upstream.0].name).collect();
     assert_eq!(upstreams, ["127.0.0.1:80", "192.168.1.1:443", "unix:/run/sshd.sock"]);
@@ -230,7 +234,7 @@ fn every_matcher() {
     let group = |members: Vec<Matcher>| Group::new(members).expect("not empty");
     let networks = ["10.0.0.0/8", "::1/128"].map(|text| text.parse().expect(text));
     let client = Matcher::Client(Networks::new(networks).expect("not empty"));
-    let tls = Matcher::Probe(Probe::Tls);
+    let tls = Matcher::Probe(probe("tls"));
     for (text, matcher) in [
         ("'tls'", tls.clone()),
         ("{ prefix = 'GET ' }", prefix(b"GET ")),
@@ -262,7 +266,7 @@ fn every_matcher() {
         assert_eq!(config.rules[0].matcher, matcher, "{text}");
     }
     assert_eq!(config(&format!("{LISTEN}{RULE}")).rules[0].matcher, Matcher::Always);
-    for probe in Probe::ALL {
+    for probe in Probe::all() {
         let config = config(&format!("{LISTEN}[[rule]]\nmatch = '{probe}'\nupstream = 80\n"));
         assert_eq!(config.rules[0].matcher, Matcher::Probe(probe));
     }

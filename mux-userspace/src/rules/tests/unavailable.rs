@@ -38,7 +38,6 @@ fn keys_of_later_versions() {
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ client = ['file:/x'] }}\n"), "file:"),
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'postgres'\n"), "postgres"),
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'redis' }}\n"), "redis"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'mysql'\n"), "mysql"),
     ] {
         let message = format!("`{what}` is not available in this version of mux");
         let at =
@@ -57,10 +56,4 @@ fn socket_activation() {
         "`systemd:web` is not an address to listen on",
         "socket activation (`systemd:`) is not available in this version of mux",
     );
-}
-
-#[test]
-fn where_the_server_speaks_first_the_hint_is_on_timeout() {
-    let report = report(&format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'smtp'\n"));
-    assert!(report.contains("on_timeout"), "{report}");
 }
