@@ -17,7 +17,7 @@ mod socks4;
 mod socks5;
 mod ssh;
 mod text;
-mod tls;
+pub mod tls;
 mod verdict;
 
 #[cfg(test)]
@@ -28,6 +28,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 pub use self::{
     details::{Details, Value},
     text::PeerText,
+    tls::TlsVersion,
     verdict::Verdict,
 };
 
@@ -106,6 +107,11 @@ impl Probe {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|probe| probe.name() == name)
+    }
+
+    /// The probe `tls`.
+    pub(crate) const fn tls() -> Self {
+        Self(Kind::Known(&tls::PROTOCOL))
     }
 
     /// A probe of the caller's.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Phase, Predicate, Regex, Sniffed};
+use super::{Phase, Predicate, Regex, Sniffed, TlsMatcher};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -22,6 +22,8 @@ pub enum Matcher {
     Bytes(MaskedBytes),
     /// A probe recognises its protocol.
     Probe(Probe),
+    /// A TLS client offers these.
+    Tls(TlsMatcher),
     /// A function of the embedding program's says so.
     Predicate(Predicate),
     /// The client's address is in one of these networks.
@@ -49,6 +51,7 @@ impl Matcher {
             Self::Regex(regex) => regex.examine(sniffed.bytes, phase),
             Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
             Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
+            Self::Tls(tls) => settle(tls.examine(sniffed.bytes), phase),
             Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
@@ -75,10 +78,13 @@ impl Matcher {
     #[must_use]
     pub fn seen(&self, sniffed: &Sniffed<'_>) -> Option<Seen> {
         let matches = |member: &&Self| member.evaluate(sniffed).is_match();
+        let saw = |probe: Probe| {
+            let details = probe.details(sniffed.bytes);
+            Some(Seen { probe, details })
+        };
         match self {
-            Self::Probe(probe) => {
-                Some(Seen { probe: probe.clone(), details: probe.details(sniffed.bytes) })
-            }
+            Self::Probe(probe) => saw(probe.clone()),
+            Self::Tls(_) => saw(Probe::tls()),
             Self::All(group) => group.members().iter().find_map(|member| member.seen(sniffed)),
             Self::Any(group) => group.members().iter().find(matches)?.seen(sniffed),
             Self::Always
@@ -103,6 +109,7 @@ impl Matcher {
             | Self::Regex(_)
             | Self::Bytes(_)
             | Self::Probe(_)
+            | Self::Tls(_)
             | Self::Client(_) => false,
         }
     }

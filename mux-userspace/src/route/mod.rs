@@ -6,8 +6,10 @@
 
 mod covers;
 mod matcher;
+mod names;
 mod predicate;
 mod regex;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -16,8 +18,10 @@ use std::{net::IpAddr, sync::Arc};
 
 pub use self::{
     matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
+    names::{Name, NameError, NamePattern, Names},
     predicate::Predicate,
     regex::{Regex, RegexError},
+    tls::{Sni, TlsMatcher},
 };
 use crate::{
     probe::{Seen, Verdict},

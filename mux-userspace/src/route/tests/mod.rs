@@ -4,6 +4,7 @@ mod matchers;
 mod properties;
 mod regexes;
 mod routing;
+mod tls;
 
 use super::{Group, MaskedBytes, Matcher, Networks, Phase, Prefix, Regex, Sniffed};
 use crate::probe::{Probe, Verdict};
@@ -66,6 +67,7 @@ fn one_of_each() -> Vec<Matcher> {
         regex("^GE"),
         masked(1, b"E", None),
         probe("http1"),
+        tls::sni(&["a.example"]),
         client(&["10.0.0.0/8"]),
         all_of(vec![prefix(b"G"), regex("E")]),
         any_of(vec![prefix(b"G"), regex("E")]),

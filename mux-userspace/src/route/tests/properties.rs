@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::probe::TlsVersion;
 
 /// Matchers over a small alphabet, nested.
 fn matchers() -> impl Strategy<Value = Matcher> {
@@ -12,6 +13,7 @@ fn matchers() -> impl Strategy<Value = Matcher> {
         2 => prop::sample::select(vec!["^a", "b", "^ab$", r"a\b", "", "^[^a]", r"[^\x00-\xff]"]).prop_map(regex),
         2 => (0_usize..3, "[ab]{1,2}").prop_map(|(offset, text)| masked(offset, text.as_bytes(), None)),
         1 => prop::sample::select(Probe::all().collect::<Vec<_>>()).prop_map(Matcher::Probe),
+        2 => tls_matchers(),
         1 => prop::sample::select(vec!["10.0.0.0/8", "192.0.2.0/24"]).prop_map(|text| client(&[text])),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
@@ -21,6 +23,31 @@ fn matchers() -> impl Strategy<Value = Matcher> {
             inner.prop_map(not),
         ]
     })
+}
+
+fn tls_matchers() -> impl Strategy<Value = Matcher> {
+    let names = vec!["a.x", "b.a.x", "*.x", "*.a.x", "/a/", "/^b/"];
+    prop_oneof![
+        proptest::sample::subsequence(names, 0..4).prop_map(|names| tls::sni(&names)),
+        proptest::sample::subsequence(vec!["h2", "a"], 1..3).prop_map(|names| tls::alpn(&names)),
+        proptest::sample::subsequence(TlsVersion::ALL.to_vec(), 1..3)
+            .prop_map(|versions| tls::version(&versions)),
+    ]
+}
+
+/// First bytes over the same alphabet, and those that the protocols' matchers are about.
+fn inputs() -> impl Strategy<Value = Vec<u8>> {
+    let name = prop::sample::select(vec![None, Some("a.x"), Some("B.a.x."), Some("c.b.x")]);
+    let hello = (
+        name,
+        proptest::sample::subsequence(vec!["a", "h2"], 0..3),
+        proptest::sample::subsequence(vec![0x0a0a, 0x0302, 0x0303, 0x0304], 0..4),
+    );
+    let hello = hello.prop_map(|(name, alpn, versions)| tls::hello(name, &alpn, &versions));
+    prop_oneof![
+        4 => "[abc \\n]{0,6}".prop_map(String::into_bytes),
+        1 => hello,
+    ]
 }
 
 /// Two-valued truth, straight from the definition.
@@ -34,6 +61,7 @@ fn naive(matcher: &Matcher, bytes: &[u8]) -> bool {
         | Matcher::Regex(_)
         | Matcher::Bytes(_)
         | Matcher::Probe(_)
+        | Matcher::Tls(_)
         | Matcher::Predicate(_)
         | Matcher::Client(_)) => verdict(leaf, bytes, Phase::Ended).is_match(),
     }
@@ -43,8 +71,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn verdicts_are_monotone_and_true_in_the_end(matcher in matchers(), bytes in "[abc \\n]{0,6}") {
-        let bytes = bytes.as_bytes();
+    fn verdicts_are_monotone_and_true_in_the_end(matcher in matchers(), bytes in inputs()) {
+        let bytes = bytes.as_slice();
         let mut last = Verdict::NeedMore(0);
         for len in 0..=bytes.len() {
             let open = verdict(&matcher, &bytes[..len], Phase::Open);
@@ -73,9 +101,9 @@ proptest! {
     fn what_is_known_without_a_byte_is_so(
         mine in matchers(),
         theirs in matchers(),
-        bytes in "[abc \\n]{0,6}",
+        bytes in inputs(),
     ) {
-        let bytes = bytes.as_bytes();
+        let bytes = bytes.as_slice();
         if mine.is_certain() {
             prop_assert!(verdict(&mine, b"", Phase::Open).is_match());
         }
