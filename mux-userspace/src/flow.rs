@@ -94,7 +94,7 @@ async fn open(
             .sniffing
             .try_acquire()
             .ok_or(Early::Limited("sniffing-limit", Counter::SniffingLimit))?;
-        let sniffing = sniff::sniff(&mut client, peer, &config.rules, listener, &core.pool);
+        let sniffing = sniff::sniff(&mut client, peer, listener, &core.pool);
         or_stopped(handle, sniffing).await?.map_err(Early::SniffAborted)?
     };
     record.sniffed = Some(record.accepted.elapsed());

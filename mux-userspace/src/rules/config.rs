@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::route::Matcher;
+use crate::route::{Matcher, Table};
 
 /// Index of a rule in [`Config::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,7 +77,7 @@ pub struct ListenerConfig {
     /// Flows and connections being sniffed at once. `None`: only the global limit.
     pub max_connections: Option<NonZeroU32>,
     /// The rules tried, in order.
-    pub rules: Vec<RuleId>,
+    pub rules: Arc<Table>,
 }
 
 /// Where a listener listens.
