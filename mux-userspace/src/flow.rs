@@ -12,7 +12,7 @@ use std::{
 use tracing::debug;
 
 use crate::{
-    account::{Counter, Record},
+    account::{self, Counter, Record},
     core::{Core, FlowHandle},
     limit::Permit,
     net::{Peer, Stream},
@@ -55,8 +55,14 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
 
     match open(&core, &listener, client, peer, &mut record, &handle).await {
         Ok(flow) => {
+            if let Some(hook) = &core.shared.hooks.on_connect {
+                hook(&account::Flow::new(&record, None));
+            }
             let close = relay(&core, flow, &mut record, &handle).await;
             account(&core, &record, &close);
+            if let Some(hook) = &core.shared.hooks.on_close {
+                hook(&account::Flow::new(&record, Some(close.name())));
+            }
             core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {

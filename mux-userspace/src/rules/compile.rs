@@ -7,14 +7,11 @@ use toml::Spanned;
 use super::{
     address::{AddressError, parse_address},
     config::{
-        Address, Balance, Config, ListenAddress, ListenerConfig, Otherwise, Rule, RuleId,
-        UpstreamConfig, UpstreamId,
+        Address, Config, ListenAddress, ListenerConfig, Otherwise, Rule, RuleId, UpstreamConfig,
+        UpstreamId,
     },
     diagnostic::Diagnostic,
-    raw::{
-        DEFAULT_CONNECT_TIMEOUT, DEFAULT_RETRIES, RawConfig, RawListener, RawRule, RawTarget,
-        RawUpstream, not_an_address,
-    },
+    raw::{RawConfig, RawListener, RawRule, RawTarget, RawUpstream, not_an_address},
     suggest::did_you_mean_or_list,
     table::Problems,
 };
@@ -178,14 +175,7 @@ impl Upstreams {
         if let Some(earlier) = earlier {
             return UpstreamId(self.groups + earlier);
         }
-        self.compiled.push(UpstreamConfig {
-            name: name.into(),
-            endpoints: vec![address],
-            balance: Balance::default(),
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            retries: DEFAULT_RETRIES,
-            max_connections: None,
-        });
+        self.compiled.push(UpstreamConfig::single(address));
         UpstreamId(self.compiled.len() - 1)
     }
 }
