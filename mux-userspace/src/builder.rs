@@ -187,7 +187,6 @@ pub struct Mux;
 
 impl Mux {
     /// An empty one.
-    #[must_use]
     pub fn builder() -> Builder {
         Builder::default()
     }
