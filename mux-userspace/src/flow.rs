@@ -12,7 +12,7 @@ use std::{
 use tracing::debug;
 
 use crate::{
-    account::{Counter, Record},
+    account::{self, Counter, Record},
     core::{Core, FlowHandle},
     limit::Permit,
     net::{Peer, Stream},
@@ -55,8 +55,14 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
 
     match open(&core, &listener, client, peer, &mut record, &handle).await {
         Ok(flow) => {
+            if let Some(hook) = &core.shared.hooks.on_connect {
+                hook(&account::Flow::new(&record, None));
+            }
             let close = relay(&core, flow, &mut record, &handle).await;
             account(&core, &record, &close);
+            if let Some(hook) = &core.shared.hooks.on_close {
+                hook(&account::Flow::new(&record, Some(close.name())));
+            }
             core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {
@@ -94,7 +100,7 @@ async fn open(
             .sniffing
             .try_acquire()
             .ok_or(Early::Limited("sniffing-limit", Counter::SniffingLimit))?;
-        let sniffing = sniff::sniff(&mut client, peer, &config.rules, listener, &core.pool);
+        let sniffing = sniff::sniff(&mut client, peer, listener, &core.pool);
         or_stopped(handle, sniffing).await?.map_err(Early::SniffAborted)?
     };
     record.sniffed = Some(record.accepted.elapsed());

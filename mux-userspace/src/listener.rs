@@ -371,7 +371,7 @@ mod tests {
             on_timeout: crate::rules::config::Otherwise::Close,
             on_no_match: crate::rules::config::Otherwise::Close,
             max_connections: None,
-            rules: Vec::new(),
+            rules: Arc::default(),
         };
         let bound = bind(&listener, 3, false).unwrap();
         let ports: Vec<_> =

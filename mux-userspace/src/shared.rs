@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    account::{AccessLog, Counters},
+    account::{AccessLog, Counters, Hooks},
     kernel::books::Books,
     limit::Limit,
     rules::config::{Config, RelayChoice},
@@ -36,6 +36,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// The access log.
     pub access: AccessLog,
+    /// The embedding program's callbacks.
+    pub hooks: Hooks,
     /// Limits.
     pub limits: Limits,
     /// Stop accepting, let flows end.

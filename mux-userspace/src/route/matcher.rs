@@ -233,6 +233,16 @@ impl MaskedBytes {
         Ok(Self { offset, value, mask })
     }
 
+    /// The first bytes that it demands in full; may be none.
+    pub(super) fn literal(&self) -> &[u8] {
+        let whole = if self.offset == 0 {
+            self.mask.iter().take_while(|&&bits| bits == 0xff).count()
+        } else {
+            0
+        };
+        &self.value[..whole]
+    }
+
     /// One past the last byte compared.
     pub(super) fn end(&self) -> usize {
         self.offset + self.value.len()

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::route::Matcher;
+use crate::route::{Matcher, Table};
 
 /// Index of a rule in [`Config::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,7 +77,29 @@ pub struct ListenerConfig {
     /// Flows and connections being sniffed at once. `None`: only the global limit.
     pub max_connections: Option<NonZeroU32>,
     /// The rules tried, in order.
-    pub rules: Vec<RuleId>,
+    pub rules: Arc<Table>,
+}
+
+impl ListenerConfig {
+    /// Default of [`ListenerConfig::sniff_timeout`].
+    pub const SNIFF_TIMEOUT: Duration = Duration::from_secs(3);
+    /// Default of [`ListenerConfig::sniff_limit`]: a post-quantum ClientHello fits.
+    pub const SNIFF_LIMIT: usize = 64 << 10;
+
+    /// A listener with the defaults, which tries these rules.
+    #[must_use]
+    pub fn new(name: &str, address: ListenAddress, rules: Arc<Table>) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            sniff_timeout: Self::SNIFF_TIMEOUT,
+            sniff_limit: Self::SNIFF_LIMIT,
+            on_timeout: Otherwise::Close,
+            on_no_match: Otherwise::Close,
+            max_connections: None,
+            rules,
+        }
+    }
 }
 
 /// Where a listener listens.
@@ -163,6 +185,26 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Flows at once to the whole group.
     pub max_connections: Option<NonZeroU32>,
+}
+
+impl UpstreamConfig {
+    /// Default of [`UpstreamConfig::connect_timeout`].
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+    /// Default of [`UpstreamConfig::retries`].
+    pub const RETRIES: u32 = 2;
+
+    /// One address, with the defaults; named as the address prints.
+    #[must_use]
+    pub fn single(address: Address) -> Self {
+        Self {
+            name: address.to_string().into(),
+            endpoints: vec![address],
+            balance: Balance::default(),
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            retries: Self::RETRIES,
+            max_connections: None,
+        }
+    }
 }
 
 /// Order in which a group's endpoints are tried.

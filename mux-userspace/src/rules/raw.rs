@@ -11,8 +11,8 @@ use toml::{
 use super::{
     address::{local_port, parse_address, parse_listen},
     config::{
-        Address, Balance, KernelConfig, Limits, ListenAddress, LogConfig, RelayChoice,
-        SecurityConfig, Timeouts,
+        Address, Balance, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
+        RelayChoice, SecurityConfig, Timeouts, UpstreamConfig,
     },
     diagnostic::Diagnostic,
     matches, settings,
@@ -23,12 +23,8 @@ use crate::route::Matcher;
 
 /// What `sniff_limit` can be, bytes; the connection's buffer is as large.
 const SNIFF_LIMIT: std::ops::RangeInclusive<u64> = 1..=1 << 20;
-const DEFAULT_SNIFF_LIMIT: usize = 64 << 10;
-const DEFAULT_SNIFF_TIMEOUT: Duration = Duration::from_secs(3);
 /// More endpoints than this to try one after the other is a mistake.
 const MAX_RETRIES: u64 = 100;
-pub(super) const DEFAULT_RETRIES: u32 = 2;
-pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A whole file.
 pub(super) struct RawConfig {
@@ -137,8 +133,8 @@ fn listen(root: &mut Table<'_, '_>) -> Vec<RawListener> {
             RawListener {
                 address: address.map(|address| Spanned::new(span, address)),
                 name: None,
-                sniff_timeout: DEFAULT_SNIFF_TIMEOUT,
-                sniff_limit: DEFAULT_SNIFF_LIMIT,
+                sniff_timeout: ListenerConfig::SNIFF_TIMEOUT,
+                sniff_limit: ListenerConfig::SNIFF_LIMIT,
                 on_timeout: None,
                 on_no_match: None,
                 max_connections: None,
@@ -164,8 +160,8 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
     RawListener {
         name,
         address,
-        sniff_timeout: sniff_timeout.map_or(DEFAULT_SNIFF_TIMEOUT, Spanned::into_inner),
-        sniff_limit: sniff_limit.map_or(DEFAULT_SNIFF_LIMIT, Spanned::into_inner),
+        sniff_timeout: sniff_timeout.map_or(ListenerConfig::SNIFF_TIMEOUT, Spanned::into_inner),
+        sniff_limit: sniff_limit.map_or(ListenerConfig::SNIFF_LIMIT, Spanned::into_inner),
         on_timeout,
         on_no_match,
         max_connections: max_connections.map(Spanned::into_inner),
@@ -276,8 +272,9 @@ fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
         name,
         endpoints: endpoints.map(Spanned::into_inner).unwrap_or_default(),
         balance: balance.map_or(Balance::default(), Spanned::into_inner),
-        connect_timeout: connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, Spanned::into_inner),
-        retries: retries.map_or(DEFAULT_RETRIES, Spanned::into_inner),
+        connect_timeout: connect_timeout
+            .map_or(UpstreamConfig::CONNECT_TIMEOUT, Spanned::into_inner),
+        retries: retries.map_or(UpstreamConfig::RETRIES, Spanned::into_inner),
         max_connections: max_connections.map(Spanned::into_inner),
     }
 }

@@ -51,7 +51,7 @@ upstream = "unix:/run/sshd.sock"    # a bare absolute path is a Unix socket too
     assert_eq!(listener.on_timeout, Otherwise::Close);
     assert_eq!(listener.on_no_match, Otherwise::Close);
     assert_eq!(listener.max_connections, None);
-    assert_eq!(listener.rules, [RuleId(0), RuleId(1), RuleId(2)]);
+    assert_eq!(listener.rules.ids().collect::<Vec<_>>(), [RuleId(0), RuleId(1), RuleId(2)]);
 
     let names: Vec<&str> = config.rules.iter().map(|rule| &*rule.name).collect();
     assert_eq!(names, ["rule-1", "rule-2", "rule-3"]);
@@ -110,14 +110,14 @@ upstream = 80
     assert_eq!(edge.on_timeout, Otherwise::Rule(RuleId(0)));
     assert_eq!(edge.on_no_match, Otherwise::Reset);
     assert_eq!(edge.max_connections.map(u32::from), Some(10_000));
-    assert_eq!(edge.rules, [RuleId(1), RuleId(0)]);
+    assert_eq!(edge.rules.ids().collect::<Vec<_>>(), [RuleId(1), RuleId(0)]);
 
     assert_eq!(&*local.name, "listener-2");
     assert_eq!(local.address, ListenAddress::Unix("/run/mux.sock".into()));
     assert_eq!(local.sniff_limit, 512);
     assert_eq!(local.on_timeout, Otherwise::Reset);
     assert_eq!(local.on_no_match, Otherwise::Rule(RuleId(1)));
-    assert_eq!(local.rules, [RuleId(0), RuleId(1)]);
+    assert_eq!(local.rules.ids().collect::<Vec<_>>(), [RuleId(0), RuleId(1)]);
 }
 
 #[test]
@@ -331,7 +331,7 @@ fn a_rule_reached_only_by_a_fallback_is_reachable() {
          [[rule]]\nname = 'b'\nupstream = 2\n\
          [[rule]]\nname = 'c'\nmatch = 'ssh'\nupstream = 3\n",
     );
-    assert_eq!(config.listeners[0].rules, [RuleId(0)]);
+    assert_eq!(config.listeners[0].rules.ids().collect::<Vec<_>>(), [RuleId(0)]);
     assert_eq!(config.listeners[0].on_timeout, Otherwise::Rule(RuleId(1)));
     assert_eq!(config.listeners[0].on_no_match, Otherwise::Rule(RuleId(2)));
 }
