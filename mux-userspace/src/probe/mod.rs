@@ -11,8 +11,9 @@
 
 mod details;
 mod families;
-mod http1;
-mod http2;
+pub mod http;
+pub(crate) mod http1;
+pub(crate) mod http2;
 mod socks4;
 mod socks5;
 mod ssh;
@@ -27,10 +28,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use self::{
     details::{Details, Value},
+    http::HttpVersion,
     text::PeerText,
     tls::TlsVersion,
     verdict::Verdict,
 };
+
+pub(crate) use self::http1::MAX_METHOD;
 
 /// A protocol that mux knows.
 #[derive(Debug)]
@@ -112,6 +116,16 @@ impl Probe {
     /// The probe `tls`.
     pub(crate) const fn tls() -> Self {
         Self(Kind::Known(&tls::PROTOCOL))
+    }
+
+    /// The probe `http1`.
+    pub(crate) const fn http1() -> Self {
+        Self(Kind::Known(&http1::PROTOCOL))
+    }
+
+    /// The probe `http2`.
+    pub(crate) const fn http2() -> Self {
+        Self(Kind::Known(&http2::PROTOCOL))
     }
 
     /// A probe of the caller's.

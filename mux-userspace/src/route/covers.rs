@@ -16,6 +16,7 @@ impl Matcher {
             | Self::Bytes(_)
             | Self::Probe(_)
             | Self::Tls(_)
+            | Self::Http(_)
             | Self::Predicate(_) => false,
             // A network of all addresses still has no client of a Unix socket in it.
             Self::Client(_) => false,
@@ -35,6 +36,7 @@ impl Matcher {
             Self::Bytes(masked) => Some(masked.end()),
             Self::Probe(probe) => Some(probe.shortest_match()),
             Self::Tls(tls) => Some(tls.shortest_match()),
+            Self::Http(http) => Some(http.shortest_match()),
             Self::All(group) => group
                 .members()
                 .iter()
@@ -76,11 +78,20 @@ impl Matcher {
             (Self::Not(mine), Self::Not(theirs)) => theirs.covers_within(mine, steps),
             (Self::Probe(mine), Self::Probe(theirs)) => mine.includes(theirs),
             (Self::Tls(mine), Self::Tls(theirs)) => mine.covers(theirs),
+            (Self::Http(mine), Self::Http(theirs)) => mine.covers(theirs),
             (Self::Probe(mine), Self::Tls(_)) => mine.includes(&Probe::tls()),
+            (Self::Probe(mine), Self::Http(theirs)) => {
+                theirs.probes().all(|probe| mine.includes(&probe))
+            }
             (Self::Client(mine), Self::Client(theirs)) => mine.includes(theirs),
             // What is sure of the prefix alone is true of all that begins with it.
             (
-                Self::Prefix(_) | Self::Bytes(_) | Self::Regex(_) | Self::Probe(_) | Self::Tls(_),
+                Self::Prefix(_)
+                | Self::Bytes(_)
+                | Self::Regex(_)
+                | Self::Probe(_)
+                | Self::Tls(_)
+                | Self::Http(_),
                 Self::Prefix(prefix),
             ) => {
                 let bytes = prefix.as_bytes();
@@ -93,6 +104,7 @@ impl Matcher {
                 | Self::Bytes(_)
                 | Self::Probe(_)
                 | Self::Tls(_)
+                | Self::Http(_)
                 | Self::Predicate(_)
                 | Self::Client(_)
                 | Self::Any(_)
@@ -103,6 +115,7 @@ impl Matcher {
                 | Self::Bytes(_)
                 | Self::Probe(_)
                 | Self::Tls(_)
+                | Self::Http(_)
                 | Self::Predicate(_)
                 | Self::Client(_)
                 | Self::Not(_),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Phase, Predicate, Regex, Sniffed, TlsMatcher};
+use super::{HttpMatcher, Phase, Predicate, Regex, Sniffed, TlsMatcher};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -24,6 +24,8 @@ pub enum Matcher {
     Probe(Probe),
     /// A TLS client offers these.
     Tls(TlsMatcher),
+    /// An HTTP client asks for this.
+    Http(HttpMatcher),
     /// A function of the embedding program's says so.
     Predicate(Predicate),
     /// The client's address is in one of these networks.
@@ -52,6 +54,7 @@ impl Matcher {
             Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
             Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
             Self::Tls(tls) => settle(tls.examine(sniffed.bytes), phase),
+            Self::Http(http) => settle(http.examine(sniffed.bytes), phase),
             Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
@@ -85,6 +88,7 @@ impl Matcher {
         match self {
             Self::Probe(probe) => saw(probe.clone()),
             Self::Tls(_) => saw(Probe::tls()),
+            Self::Http(_) => saw(HttpMatcher::probe(sniffed.bytes)),
             Self::All(group) => group.members().iter().find_map(|member| member.seen(sniffed)),
             Self::Any(group) => group.members().iter().find(matches)?.seen(sniffed),
             Self::Always
@@ -110,6 +114,7 @@ impl Matcher {
             | Self::Bytes(_)
             | Self::Probe(_)
             | Self::Tls(_)
+            | Self::Http(_)
             | Self::Client(_) => false,
         }
     }

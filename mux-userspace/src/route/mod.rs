@@ -5,6 +5,7 @@
 //! bytes, until it decides.
 
 mod covers;
+mod http;
 mod matcher;
 mod names;
 mod predicate;
@@ -19,6 +20,7 @@ use std::net::IpAddr;
 
 use self::table::Found;
 pub use self::{
+    http::{FieldName, HttpConditions, HttpMatcher},
     matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
     names::{Name, NameError, NamePattern, Names},
     predicate::Predicate,

@@ -14,9 +14,9 @@ use crate::probe::{
 pub struct TlsMatcher {
     sni: Option<Sni>,
     /// One of these protocols is offered (RFC 7301), byte for byte; sorted, never empty.
-    alpn: Option<Box<[Box<[u8]>]>>,
+    alpn: Option<Vec<Box<[u8]>>>,
     /// One of these versions is offered; sorted, never empty.
-    versions: Option<Box<[TlsVersion]>>,
+    versions: Option<Vec<TlsVersion>>,
 }
 
 /// What the client says of the host that it wants (RFC 6066 3).
@@ -114,10 +114,10 @@ impl TlsMatcher {
 }
 
 /// Sorted and each once, so that lists that say the same are equal.
-pub(super) fn set<T: Ord>(mut list: Vec<T>) -> Result<Box<[T]>, EmptyMatcher> {
+pub(super) fn set<T: Ord>(mut list: Vec<T>) -> Result<Vec<T>, EmptyMatcher> {
     list.sort_unstable();
     list.dedup();
-    if list.is_empty() { Err(EmptyMatcher) } else { Ok(list.into()) }
+    if list.is_empty() { Err(EmptyMatcher) } else { Ok(list) }
 }
 
 /// Whether "one of mine" follows from "one of theirs"; `None` is no condition.

@@ -93,6 +93,9 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     if let Some(value) = table.value("tls") {
         members.extend(heads::tls(value, problems).map(Matcher::Tls));
     }
+    if let Some(value) = table.value("http") {
+        members.extend(heads::http(value, problems).map(Matcher::Http));
+    }
     members.extend(table.take("regex", pattern).map(|regex| Matcher::Regex(regex.into_inner())));
     if let Some(value) = table.value("all") {
         members.extend(group(value, problems).map(Matcher::All));
@@ -103,7 +106,6 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     if let Some(value) = table.value("not") {
         members.extend(matcher(value, problems).map(|inner| Matcher::Not(Box::new(inner))));
     }
-    table.unavailable("http", "match every HTTP client with `match = \"http\"`");
     for key in table.take_keys(|key| problems.surroundings().probes.get(key).is_some()) {
         problems.add(
             Diagnostic::new(key.span(), format!("the probe `{}` takes no value", key.get_ref()))

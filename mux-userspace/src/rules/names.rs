@@ -80,7 +80,7 @@ fn hint(text: &str, error: NameError) -> String {
             "this is a URL: write its host alone".into()
         }
         NameError::Character('/') => "a path is no part of a name: use `path_prefix`".into(),
-        NameError::Character(':') => match without_port(text) {
+        NameError::Character(':' | '[') => match without_port(text) {
             Some(host) => format!("the port is no part of what is compared: write \"{host}\""),
             None => "a name has letters, digits, `-`, `_` and dots".into(),
         },

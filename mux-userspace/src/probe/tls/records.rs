@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use crate::probe::Verdict;
+use crate::probe::verdict::{Stop, Verdict};
 
 /// `ContentType.handshake` (RFC 8446 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -31,12 +31,12 @@ pub(super) const SHORTEST: usize = RECORD_HEADER + HANDSHAKE_HEADER;
 
 /// Whether the bytes begin with a whole ClientHello, whatever its body says.
 pub(super) fn examine(bytes: &[u8]) -> Verdict<()> {
-    verdict(find(bytes)).map(|_| ())
+    Verdict::from(find(bytes)).map(|_| ())
 }
 
 /// Takes the ClientHello's body out of its records. Copies only where there are several.
 pub(crate) fn message(bytes: &[u8]) -> Verdict<Cow<'_, [u8]>> {
-    verdict(find(bytes)).map(|found| body(bytes, found))
+    Verdict::from(find(bytes)).map(|found| body(bytes, found))
 }
 
 /// Where a whole message is.
@@ -46,20 +46,6 @@ struct Found {
     records: usize,
     /// Length of its body.
     body: usize,
-}
-
-/// Why there is no whole message.
-enum Stop {
-    Contradiction,
-    Incomplete { total: usize },
-}
-
-fn verdict(result: Result<Found, Stop>) -> Verdict<Found> {
-    match result {
-        Ok(found) => Verdict::Match(found),
-        Err(Stop::Contradiction) => Verdict::NoMatch,
-        Err(Stop::Incomplete { total }) => Verdict::NeedMore(total),
-    }
 }
 
 /// Walks the records until the message is whole.

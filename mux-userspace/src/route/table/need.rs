@@ -42,6 +42,7 @@ impl Need {
             Matcher::Always
             | Matcher::Probe(_)
             | Matcher::Tls(_)
+            | Matcher::Http(_)
             | Matcher::Predicate(_)
             | Matcher::Client(_)
             | Matcher::Not(_) => Self::Unknown,

@@ -1,5 +1,6 @@
 //! Matchers and routing, against fixtures and against naive models of themselves.
 
+mod http;
 mod matchers;
 mod properties;
 mod regexes;
@@ -71,6 +72,7 @@ fn one_of_each() -> Vec<Matcher> {
         masked(1, b"E", None),
         probe("http1"),
         tls::sni(&["a.example"]),
+        http::http(http::hosts(&["a.example"])),
         client(&["10.0.0.0/8"]),
         all_of(vec![prefix(b"G"), regex("E")]),
         any_of(vec![prefix(b"G"), regex("E")]),

@@ -2,8 +2,11 @@
 
 use super::*;
 use crate::{
-    probe::TlsVersion,
-    route::{Matcher, NamePattern, Names, Regex, Sni, TlsMatcher},
+    probe::{HttpVersion, TlsVersion},
+    route::{
+        FieldName, HttpConditions, HttpMatcher, Matcher, Name, NamePattern, Names, Regex, Sni,
+        TlsMatcher,
+    },
 };
 
 /// A file of one rule whose `match` is this.
@@ -113,6 +116,136 @@ fn what_can_be_wrong_with_tls() {
 }
 
 #[test]
+fn every_key_of_http() {
+    let none = HttpConditions::default;
+    let texts = |list: &[&str]| Some(list.iter().map(|text| (*text).into()).collect());
+    let address = NamePattern::Exact(Name::address([0, 0, 0, 0, 0, 0, 0, 1].into()));
+    let header = |name, pattern| (FieldName::new(name).expect("a name"), regex(pattern));
+    for (text, conditions) in [
+        (
+            "method = ['GET', 'M-SEARCH']",
+            HttpConditions { methods: texts(&["GET", "M-SEARCH"]), ..none() },
+        ),
+        (
+            "host = ['a.example', '*.b.example', { regex = '^c' }]",
+            HttpConditions {
+                hosts: Some(names([
+                    exact("a.example"),
+                    exact("*.b.example"),
+                    NamePattern::Regex(regex("^c")),
+                ])),
+                ..none()
+            },
+        ),
+        (
+            "host = ['[::1]', '::1', '10.0.0.1']",
+            HttpConditions {
+                hosts: Some(names([address.clone(), address, exact("10.0.0.1")])),
+                ..none()
+            },
+        ),
+        ("path = ['/a', '*']", HttpConditions { paths: texts(&["*", "/a"]), ..none() }),
+        ("path_prefix = '/a/'", HttpConditions { path_prefixes: texts(&["/a/"]), ..none() }),
+        (
+            "path_prefix = ['/b', '/a']",
+            HttpConditions { path_prefixes: texts(&["/a", "/b"]), ..none() },
+        ),
+        ("path_regex = '^/x'", HttpConditions { path_regexes: Some(vec![regex("^/x")]), ..none() }),
+        (
+            "header = { User-Agent = '^curl/', accept = 'json' }",
+            HttpConditions {
+                headers: vec![header("user-agent", "^curl/"), header("accept", "json")],
+                ..none()
+            },
+        ),
+        (
+            "version = ['1.0', '1.1', '2']",
+            HttpConditions { versions: Some(HttpVersion::ALL.to_vec()), ..none() },
+        ),
+        (
+            "method = 'GET', path_prefix = '/'",
+            HttpConditions { methods: texts(&["GET"]), path_prefixes: texts(&["/"]), ..none() },
+        ),
+    ] {
+        let expected = Matcher::Http(HttpMatcher::new(conditions).expect("a condition"));
+        assert_eq!(matcher(&format!("{{ http = {{ {text} }} }}")), expected, "{text}");
+    }
+}
+
+#[test]
+fn what_can_be_wrong_with_http() {
+    let empty = "an empty list would match nobody";
+    let nothing = "this condition says nothing";
+    for (inner, at, message, hint) in [
+        ("{}", "{}", nothing, "match every HTTP client with `match = \"http\"`"),
+        ("{ host = [] }", "[]", empty, "name at least one, such as \"a.example\""),
+        ("{ method = [] }", "[]", empty, "name at least one, such as \"GET\""),
+        ("{ path = [] }", "[]", empty, "name at least one, such as \"/\""),
+        ("{ path_prefix = [] }", "[]", empty, "name at least one, such as \"/\""),
+        ("{ path_regex = [] }", "[]", empty, "name at least one, such as \"^/a\""),
+        ("{ version = [] }", "[]", empty, "name at least one, such as \"1.1\""),
+        ("{ header = {} }", "{}", nothing, "name a field, as in `header = { user-agent = "),
+        ("{ hots = ['a'] }", "hots", "unknown key `hots` in `http`", "did you mean `host`?"),
+        ("{ method = ['a b'] }", "'a b'", "`a b` is not a method", "write a method such as"),
+        ("{ method = [''] }", "''", "`` is not a method", "write a method such as"),
+        (
+            "{ method = ['get'] }",
+            "'get'",
+            "no client says `get`: methods have case",
+            "write \"GET\"",
+        ),
+        (
+            "{ version = ['2.0'] }",
+            "'2.0'",
+            "unknown version `2.0` of HTTP",
+            "one of: \"1.0\", \"1.1\", \"2\"",
+        ),
+        ("{ path = ['a'] }", "'a'", "`a` is not a path", "a path begins with `/`"),
+        ("{ path_prefix = '' }", "''", "`` is not a path", "a path begins with `/`"),
+        ("{ path = ['/a?b'] }", "'/a?b'", "`/a?b` is not a path", "only what is before `?`"),
+        ("{ path = ['/a b'] }", "'/a b'", "`/a b` is not a path", "write it as it is sent, with"),
+        ("{ path_regex = '(' }", "'('", "this regular expression does not", "the syntax is"),
+        (
+            "{ header = { 'a b' = '' } }",
+            "'a b'",
+            "`a b` is not a field's name",
+            "names have letters",
+        ),
+        ("{ header = { ':path' = '' } }", "':path'", "`:path` is not a field's name", "use `path`"),
+        (
+            "{ header = { ':authority' = '' } }",
+            "':au",
+            "`:authority` is not a field's",
+            "use `host`",
+        ),
+        ("{ header = { a = '(' } }", "'('", "this regular expression does not", "the syntax is"),
+        (
+            "{ host = ['a.example:80'] }",
+            "'a.example:80'",
+            "`a.example:80` is not a host name",
+            "the port is no part of what is compared: write \"a.example\"",
+        ),
+        (
+            "{ host = ['[::1]:80'] }",
+            "'[::1]:80'",
+            "`[::1]:80` is not a host name",
+            "the port is no part of what is compared: write \"[::1]\"",
+        ),
+    ] {
+        refused(&matching(&format!("{{ http = {inner} }}")), at, message, hint);
+    }
+    for (condition, message) in [
+        ("{ http = 'GET' }", "expected a table, found a string"),
+        ("{ http = { header = 'a: b' } }", "expected a table, found a string"),
+        ("{ http = { header = { a = 1 } } }", "expected a string, found an integer"),
+        ("{ http = { host = [{}] } }", "`regex` is missing in a name"),
+    ] {
+        let report = report(&matching(condition));
+        assert!(report.starts_with(&format!("error: {message}\n --> rules.toml:3:")), "{report}");
+    }
+}
+
+#[test]
 fn what_can_be_wrong_with_a_name() {
     for (name, label, hint) in [
         ("", "an empty name", "write a name, or leave it out"),
@@ -160,6 +293,8 @@ fn shadowed_names() {
     for (first, second) in [
         ("{ tls = { sni = ['*.example'] } }", "{ tls = { sni = ['a.example'], alpn = ['h2'] } }"),
         ("'tls'", "{ tls = { sni = ['b.example'] } }"),
+        ("'http'", "{ http = { host = ['b.example'] } }"),
+        ("{ http = { path_prefix = '/' } }", "{ http = { path = ['/x'], method = ['GET'] } }"),
     ] {
         refused(&after(first, second), second, message, hint);
     }

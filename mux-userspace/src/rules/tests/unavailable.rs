@@ -30,10 +30,6 @@ fn keys_of_later_versions() {
         ),
         (format!("{LISTEN}{RULE}[limits]\nper_source = {{ connections = 200 }}\n"), "per_source"),
         (format!("{LISTEN}{RULE}[admin]\nsocket = '/run/x'\n"), "admin"),
-        (
-            format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ http = {{ host = [] }} }}\n"),
-            "http",
-        ),
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ client = ['file:/x'] }}\n"), "file:"),
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'postgres'\n"), "postgres"),
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'redis' }}\n"), "redis"),
