@@ -6,6 +6,7 @@
 
 mod covers;
 mod matcher;
+mod networks;
 mod predicate;
 mod regex;
 mod table;
@@ -17,7 +18,8 @@ use std::net::IpAddr;
 
 use self::table::Found;
 pub use self::{
-    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
+    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Prefix},
+    networks::{MAX_FILE, NetworkFile, NetworkFileError, Networks, parse_network},
     predicate::Predicate,
     regex::{Regex, RegexError},
     table::{Progress, Table},
