@@ -8,6 +8,7 @@ mod covers;
 mod http;
 mod matcher;
 mod names;
+mod networks;
 mod predicate;
 mod regex;
 mod table;
@@ -21,8 +22,9 @@ use std::net::IpAddr;
 use self::table::Found;
 pub use self::{
     http::{FieldName, HttpConditions, HttpMatcher},
-    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
+    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Prefix},
     names::{Name, NameError, NamePattern, Names},
+    networks::{MAX_FILE, NetworkFile, NetworkFileError, Networks, parse_network},
     predicate::Predicate,
     regex::{Regex, RegexError},
     table::{Progress, Table},

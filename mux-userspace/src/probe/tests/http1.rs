@@ -49,12 +49,12 @@ fn near_misses() {
 
 /// At how many bytes the host is known, and which.
 fn host(bytes: &[u8]) -> (usize, Option<&str>) {
-    let known = (0..=bytes.len()).find_map(|len| match http::host(&bytes[..len]) {
-        Verdict::Match(_) => Some(len),
+    let known = (0..=bytes.len()).find(|&len| match http::host(&bytes[..len]) {
+        Verdict::Match(_) => true,
         Verdict::NoMatch => panic!("no at {len}: {}", bytes.escape_ascii()),
         Verdict::NeedMore(total) => {
             assert_eq!(total, len + 1);
-            None
+            false
         }
     });
     match http::host(bytes) {

@@ -1,6 +1,6 @@
 //! The decision among rules.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     route::{Decision, Outcome, Progress, Table, Why, route},
     rules::config::{
-        ListenAddress, ListenerConfig, Otherwise, RelayChoice, Rule, RuleId, UpstreamId,
+        Acl, ListenAddress, ListenerConfig, Otherwise, RelayChoice, Rule, RuleId, UpstreamId,
     },
 };
 
@@ -20,6 +20,7 @@ fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
             upstream: UpstreamId(0),
             relay: RelayChoice::Auto,
             max_connections: None,
+            acl: Acl::default(),
         })
     };
     matchers.into_iter().enumerate().map(rule).collect()
@@ -27,16 +28,8 @@ fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
 
 fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
     let table = order.iter().map(|&id| (RuleId(id), Arc::clone(&rules[id])));
-    ListenerConfig {
-        name: "listener-1".into(),
-        address: ListenAddress::Tcp(([127, 0, 0, 1], 0).into()),
-        sniff_timeout: Duration::from_secs(3),
-        sniff_limit: 64 << 10,
-        on_timeout: Otherwise::Close,
-        on_no_match: Otherwise::Close,
-        max_connections: None,
-        rules: Arc::new(Table::new(table)),
-    }
+    let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
+    ListenerConfig::new("listener-1", address, Arc::new(Table::new(table)))
 }
 
 /// The decision without a call before it.

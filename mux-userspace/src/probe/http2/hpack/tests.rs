@@ -122,7 +122,7 @@ fn huffman(text: &[u8]) -> Vec<u8> {
         let (code, length) = super::huffman::code_of(byte);
         bits += &format!("{code:0length$b}");
     }
-    while bits.len() % 8 != 0 {
+    while !bits.len().is_multiple_of(8) {
         bits.push('1');
     }
     let byte = |bits: &[u8]| bits.iter().fold(0, |byte, bit| byte << 1 | (bit - b'0'));
