@@ -147,11 +147,19 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     /// The index and what is remembered between calls change nothing: in each phase, at each
     /// length on the way, it is as if every rule had been asked about all the bytes.
     #[test]
     fn agrees_with_asking_every_rule(
-        matchers in proptest::collection::vec(properties::matchers(), 0..12),
+        matchers in prop_oneof![
+            proptest::collection::vec(properties::matchers(), 0..12),
+            proptest::collection::vec(properties::heads(), 1..6),
+        ],
         bytes in properties::inputs(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         phase in prop::sample::select(&PHASES[..]),
