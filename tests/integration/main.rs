@@ -10,6 +10,7 @@ mod kernel;
 mod kill;
 mod leaks;
 mod limits;
+mod many_clients;
 mod portmux;
 mod privileges;
 mod real_peers;
