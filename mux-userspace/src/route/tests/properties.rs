@@ -60,7 +60,7 @@ fn http_matchers() -> impl Strategy<Value = HttpConditions> {
 }
 
 /// First bytes over the same alphabet, and those that the protocols' matchers are about.
-fn inputs() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn inputs() -> impl Strategy<Value = Vec<u8>> {
     let name = prop::sample::select(vec![None, Some("a.x"), Some("B.a.x."), Some("c.b.x")]);
     let hello = (
         name,
