@@ -26,13 +26,13 @@ pub(super) const PROTOCOL: Protocol = Protocol {
 };
 
 /// A request's first line, and what of its field lines had arrived.
-struct Request<'a> {
+pub(super) struct Request<'a> {
     method: &'a [u8],
     /// In whichever of its four forms (RFC 9112 3.2).
-    target: &'a [u8],
+    pub(super) target: &'a [u8],
     /// Of `HTTP/1.minor`.
-    minor: u8,
-    fields: &'a [u8],
+    pub(super) minor: u8,
+    pub(super) fields: &'a [u8],
 }
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
@@ -51,7 +51,7 @@ fn details(bytes: &[u8]) -> Details {
         .with_some("host", host(fields))
 }
 
-fn request(bytes: &[u8]) -> Verdict<Request<'_>> {
+pub(super) fn request(bytes: &[u8]) -> Verdict<Request<'_>> {
     let more = Verdict::NeedMore(bytes.len() + 1);
 
     let method_end = bytes.iter().take(MAX_METHOD + 1).position(|&byte| !is_token(byte));
@@ -89,7 +89,7 @@ fn request(bytes: &[u8]) -> Verdict<Request<'_>> {
 }
 
 /// The value of the first `Host` field line (RFC 9112 3.2) that is there to its end.
-fn host(fields: &[u8]) -> Option<&[u8]> {
+pub(super) fn host(fields: &[u8]) -> Option<&[u8]> {
     for line in fields.split_inclusive(|&byte| byte == b'\n') {
         let line = line.strip_suffix(b"\n")?;
         let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -106,7 +106,7 @@ fn host(fields: &[u8]) -> Option<&[u8]> {
 }
 
 /// `tchar` (RFC 9110 5.6.2).
-const fn is_token(byte: u8) -> bool {
+pub(super) const fn is_token(byte: u8) -> bool {
     matches!(byte,
         b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`'
         | b'|' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z')
@@ -114,6 +114,6 @@ const fn is_token(byte: u8) -> bool {
 
 /// What may stand in a request target. RFC 3986 allows fewer; browsers and `curl` do send
 /// raw UTF-8 and brackets, and their servers take them.
-const fn is_target(byte: u8) -> bool {
+pub(super) const fn is_target(byte: u8) -> bool {
     byte > b' ' && byte != 0x7f
 }
