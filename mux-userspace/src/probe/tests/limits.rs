@@ -1,15 +1,20 @@
 //! What never ends is refused, after a bounded count of bytes.
 
-use super::refuses_at;
+use super::{probe, refuses_at};
+use crate::probe::Verdict;
 
-/// Checks that a probe gives up at `at` bytes of `start` and endless `filler`.
+/// Checks that a probe gives up at `at` bytes of `start` and endless `filler`. Not all prefixes:
+/// some have 32 KiB.
 #[track_caller]
 fn gives_up_at(name: &str, start: &str, filler: &str, at: usize) {
     let mut bytes = start.as_bytes().to_vec();
     while bytes.len() <= at {
         bytes.extend_from_slice(filler.as_bytes());
     }
-    refuses_at(name, &bytes, at);
+    let examine = |len: usize| probe(name).examine(&bytes[..len]);
+    assert_eq!(examine(at - 1), Verdict::NeedMore(at), "{name}");
+    assert_eq!(examine(at), Verdict::NoMatch, "{name}");
+    assert_eq!(examine(bytes.len()), Verdict::NoMatch, "{name}");
 }
 
 #[test]
