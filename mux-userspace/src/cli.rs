@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    doctor,
+    doctor, explain,
     probe::Probes,
     rules::{
         self, Style,
@@ -20,15 +20,15 @@ use crate::{
 };
 
 /// Exit codes: those of sysexits.h.
-mod exit {
+pub(crate) mod exit {
     /// The command line is wrong.
-    pub(super) const USAGE: u8 = 64;
+    pub(crate) const USAGE: u8 = 64;
     /// The user may not do that.
-    pub(super) const NOT_PERMITTED: u8 = 77;
+    pub(crate) const NOT_PERMITTED: u8 = 77;
     /// The configuration is wrong.
-    pub(super) const CONFIG: u8 = 78;
+    pub(crate) const CONFIG: u8 = 78;
     /// The rest.
-    pub(super) const OTHER: u8 = 1;
+    pub(crate) const OTHER: u8 = 1;
 }
 
 const VERSION: &str = concat!(
@@ -79,6 +79,8 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         rules: PathBuf,
     },
+    /// Say which rule takes a connection with these first bytes, and why each earlier one does not
+    Explain(explain::Arguments),
     /// Say what this kernel and these privileges allow, and what to do about what is missing
     Doctor {
         /// Judge by the `[kernel]` table of this file
@@ -131,6 +133,7 @@ pub fn run() -> ExitCode {
     match cli.command {
         None => serve(cli.serve),
         Some(Command::Check { rules }) => check(&rules),
+        Some(Command::Explain(arguments)) => explain::run(&arguments),
         Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
     }
 }
@@ -183,7 +186,8 @@ fn exit_code(error: &ServeError) -> u8 {
     }
 }
 
-fn load(path: &Path) -> Result<Config, ExitCode> {
+/// Loads a rules file, or says what is wrong with it.
+pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
     rules::load(path, &Probes::default()).map_err(|error| {
         let style = if io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
         eprintln!("{}", error.render(style).trim_end());

@@ -69,6 +69,7 @@ pub mod builder;
 pub mod cli;
 pub mod core;
 pub mod doctor;
+pub mod explain;
 pub mod flow;
 pub mod kernel;
 pub mod limit;

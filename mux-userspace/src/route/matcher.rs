@@ -236,6 +236,12 @@ impl MaskedBytes {
         &self.value[..whole]
     }
 
+    /// Offset, value and mask; the latter two are of the same length.
+    #[must_use]
+    pub fn parts(&self) -> (usize, &[u8], &[u8]) {
+        (self.offset, &self.value, &self.mask)
+    }
+
     /// One past the last byte compared.
     pub(super) fn end(&self) -> usize {
         self.offset + self.value.len()
@@ -270,8 +276,19 @@ impl Networks {
     /// (`::ffff:10.0.0.1`) is an IPv4 client.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
+        self.find(address).is_some()
+    }
+
+    /// The first of them that the address is in, see [`Networks::contains`].
+    #[must_use]
+    pub fn find(&self, address: IpAddr) -> Option<&IpNet> {
         let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
+        self.0.iter().find(|network| network.contains(&address))
+    }
+
+    /// The networks; never none.
+    pub fn iter(&self) -> impl Iterator<Item = &IpNet> {
+        self.0.iter()
     }
 
     /// Whether every address of `other` is, visibly, in one of these.

@@ -5,6 +5,7 @@
 //! bytes, until it decides.
 
 mod covers;
+pub mod explain;
 mod matcher;
 mod predicate;
 mod regex;

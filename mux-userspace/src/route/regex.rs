@@ -5,6 +5,8 @@
 //! "never", a match state entered by a real byte is "surely". Where the DFA would be too
 //! big, a search engine answers the first question and the others wait for the last byte.
 
+mod outlook;
+
 use std::fmt;
 
 use regex_automata::{

@@ -205,6 +205,11 @@ impl UpstreamConfig {
             max_connections: None,
         }
     }
+
+    /// The addresses of its endpoints, in file order.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.endpoints.iter()
+    }
 }
 
 /// Order in which a group's endpoints are tried.

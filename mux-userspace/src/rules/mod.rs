@@ -36,6 +36,7 @@ use std::{
 use thiserror::Error;
 use toml::de::DeTable;
 
+pub(crate) use self::suggest::did_you_mean_or_list;
 use self::table::Problems;
 pub use self::{
     address::{AddressError, parse_address, parse_listen},
