@@ -66,6 +66,7 @@
 
 pub mod account;
 pub mod builder;
+pub mod check;
 pub mod cli;
 pub mod core;
 pub mod doctor;

@@ -91,6 +91,22 @@ impl Matcher {
         }
     }
 
+    /// The conditions that it consists of; of most, none.
+    #[must_use]
+    pub fn members(&self) -> &[Self] {
+        match self {
+            Self::All(group) | Self::Any(group) => group.members(),
+            Self::Not(inner) => std::slice::from_ref(inner),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Predicate(_)
+            | Self::Client(_) => &[],
+        }
+    }
+
     /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].
     #[must_use]
     pub fn is_tentative(&self) -> bool {

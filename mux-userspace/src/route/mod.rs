@@ -10,6 +10,7 @@ mod matcher;
 mod predicate;
 mod regex;
 mod table;
+mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use self::{
     predicate::Predicate,
     regex::{Regex, RegexError},
     table::{Progress, Table},
+    waits::Patience,
 };
 use crate::{
     probe::Seen,

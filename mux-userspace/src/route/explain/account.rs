@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     probe::{Details, Verdict},
-    route::{Group, MaskedBytes, Matcher, Networks, Regex, Sniffed},
+    route::{MaskedBytes, Matcher, Networks, Regex, Sniffed},
 };
 
 /// What a condition says of some bytes, and why.
@@ -104,9 +104,8 @@ impl Account {
             Verdict::NoMatch => (Answer::No, None),
             Verdict::NeedMore(total) => (Answer::NeedsMore, Some(total)),
         };
-        let sees = Sees::of(matcher, sniffed, answer);
-        let Sees { kind, condition, evidence, members } = sees;
-        let members = members.iter().map(|member| Self::new(member, sniffed)).collect();
+        let Sees { kind, condition, evidence } = Sees::of(matcher, sniffed, answer);
+        let members = matcher.members().iter().map(|member| Self::new(member, sniffed)).collect();
         let condition = shorten(condition);
         let sure_at = sure_at(matcher, sniffed);
         Self { kind, condition, answer, needs, sure_at, evidence, members }
@@ -114,45 +113,39 @@ impl Account {
 }
 
 /// What an account says beside the verdict.
-struct Sees<'a> {
+struct Sees {
     kind: &'static str,
     condition: String,
     evidence: Evidence,
-    members: &'a [Matcher],
 }
 
-impl<'a> Sees<'a> {
-    fn of(matcher: &'a Matcher, sniffed: &Sniffed<'_>, answer: Answer) -> Self {
+impl Sees {
+    fn of(matcher: &Matcher, sniffed: &Sniffed<'_>, answer: Answer) -> Self {
         let bytes = sniffed.bytes;
         match matcher {
-            Matcher::Always => Self::leaf("always", String::new(), Evidence::Nothing),
+            Matcher::Always => Self::new("always", String::new(), Evidence::Nothing),
             Matcher::Prefix(prefix) => {
                 let expected = prefix.as_bytes();
-                Self::leaf("prefix", quoted(expected), compared(bytes, 0, expected, None))
+                Self::new("prefix", quoted(expected), compared(bytes, 0, expected, None))
             }
             Matcher::Bytes(masked) => Self::masked(masked, bytes),
             Matcher::Regex(regex) => {
                 let can_refuse = answer != Answer::NeedsMore || !regex.waits_for_ever(bytes);
-                Self::leaf("regex", pattern(regex), Evidence::Search { can_refuse })
+                Self::new("regex", pattern(regex), Evidence::Search { can_refuse })
             }
             Matcher::Probe(probe) => {
                 Self::protocol("probe", probe.name().to_owned(), answer, || probe.details(bytes))
             }
-            Matcher::Predicate(_) => Self::leaf("function", String::new(), Evidence::Nothing),
+            Matcher::Predicate(_) => Self::new("function", String::new(), Evidence::Nothing),
             Matcher::Client(networks) => Self::client(networks, sniffed.client),
-            Matcher::All(group) => Self::group("all", group),
-            Matcher::Any(group) => Self::group("any", group),
-            Matcher::Not(inner) => Self {
-                kind: "not",
-                condition: String::new(),
-                evidence: Evidence::Nothing,
-                members: std::slice::from_ref(inner),
-            },
+            Matcher::All(_) => Self::new("all", String::new(), Evidence::Nothing),
+            Matcher::Any(_) => Self::new("any", String::new(), Evidence::Nothing),
+            Matcher::Not(_) => Self::new("not", String::new(), Evidence::Nothing),
         }
     }
 
-    fn leaf(kind: &'static str, condition: String, evidence: Evidence) -> Self {
-        Self { kind, condition, evidence, members: &[] }
+    fn new(kind: &'static str, condition: String, evidence: Evidence) -> Self {
+        Self { kind, condition, evidence }
     }
 
     /// A condition on a protocol, which tells details of bytes that it matches.
@@ -163,12 +156,7 @@ impl<'a> Sees<'a> {
         details: impl FnOnce() -> Details,
     ) -> Self {
         let details = if answer == Answer::Match { details() } else { Details::new() };
-        Self::leaf(kind, condition, Evidence::Protocol { details })
-    }
-
-    fn group(kind: &'static str, group: &'a Group) -> Self {
-        let (condition, evidence) = (String::new(), Evidence::Nothing);
-        Self { kind, condition, evidence, members: group.members() }
+        Self::new(kind, condition, Evidence::Protocol { details })
     }
 
     fn masked(masked: &MaskedBytes, bytes: &[u8]) -> Self {
@@ -177,13 +165,13 @@ impl<'a> Sees<'a> {
         if mask.iter().any(|&bits| bits != 0xff) {
             condition = format!("{condition}, mask {}", hex(mask));
         }
-        Self::leaf("bytes", condition, compared(bytes, offset, value, Some(mask)))
+        Self::new("bytes", condition, compared(bytes, offset, value, Some(mask)))
     }
 
     fn client(networks: &Networks, client: Option<IpAddr>) -> Self {
         let list: Vec<String> = networks.iter().map(ToString::to_string).collect();
         let network = client.and_then(|client| networks.find(client)).map(ToString::to_string);
-        Self::leaf("client", list.join(", "), Evidence::Client { client, network })
+        Self::new("client", list.join(", "), Evidence::Client { client, network })
     }
 }
 

@@ -31,6 +31,8 @@ pub(in crate::route) struct Outlook<'a> {
     mortal: HashSet<StateID>,
     /// Whether, in the end, it has matched whatever the bytes were.
     accepts_everything: bool,
+    /// Whether there are bytes after which it waits for ever.
+    waits_somewhere: bool,
 }
 
 impl<'a> Outlook<'a> {
@@ -42,14 +44,19 @@ impl<'a> Outlook<'a> {
                 regex,
                 mortal: HashSet::new(),
                 accepts_everything: regex.examine(&[], Phase::Open).is_match(),
+                waits_somewhere: regex.shortest.is_some(),
             },
         }
     }
 
-    /// Whether, in the end, it has matched whatever the bytes were; a search engine's "no" may
-    /// mean "not visibly".
-    pub(in crate::route) fn accepts_everything(&self) -> bool {
-        self.accepts_everything
+    /// The pattern.
+    pub(in crate::route) fn regex(&self) -> &'a Regex {
+        self.regex
+    }
+
+    /// Whether there are bytes after which it waits for ever.
+    pub(in crate::route) fn waits_somewhere(&self) -> bool {
+        self.waits_somewhere
     }
 
     /// What it says of all that begins with these bytes.
@@ -100,11 +107,24 @@ impl<'a> Outlook<'a> {
                 dead.extend(before.get(&state).into_iter().flatten());
             }
         }
-        Self { regex, mortal, accepts_everything }
+        let waits = |state: &StateID| {
+            !dfa.is_match_state(*state)
+                && !mortal.contains(state)
+                && !regex.has_matched(dfa, *state)
+        };
+        let waits_somewhere = regex.shortest.is_some() && seen.iter().any(waits);
+        Self { regex, mortal, accepts_everything, waits_somewhere }
     }
 }
 
 impl Regex {
+    /// Whether it matches every connection, sooner or later, whatever its bytes; "no" may mean
+    /// "not visibly".
+    #[must_use]
+    pub fn accepts_everything(&self) -> bool {
+        Outlook::new(self).accepts_everything
+    }
+
     /// Whether, after these bytes, it is undecided and never says no while more can come.
     #[must_use]
     pub fn waits_for_ever(&self, bytes: &[u8]) -> bool {

@@ -4,6 +4,7 @@ mod errors;
 mod hostile;
 mod schema;
 mod unavailable;
+mod warnings;
 
 use super::{Config, LoadError, Style, parse};
 
