@@ -2,8 +2,10 @@
 
 mod abi;
 mod auto;
+mod check;
 mod config_errors;
 mod defects;
+mod explain;
 mod first_run;
 mod kernel;
 mod kill;
@@ -13,6 +15,7 @@ mod portmux;
 mod privileges;
 mod real_peers;
 mod relays;
+mod shell_examples;
 mod shutdown;
 mod sniffing;
 mod stalled;

@@ -64,7 +64,8 @@ impl Text<'_> {
         if trace.bytes == 0 {
             return writeln!(f, "no bytes: the client is silent");
         }
-        write!(f, "{}: {}", bytes(trace.bytes), trace.input)?;
+        let more = if trace.bytes > Trace::MAX_INPUT { "..." } else { "" };
+        write!(f, "{}: {}{more}", bytes(trace.bytes), trace.input)?;
         if trace.truncated {
             write!(
                 f,

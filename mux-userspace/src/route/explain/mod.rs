@@ -60,7 +60,7 @@ pub struct Trace {
     pub client: Option<IpAddr>,
     /// Bytes looked at: those given, or the listener's `sniff_limit` where that is less.
     pub bytes: usize,
-    /// The first of them, escaped.
+    /// The first of them, at most [`Trace::MAX_INPUT`], escaped.
     pub input: PeerText,
     /// Whether there were more, which are not looked at.
     pub truncated: bool,
@@ -115,6 +115,9 @@ pub struct RuleAccount {
 }
 
 impl Trace {
+    /// Bytes of the input that are shown.
+    pub const MAX_INPUT: usize = 64;
+
     /// What becomes of the connection; at the sniff timeout, if its bytes do not decide.
     #[must_use]
     pub fn fate(&self) -> Option<&Fate> {
@@ -137,7 +140,7 @@ pub fn explain(question: &Question<'_>) -> Trace {
         listener: listener.name.to_string(),
         client,
         bytes: looked_at.len(),
-        input: PeerText::new(looked_at),
+        input: PeerText::new(&looked_at[..looked_at.len().min(Trace::MAX_INPUT)]),
         truncated: looked_at.len() < bytes.len(),
         sniff_limit: listener.sniff_limit,
         sniff_timeout_ms: listener.sniff_timeout.as_millis(),
