@@ -245,6 +245,7 @@ fn saw(account: &Account) -> String {
         Evidence::Protocol { details } => match (answer, sure_at) {
             (Answer::Match, _) if details.is_empty() => return String::new(),
             (Answer::Match, _) => details.to_string().into(),
+            (_, _) if !details.is_empty() => format!("it says {details}").into(),
             (Answer::No, Some(_)) => "it is something else".into(),
             (Answer::No, None) => "not enough of it".into(),
             (Answer::NeedsMore, _) => "not clear yet".into(),
