@@ -3,19 +3,19 @@
 //! Over HTTP/2 (RFC 8441) it is a stream inside of a connection, which no first byte shows.
 
 use super::{
-    Details, Protocol, http1,
+    Details, Protocol,
+    http::{Head, HttpVersion},
+    http1,
     verdict::{Verdict, starts_with},
 };
 
 /// The method and what follows it (RFC 6455 4.1, 2).
 const GET: &[u8] = b"GET ";
-/// HTTP/1.1 or a higher minor version (the same).
-const MIN_MINOR: u8 = b'1';
-/// `Upgrade` (4.1, 5), `Connection` (4.1, 6) and `Sec-WebSocket-Version` (4.1, 9).
-const UPGRADE: &[u8] = b"upgrade";
-const CONNECTION: &[u8] = b"connection";
-const VERSION: &[u8] = b"sec-websocket-version";
-/// Their values; the case of the first does not count.
+/// The fields (4.1, 5, 6 and 9).
+const UPGRADE: &str = "upgrade";
+const CONNECTION: &str = "connection";
+const VERSION: &str = "sec-websocket-version";
+/// Their values. The case of the first two does not count.
 const WEBSOCKET: &[u8] = b"websocket";
 const VERSION_13: &[u8] = b"13";
 /// Longest header section believed; servers' limits are 8 to 32 KiB.
@@ -35,7 +35,8 @@ pub(super) const PROTOCOL: Protocol = Protocol {
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
     let head = bytes.get(..MAX_HEAD).unwrap_or(bytes);
-    match handshake(head) {
+    let request = starts_with(head, GET).and_then(|()| http1::request(head));
+    match request.and_then(|request| handshake(&request)) {
         Verdict::NeedMore(_) if head.len() == MAX_HEAD => Verdict::NoMatch,
         verdict => verdict,
     }
@@ -43,53 +44,21 @@ fn examine(bytes: &[u8]) -> Verdict<()> {
 
 /// `host` and `path`, as [`http1`] says them.
 fn details(bytes: &[u8]) -> Details {
-    match http1::request(bytes) {
-        Verdict::Match(request) => Details::new()
-            .with_some("host", http1::host(request.fields))
-            .with("path", request.target),
-        Verdict::NoMatch | Verdict::NeedMore(_) => Details::new(),
-    }
+    let request = (http1::PROTOCOL.details)(bytes);
+    ["host", "path"]
+        .into_iter()
+        .fold(Details::new(), |details, key| details.with_some(key, request.get(key).cloned()))
 }
 
-fn handshake(head: &[u8]) -> Verdict<()> {
-    match starts_with(head, GET) {
-        Verdict::Match(()) => {}
-        verdict => return verdict,
+/// Whether a request has the three fields.
+fn handshake(request: &impl Head) -> Verdict<()> {
+    if request.version() != HttpVersion::Http11 {
+        return Verdict::NoMatch;
     }
-    match http1::request(head) {
-        Verdict::Match(request) if request.minor >= MIN_MINOR => fields(head, request.fields),
-        Verdict::Match(_) | Verdict::NoMatch => Verdict::NoMatch,
-        Verdict::NeedMore(total) => Verdict::NeedMore(total),
-    }
-}
-
-/// Looks for the three among the field lines that are there to their end.
-fn fields(head: &[u8], fields: &[u8]) -> Verdict<()> {
-    let (mut upgrade, mut connection, mut version) = (false, false, false);
-    for line in fields.split_inclusive(|&byte| byte == b'\n') {
-        let Some(line) = line.strip_suffix(b"\n") else { break };
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let mut halves = line.splitn(2, |&byte| byte == b':');
-        let (Some(name), Some(value)) = (halves.next(), halves.next()) else {
-            // The empty line at the end, or no field line.
-            return Verdict::NoMatch;
-        };
-        let value = value.trim_ascii();
-        if name.eq_ignore_ascii_case(UPGRADE) {
-            upgrade |= lists(value, WEBSOCKET);
-        } else if name.eq_ignore_ascii_case(CONNECTION) {
-            connection |= lists(value, UPGRADE);
-        } else if name.eq_ignore_ascii_case(VERSION) {
-            if value != VERSION_13 {
-                return Verdict::NoMatch;
-            }
-            version = true;
-        }
-        if upgrade && connection && version {
-            return Verdict::Match(());
-        }
-    }
-    Verdict::NeedMore(head.len() + 1)
+    request
+        .has_field(UPGRADE, |value| lists(value, WEBSOCKET))
+        .and(|| request.has_field(CONNECTION, |value| lists(value, UPGRADE.as_bytes())))
+        .and(|| request.has_field(VERSION, |value| value == VERSION_13))
 }
 
 /// Whether a list (RFC 9110 5.6.1) has this member, whatever its case.
