@@ -6,7 +6,6 @@
 use super::verdict::Stop;
 
 /// A place in a connection's first bytes.
-#[derive(Clone)]
 pub(super) struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
