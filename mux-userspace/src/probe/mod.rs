@@ -36,7 +36,7 @@ mod websocket;
 mod xmpp;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

@@ -75,9 +75,13 @@ fn single() -> impl Iterator<Item = Probe> {
     Probe::all().filter(|probe| !probe.is_family())
 }
 
-/// The bytes of every fixture of every probe.
-pub(super) fn all() -> Vec<Vec<u8>> {
-    single().flat_map(|probe| file(&probe).fixture).map(|fixture| fixture.bytes()).collect()
+/// All fixtures: the probe that each is of, its name, and its bytes.
+pub(crate) fn all() -> Vec<(String, String, Vec<u8>)> {
+    let of = |probe: Probe| {
+        let fixtures = file(&probe).fixture.into_iter();
+        fixtures.map(move |fixture| (probe.to_string(), fixture.name.clone(), fixture.bytes()))
+    };
+    single().flat_map(of).collect()
 }
 
 #[test]

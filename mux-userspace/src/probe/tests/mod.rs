@@ -1,12 +1,13 @@
 //! Every prefix of every fixture, and monotonicity on whatever comes.
 
 mod dns;
-mod fixtures;
+pub(crate) mod fixtures;
 mod http1;
 mod http2;
 mod limits;
 mod properties;
 mod proxy;
+mod rustls;
 mod tls;
 
 use super::{Details, Probe, Verdict};

@@ -16,7 +16,10 @@ static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
         b"\x16\x03\x01\x00\x08\x01\x00\x00\x08\x03\x03\x00\x00\x16\x03\x03\x00\x04abcd",
         b"\x16\x03\x01\x00\x02\x01\x00\x16\x03\x01\x00\x04\x00\x02\x03\x03",
     ];
-    let short = fixtures::all().into_iter().filter(|bytes| bytes.len() <= MAX_SEED);
+    let short = fixtures::all()
+        .into_iter()
+        .map(|(_, _, bytes)| bytes)
+        .filter(|bytes| bytes.len() <= MAX_SEED);
     records.into_iter().map(<[u8]>::to_vec).chain(short).collect()
 });
 

@@ -29,6 +29,11 @@ pub(super) fn matchers() -> impl Strategy<Value = Matcher> {
     })
 }
 
+/// Those on heads of requests alone.
+pub(super) fn heads() -> impl Strategy<Value = Matcher> {
+    prop_oneof![tls_matchers(), http_matchers().prop_map(http::http)]
+}
+
 fn tls_matchers() -> impl Strategy<Value = Matcher> {
     let names = vec!["a.x", "b.a.x", "*.x", "*.a.x", "/a/", "/^b/"];
     prop_oneof![

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
+pub(super) fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
     let rule = |(index, matcher)| {
         Arc::new(Rule {
             name: format!("rule-{}", index + 1).into(),
@@ -26,7 +26,7 @@ fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
     matchers.into_iter().enumerate().map(rule).collect()
 }
 
-fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
+pub(super) fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
     let table = order.iter().map(|&id| (RuleId(id), Arc::clone(&rules[id])));
     let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
     ListenerConfig::new("listener-1", address, Arc::new(Table::new(table)))
@@ -147,11 +147,19 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     /// The index and what is remembered between calls change nothing: in each phase, at each
     /// length on the way, it is as if every rule had been asked about all the bytes.
     #[test]
     fn agrees_with_asking_every_rule(
-        matchers in proptest::collection::vec(properties::matchers(), 0..12),
+        matchers in prop_oneof![
+            proptest::collection::vec(properties::matchers(), 0..12),
+            proptest::collection::vec(properties::heads(), 1..6),
+        ],
         bytes in properties::inputs(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         phase in prop::sample::select(&PHASES[..]),
