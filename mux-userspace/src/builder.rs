@@ -14,12 +14,12 @@ use crate::{
     rules::{
         self, AddressError, LoadError,
         config::{
-            AccessFormat, Config, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
-            Otherwise, RelayChoice, Rule, RuleId, SecurityConfig, SockmapMode, Timeouts,
+            AccessFormat, Acl, Config, KernelConfig, Limits, ListenAddress, ListenerConfig,
+            LogConfig, Otherwise, RelayChoice, Rule, RuleId, SecurityConfig, SockmapMode, Timeouts,
             UpstreamConfig, UpstreamId,
         },
     },
-    server::{Running, ServeError, Setup, bind_all, default_threads},
+    server::{self, Running, ServeError, Setup, bind_all, default_threads},
     shared::Shared,
 };
 
@@ -402,7 +402,8 @@ impl Builder {
             return Err(StartError::NoListeners);
         }
         let addresses = bound.iter().map(|bound| bound.address.clone()).collect();
-        let running = Setup::new(Arc::new(config), relay, bound, cores)?.start(hooks)?;
+        let budget = server::budget(&config, cores)?;
+        let running = Setup::new(Arc::new(config), relay, bound, cores, budget)?.start(hooks)?;
         Ok(Serving { shared: Arc::clone(running.shared()), addresses, running })
     }
 
@@ -449,6 +450,7 @@ impl Builder {
             log: LogConfig { access: AccessFormat::Off, ..LogConfig::default() },
             security: SecurityConfig::default(),
             kernel: KernelConfig::default(),
+            network_files: Vec::new(),
         }
     }
 
@@ -523,12 +525,14 @@ fn add_rule(config: &mut Config, rule: NewRule) -> Result<(), StartError> {
         Err(source) => return Err(StartError::Condition { rule: name, source }),
     };
     let upstream = upstream(config, &name, rule.upstream)?;
+    matcher.network_files(&mut config.network_files);
     config.rules.push(Arc::new(Rule {
         name: name.into(),
         matcher,
         upstream,
         relay: RelayChoice::Auto,
         max_connections: None,
+        acl: Acl::default(),
     }));
     Ok(())
 }

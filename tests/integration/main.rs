@@ -1,6 +1,7 @@
 //! Integration tests: one module per behaviour.
 
 mod abi;
+mod acl;
 mod auto;
 mod check;
 mod config_errors;

@@ -110,7 +110,9 @@ impl<'a> Node<'a> {
                 literals.push(masked.literal());
                 Self::Bytes(matcher)
             }
-            Matcher::Always | Matcher::Probe(_) => Self::Bytes(matcher),
+            Matcher::Always | Matcher::Probe(_) | Matcher::Tls(_) | Matcher::Http(_) => {
+                Self::Bytes(matcher)
+            }
             Matcher::Predicate(_) => Self::Unknown,
             Matcher::Client(_) => Self::Client(matcher),
             Matcher::All(group) => {

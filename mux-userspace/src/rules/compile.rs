@@ -52,7 +52,21 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
         .collect();
 
     let upstreams = upstreams.compiled.into_iter().map(Arc::new).collect();
-    (Config { listeners, rules, upstreams, timeouts, limits, log, security, kernel }, places)
+    let network_files = problems.network_files();
+    (
+        Config {
+            listeners,
+            rules,
+            upstreams,
+            timeouts,
+            limits,
+            log,
+            security,
+            kernel,
+            network_files,
+        },
+        places,
+    )
 }
 
 /// Names of the rules or of the listeners.
@@ -186,11 +200,11 @@ fn rule(
     upstreams: &mut Upstreams,
     problems: &Problems,
 ) -> Option<Rule> {
-    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections } = raw;
+    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections, acl } = raw;
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
-    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections })
+    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections, acl })
 }
 
 fn listener(
@@ -229,6 +243,7 @@ fn listener(
         on_timeout,
         on_no_match,
         max_connections: raw.max_connections,
+        acl: raw.acl,
         rules,
     })
 }

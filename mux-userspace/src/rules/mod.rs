@@ -4,7 +4,7 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `settings`, `matches` |
+//! | keys → raw shapes | `raw`, `settings`, `matches`, `heads`, `names` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
 //! | what may be meant otherwise | `warn`, `places` |
@@ -17,8 +17,10 @@ mod address;
 mod compile;
 pub mod config;
 mod diagnostic;
+mod heads;
 mod lint;
 mod matches;
+mod names;
 mod places;
 mod raw;
 mod settings;

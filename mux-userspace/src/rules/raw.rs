@@ -11,7 +11,7 @@ use toml::{
 use super::{
     address::{local_port, parse_address, parse_listen},
     config::{
-        Address, Balance, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
+        Acl, Address, Balance, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
         RelayChoice, SecurityConfig, Timeouts, UpstreamConfig,
     },
     diagnostic::Diagnostic,
@@ -47,6 +47,7 @@ pub(super) struct RawListener {
     pub(super) on_timeout: Option<Spanned<String>>,
     pub(super) on_no_match: Option<Spanned<String>>,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) acl: Acl,
     pub(super) rules: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
@@ -59,6 +60,7 @@ pub(super) struct RawRule {
     pub(super) upstream: Option<Spanned<RawTarget>>,
     pub(super) relay: RelayChoice,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) acl: Acl,
 }
 
 /// A rule's `upstream`.
@@ -138,6 +140,7 @@ fn listen(root: &mut Table<'_, '_>) -> Vec<RawListener> {
                 on_timeout: None,
                 on_no_match: None,
                 max_connections: None,
+                acl: Acl::default(),
                 rules: None,
             }
         })
@@ -154,6 +157,7 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
     let on_timeout = table.take("on_timeout", string);
     let on_no_match = table.take("on_no_match", string);
     let max_connections = table.take("max_connections", count);
+    let acl = acl(&mut table);
     let rules = table.take("rules", rule_names);
     table.unavailable("accept_proxy_protocol", "let the proxy before mux pass plain TCP to it");
     table.finish();
@@ -165,8 +169,17 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
         on_timeout,
         on_no_match,
         max_connections: max_connections.map(Spanned::into_inner),
+        acl,
         rules,
     }
+}
+
+/// `allow` and `deny`.
+fn acl(table: &mut Table<'_, '_>) -> Acl {
+    let problems = table.problems();
+    let allow = table.take("allow", |value| matches::networks(value, problems));
+    let deny = table.take("deny", |value| matches::networks(value, problems));
+    Acl { allow: allow.map(Spanned::into_inner), deny: deny.map(Spanned::into_inner) }
 }
 
 fn listen_address(value: Value<'_>) -> Result<ListenAddress, Diagnostic> {
@@ -211,6 +224,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         .map(|relay| (relay.name(), relay));
     let relay = table.take("relay", |value| choice(value, &relays));
     let max_connections = table.take("max_connections", count);
+    let acl = acl(&mut table);
     table.unavailable("proxy_protocol", "the upstream sees mux's own address for now");
     table.finish();
     RawRule {
@@ -220,6 +234,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         upstream,
         relay: relay.map_or(RelayChoice::Auto, Spanned::into_inner),
         max_connections: max_connections.map(Spanned::into_inner),
+        acl,
     }
 }
 

@@ -4,7 +4,9 @@
 //! first connection is accepted.
 
 mod availability;
+mod budget;
 mod events;
+mod files;
 mod janitor;
 pub mod privileges;
 mod running;
@@ -20,6 +22,7 @@ use tracing::info;
 pub(crate) use self::running::{Running, Setup};
 pub use self::{
     availability::{Availability, Check, Status, find},
+    budget::{Budget, TooFewDescriptors},
     janitor::{ARGUMENT as JANITOR, run as run_janitor},
 };
 use crate::{
@@ -59,6 +62,9 @@ pub enum ServeError {
     /// The kernel refused after it had agreed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The limit of open files.
+    #[error(transparent)]
+    Descriptors(#[from] TooFewDescriptors),
     /// Privileges could not be dropped.
     #[error(transparent)]
     Privileges(#[from] privileges::DropError),
@@ -92,10 +98,11 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     let Options { config, relay, threads } = options;
     let config = Arc::new(config);
     let cores = threads.unwrap_or_else(default_threads);
-    privileges::raise_descriptor_limit();
+    let descriptors = privileges::raise_descriptor_limit();
 
+    let budget = budget::work_out(&config, cores, descriptors)?;
     let bound = bind_all(&config, cores)?;
-    let setup = Setup::new(Arc::clone(&config), relay, bound, cores)?;
+    let setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
     let janitor = janitor::start(&setup.bound).map_err(io_error("starting the janitor"))?;
     privileges::drop_all(&config.security.user, setup.has_kernel_relay())?;
 
@@ -107,6 +114,11 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     running.join();
     drop(janitor);
     Ok(())
+}
+
+/// What fits under the limit of open files, which is left as it is.
+pub(crate) fn budget(config: &Config, cores: usize) -> Result<Budget, ServeError> {
+    Ok(budget::work_out(config, cores, privileges::descriptor_limit())?)
 }
 
 /// One a CPU that we may run on.

@@ -5,7 +5,7 @@ use std::{sync::Arc, thread::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Availability, Check, ServeError, events, find, worker};
+use super::{Availability, Budget, Check, ServeError, events, files, find, io_error, worker};
 use crate::{
     account::{AccessLog, Counters, Hooks, access::Writer},
     kernel::{self, Handle, Kernel},
@@ -23,6 +23,7 @@ pub(crate) struct Setup {
     kernel: Option<Kernel>,
     unavailable: Option<String>,
     handles: Vec<Option<Handle>>,
+    budget: Budget,
     counters: Arc<Counters>,
     access: AccessLog,
     access_writer: Writer,
@@ -34,6 +35,7 @@ pub(crate) struct Running {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     events: Option<events::Reader>,
+    watcher: Option<files::Watcher>,
     kernel: Option<Kernel>,
     files: Vec<SocketFile>,
     access_writer: Writer,
@@ -47,6 +49,7 @@ impl Setup {
         relay: Option<RelayChoice>,
         bound: Vec<Bound>,
         cores: usize,
+        budget: Budget,
     ) -> Result<Self, ServeError> {
         let (kernel, unavailable) = kernel_relay(&config, relay)?;
         let handles = (0..cores)
@@ -61,6 +64,7 @@ impl Setup {
             kernel,
             unavailable,
             handles,
+            budget,
             counters,
             access,
             access_writer,
@@ -81,6 +85,7 @@ impl Setup {
             mut kernel,
             unavailable,
             handles,
+            budget,
             counters,
             access,
             access_writer,
@@ -93,7 +98,7 @@ impl Setup {
             counters,
             access,
             hooks,
-            limits: Limits::new(&config),
+            limits: Limits::new(&config, budget, handles.len()),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
@@ -103,13 +108,18 @@ impl Setup {
             let address = crate::listener::describe(&bound.address);
             info!(listener = %listener.name, %address, "listening");
         }
+        let most = shared.limits.connections.available_permits();
+        info!(connections = most, sniffing_a_core = shared.limits.sniffing_per_core, "limits");
+        let network_files = shared.config.network_files.clone();
+        let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
+            .map_err(io_error("starting the files thread"))?;
         let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
         let (workers, nudges) = worker::spawn_all(&shared, bound, handles)?;
         let events = match &mut kernel {
             Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
             None => None,
         };
-        Ok(Running { shared, workers, events, kernel, files, access_writer })
+        Ok(Running { shared, workers, events, watcher, kernel, files, access_writer })
     }
 }
 
@@ -122,7 +132,7 @@ impl Running {
     /// Waits until the cores are done, which they are some time after [`Shared::drain`] or
     /// [`Shared::abort`] was cancelled, and clears up.
     pub(crate) fn join(self) {
-        let Self { shared, workers, events, kernel, files, access_writer } = self;
+        let Self { shared, workers, events, watcher, kernel, files, access_writer } = self;
         for worker in workers {
             if worker.join().is_err() {
                 warn!("a core's thread panicked; its connections are closed");
@@ -134,6 +144,9 @@ impl Running {
         }
         if let Some(events) = events {
             events.stop();
+        }
+        if let Some(watcher) = watcher {
+            watcher.stop();
         }
         if let Some(kernel) = &kernel {
             match kernel.stats() {
