@@ -9,16 +9,31 @@
 //!
 //! A protocol is one file with one `PROTOCOL`, entered in [`Probe::all`].
 
+mod adb;
+mod amqp;
 mod details;
 mod families;
 mod http1;
 mod http2;
+mod ldap;
+mod minecraft;
+mod mongodb;
+mod mqtt;
+mod mysql;
+mod openvpn;
+mod postgres;
+mod rdp;
+mod reader;
+mod redis;
+mod smb;
 mod socks4;
 mod socks5;
 mod ssh;
 mod text;
+mod tinc;
 mod tls;
 mod verdict;
+mod vnc;
 
 #[cfg(test)]
 mod tests;
@@ -56,6 +71,20 @@ const PROTOCOLS: &[&Protocol] = &[
     &families::SOCKS,
     &socks4::PROTOCOL,
     &socks5::PROTOCOL,
+    &postgres::PROTOCOL,
+    &mysql::PROTOCOL,
+    &redis::PROTOCOL,
+    &mongodb::PROTOCOL,
+    &mqtt::PROTOCOL,
+    &amqp::PROTOCOL,
+    &rdp::PROTOCOL,
+    &vnc::PROTOCOL,
+    &openvpn::PROTOCOL,
+    &tinc::PROTOCOL,
+    &adb::PROTOCOL,
+    &ldap::PROTOCOL,
+    &smb::PROTOCOL,
+    &minecraft::PROTOCOL,
 ];
 
 /// Recognises a protocol that mux does not know: what a program that embeds mux registers

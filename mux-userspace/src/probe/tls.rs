@@ -6,7 +6,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use super::{Details, PeerText, Protocol, Value, verdict::Verdict};
+use super::{Details, PeerText, Protocol, Value, Verdict, reader::Stop};
 
 /// `ContentType.handshake` (RFC 8446 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -97,11 +97,7 @@ impl fmt::Display for Version {
 }
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
-    match message(bytes) {
-        Ok(_) => Verdict::Match(()),
-        Err(Stop::Contradiction) => Verdict::NoMatch,
-        Err(Stop::Incomplete { total }) => Verdict::NeedMore(total),
-    }
+    message(bytes).map(|_| ()).into()
 }
 
 /// `sni`, `alpn` and `version`, each if the client says it.
@@ -112,12 +108,6 @@ fn details(bytes: &[u8]) -> Details {
         .with_some("sni", sni.map(Value::Text))
         .with_some("alpn", (!alpn.is_empty()).then_some(Value::Texts(alpn)))
         .with_some("version", version.map(|version| version.to_string()))
-}
-
-/// Why there is no whole message.
-enum Stop {
-    Contradiction,
-    Incomplete { total: usize },
 }
 
 /// Takes the ClientHello's body out of its records. Copies only where there are several.

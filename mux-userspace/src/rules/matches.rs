@@ -16,30 +16,16 @@ use crate::route::{
 };
 
 /// Probes of the schema that this version does not have.
-const LATER_PROBES: [&str; 27] = [
+const LATER_PROBES: [&str; 13] = [
     "websocket",
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "mqtt",
-    "amqp",
-    "rdp",
-    "vnc",
     "smtp",
     "xmpp",
-    "openvpn",
-    "tinc",
-    "adb",
     "syslog",
     "dns",
-    "ldap",
-    "smb",
     "rtsp",
     "sip",
     "stun",
     "bittorrent",
-    "minecraft",
     "git",
     "rsync",
     "proxy",

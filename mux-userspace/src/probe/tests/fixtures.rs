@@ -76,6 +76,11 @@ fn single() -> impl Iterator<Item = Probe> {
         .filter(|probe| !Probe::all().any(|other| probe.includes(&other) && *probe != other))
 }
 
+/// The bytes of all fixtures of all probes.
+pub(super) fn all() -> Vec<Vec<u8>> {
+    single().flat_map(|probe| file(&probe).fixture).map(|fixture| fixture.bytes()).collect()
+}
+
 #[test]
 fn every_prefix_of_every_fixture() {
     for probe in single() {

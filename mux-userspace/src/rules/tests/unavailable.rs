@@ -36,8 +36,8 @@ fn keys_of_later_versions() {
             "http",
         ),
         (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ client = ['file:/x'] }}\n"), "file:"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'postgres'\n"), "postgres"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'redis' }}\n"), "redis"),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'smtp'\n"), "smtp"),
+        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'xmpp' }}\n"), "xmpp"),
     ] {
         let message = format!("`{what}` is not available in this version of mux");
         let at =
