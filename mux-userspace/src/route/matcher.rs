@@ -1,10 +1,8 @@
 //! Conditions, compiled: every value of [`Matcher`] can be evaluated, and none can fail.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::{Phase, Predicate, Regex, Sniffed};
+use super::{HttpMatcher, NetworkFile, Networks, Phase, Predicate, Regex, Sniffed, TlsMatcher};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -22,6 +20,10 @@ pub enum Matcher {
     Bytes(MaskedBytes),
     /// A probe recognises its protocol.
     Probe(Probe),
+    /// A TLS client offers these.
+    Tls(TlsMatcher),
+    /// An HTTP client asks for this.
+    Http(HttpMatcher),
     /// A function of the embedding program's says so.
     Predicate(Predicate),
     /// The client's address is in one of these networks.
@@ -49,6 +51,8 @@ impl Matcher {
             Self::Regex(regex) => regex.examine(sniffed.bytes, phase),
             Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
             Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
+            Self::Tls(tls) => settle(tls.examine(sniffed.bytes), phase),
+            Self::Http(http) => settle(http.examine(sniffed.bytes), phase),
             Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
@@ -75,10 +79,14 @@ impl Matcher {
     #[must_use]
     pub fn seen(&self, sniffed: &Sniffed<'_>) -> Option<Seen> {
         let matches = |member: &&Self| member.evaluate(sniffed).is_match();
+        let saw = |probe: Probe| {
+            let details = probe.details(sniffed.bytes);
+            Some(Seen { probe, details })
+        };
         match self {
-            Self::Probe(probe) => {
-                Some(Seen { probe: probe.clone(), details: probe.details(sniffed.bytes) })
-            }
+            Self::Probe(probe) => saw(probe.clone()),
+            Self::Tls(_) => saw(Probe::tls()),
+            Self::Http(_) => saw(HttpMatcher::probe(sniffed.bytes)),
             Self::All(group) => group.members().iter().find_map(|member| member.seen(sniffed)),
             Self::Any(group) => group.members().iter().find(matches)?.seen(sniffed),
             Self::Always
@@ -88,6 +96,25 @@ impl Matcher {
             | Self::Predicate(_)
             | Self::Client(_)
             | Self::Not(_) => None,
+        }
+    }
+
+    /// The files of networks in it.
+    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+        match self {
+            Self::Client(networks) => found.extend(networks.files().iter().cloned()),
+            Self::All(group) | Self::Any(group) => {
+                group.members().iter().for_each(|member| member.network_files(found));
+            }
+            Self::Not(inner) => inner.network_files(found),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Predicate(_) => {}
         }
     }
 
@@ -103,6 +130,8 @@ impl Matcher {
             | Self::Regex(_)
             | Self::Bytes(_)
             | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
             | Self::Client(_) => false,
         }
     }
@@ -226,6 +255,16 @@ impl MaskedBytes {
         Ok(Self { offset, value, mask })
     }
 
+    /// The first bytes that it demands in full; may be none.
+    pub(super) fn literal(&self) -> &[u8] {
+        let whole = if self.offset == 0 {
+            self.mask.iter().take_while(|&&bits| bits == 0xff).count()
+        } else {
+            0
+        };
+        &self.value[..whole]
+    }
+
     /// One past the last byte compared.
     pub(super) fn end(&self) -> usize {
         self.offset + self.value.len()
@@ -241,32 +280,6 @@ impl MaskedBytes {
         } else {
             Verdict::NeedMore(bytes.len().max(self.offset) + 1)
         }
-    }
-}
-
-/// Networks; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Networks(Box<[IpNet]>);
-
-impl Networks {
-    /// # Errors
-    /// [`EmptyMatcher`] when there are none.
-    pub fn new(networks: impl Into<Box<[IpNet]>>) -> Result<Self, EmptyMatcher> {
-        let networks = networks.into();
-        if networks.is_empty() { Err(EmptyMatcher) } else { Ok(Self(networks)) }
-    }
-
-    /// Whether the address is in one of them. An IPv4 client of a dual-stack listener
-    /// (`::ffff:10.0.0.1`) is an IPv4 client.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
-    }
-
-    /// Whether every address of `other` is, visibly, in one of these.
-    pub(super) fn includes(&self, other: &Self) -> bool {
-        other.0.iter().all(|theirs| self.0.iter().any(|mine| mine.contains(theirs)))
     }
 }
 
