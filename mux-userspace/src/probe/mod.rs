@@ -19,6 +19,7 @@ mod git;
 pub mod http;
 pub(crate) mod http1;
 pub(crate) mod http2;
+<<<<<<< HEAD
 mod ldap;
 mod minecraft;
 mod mongodb;
@@ -26,6 +27,8 @@ mod mqtt;
 mod mysql;
 mod openvpn;
 mod postgres;
+=======
+>>>>>>> probes2
 mod proxy;
 mod rdp;
 mod redis;
