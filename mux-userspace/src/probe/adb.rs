@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Commands are constants in little endian, each packet ends its header with the complement.
@@ -38,7 +39,7 @@ enum Packet<'a> {
 }
 
 /// Reads the rest of one kind.
-type Read = for<'a> fn(Reader<'a>) -> Result<Packet<'a>, Stop>;
+type Read = for<'a> fn(Scan<'a>) -> Result<Packet<'a>, Stop>;
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
     packet(bytes).map(|_| ()).into()
@@ -58,27 +59,26 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn packet(bytes: &[u8]) -> Result<Packet<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    let read =
-        reader.one_of::<Read>(&[(&CNXN.to_le_bytes(), cnxn), (&STLS.to_le_bytes(), stls)])?;
-    read(reader)
+    let mut scan = Scan::new(bytes);
+    let read = scan.choose::<Read>(&[(&CNXN.to_le_bytes(), cnxn), (&STLS.to_le_bytes(), stls)])?;
+    read(scan)
 }
 
-fn cnxn(mut reader: Reader<'_>) -> Result<Packet<'_>, Stop> {
-    let version = reader.little_endian::<4>(VERSIONS)?;
-    reader.little_endian::<4>(MAX_DATA)?;
-    let length = reader.little_endian::<4>(BANNER)?;
-    reader.take(4)?; // checksum, 0 where nobody looks at it
-    reader.constant(&(!CNXN).to_le_bytes())?;
+fn cnxn(mut scan: Scan<'_>) -> Result<Packet<'_>, Stop> {
+    let version = scan.little_endian::<4>(VERSIONS)?;
+    scan.little_endian::<4>(MAX_DATA)?;
+    let length = scan.little_endian::<4>(BANNER)?;
+    scan.take(4)?; // checksum, 0 where nobody looks at it
+    scan.literal(&(!CNXN).to_le_bytes())?;
     // Some end their banner with a NUL.
-    let banner = reader.rest().get(..length as usize);
+    let banner = scan.arrived().get(..length as usize);
     let banner = banner.map(|banner| banner.strip_suffix(b"\0").unwrap_or(banner));
-    reader.constant(HOST)?;
+    scan.literal(HOST)?;
     Ok(Packet::Cnxn { version, banner })
 }
 
-fn stls(mut reader: Reader<'_>) -> Result<Packet<'_>, Stop> {
-    reader.constant(&STLS_FIELDS)?;
-    reader.constant(&(!STLS).to_le_bytes())?;
+fn stls(mut scan: Scan<'_>) -> Result<Packet<'_>, Stop> {
+    scan.literal(&STLS_FIELDS)?;
+    scan.literal(&(!STLS).to_le_bytes())?;
     Ok(Packet::Stls)
 }

@@ -1,8 +1,9 @@
 //! AMQP: the protocol header (AMQP 0-9-1 2.2.4 and 4.2.2; AMQP 1.0 2.2, 5.2.1 and 5.3.1).
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// `AMQP`, then a version's four bytes.
@@ -12,6 +13,7 @@ const LITERAL: &[u8] = b"AMQP";
 const VERSIONS: &[(&[u8], Header)] = &[
     // Protocol class and instance, major and minor version.
     (&[0x01, 0x01, 0x08, 0x00], Header::of("0-8")),
+    (&[0x01, 0x01, 0x09, 0x01], Header::of("0-8")),
     (&[0x01, 0x01, 0x00, 0x09], Header::of("0-9")),
     (&[0x01, 0x01, 0x00, 0x0a], Header::of("0-10")),
     // A zero, major and minor version, revision.
@@ -50,7 +52,7 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn header(bytes: &[u8]) -> Result<Header, Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(LITERAL)?;
-    reader.one_of(VERSIONS)
+    let mut scan = Scan::new(bytes);
+    scan.literal(LITERAL)?;
+    scan.choose(VERSIONS)
 }

@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// `LDAPMessage ::= SEQUENCE` (RFC 4511 4.1.1).
@@ -59,7 +60,7 @@ enum Request<'a> {
 }
 
 /// Reads the rest of one kind.
-type Read = for<'a> fn(Reader<'a>) -> Result<Request<'a>, Stop>;
+type Read = for<'a> fn(Scan<'a>) -> Result<Request<'a>, Stop>;
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
     request(bytes).map(|_| ()).into()
@@ -83,24 +84,25 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn request(bytes: &[u8]) -> Result<Request<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(&[SEQUENCE])?;
-    let mut message = content(&mut reader, MESSAGE)?;
-    identifier(&mut message)?;
-    let read = message.one_of::<Read>(&[
+    let mut scan = Scan::new(bytes);
+    scan.literal(&[SEQUENCE])?;
+    content(&mut scan, MESSAGE)?;
+    identifier(&mut scan)?;
+    let read = scan.choose::<Read>(&[
         (&[BIND_REQUEST], bind),
         (&[SEARCH_REQUEST], search),
         (&[EXTENDED_REQUEST], extended),
     ])?;
-    read(content(&mut message, 0..=*MESSAGE.end())?)
+    content(&mut scan, 0..=*MESSAGE.end())?;
+    read(scan)
 }
 
 /// `messageID`: not 0, which is the server's for notifications, and up to 2^31 - 1
 /// (RFC 4511 4.1.1).
-fn identifier(message: &mut Reader<'_>) -> Result<(), Stop> {
-    message.constant(&[INTEGER])?;
+fn identifier(message: &mut Scan<'_>) -> Result<(), Stop> {
+    message.literal(&[INTEGER])?;
     let length = length(message, 1..=4)?;
-    let first = message.byte(|byte| byte < 0x80)?;
+    let first = message.one(|byte| byte < 0x80)?;
     let rest = message.take(length - 1)?;
     if first == 0 && rest.iter().all(|&byte| byte == 0) {
         return Err(Stop::Contradiction);
@@ -109,12 +111,12 @@ fn identifier(message: &mut Reader<'_>) -> Result<(), Stop> {
 }
 
 /// Up to the tag of `authentication`.
-fn bind(mut content: Reader<'_>) -> Result<Request<'_>, Stop> {
-    content.constant(&[INTEGER, 0x01])?;
-    let version = content.byte(|byte| matches!(byte, 2 | 3))?;
+fn bind(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
+    content.literal(&[INTEGER, 0x01])?;
+    let version = content.one(|byte| matches!(byte, 2 | 3))?;
     let name = name(&mut content)?;
     let is_choice = |byte| matches!(byte, SIMPLE | SASL) || SICILY.contains(&byte);
-    let authentication = match content.byte(is_choice)? {
+    let authentication = match content.one(is_choice)? {
         SIMPLE => "simple",
         SASL => "sasl",
         _ => "sicily",
@@ -123,49 +125,49 @@ fn bind(mut content: Reader<'_>) -> Result<Request<'_>, Stop> {
 }
 
 /// Up to `derefAliases`.
-fn search(mut content: Reader<'_>) -> Result<Request<'_>, Stop> {
+fn search(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
     let base = name(&mut content)?;
     for most in [MAX_SCOPE, MAX_DEREF] {
-        content.constant(&[ENUMERATED, 0x01])?;
-        content.byte(|byte| byte <= most)?;
+        content.literal(&[ENUMERATED, 0x01])?;
+        content.one(|byte| byte <= most)?;
     }
     Ok(Request::Search { base })
 }
 
 /// Up to the end of `requestName`.
-fn extended(mut content: Reader<'_>) -> Result<Request<'_>, Stop> {
-    content.constant(&[REQUEST_NAME])?;
+fn extended(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
+    content.literal(&[REQUEST_NAME])?;
     let length = length(&mut content, OID)?;
-    let oid = content.bytes(length, |byte| byte.is_ascii_digit() || byte == b'.')?;
+    let oid = content.each(length, |byte| byte.is_ascii_digit() || byte == b'.')?;
     Ok(Request::Extended { oid })
 }
 
 /// `LDAPDN`.
-fn name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Stop> {
-    reader.constant(&[OCTET_STRING])?;
-    let length = length(reader, 0..=MAX_NAME)?;
-    reader.take(length)
+fn name<'a>(scan: &mut Scan<'a>) -> Result<&'a [u8], Stop> {
+    scan.literal(&[OCTET_STRING])?;
+    let length = length(scan, 0..=MAX_NAME)?;
+    scan.take(length)
 }
 
-/// Reads the length of what is behind a tag, and gives a reader of it.
-fn content<'a>(reader: &mut Reader<'a>, range: RangeInclusive<u32>) -> Result<Reader<'a>, Stop> {
-    let length = length(reader, range)?;
-    reader.part(length)
+/// Reads the length of what is behind a tag; nothing goes beyond that from now on.
+fn content(scan: &mut Scan<'_>, range: RangeInclusive<u32>) -> Result<(), Stop> {
+    let length = length(scan, range)?;
+    scan.within(length)
 }
 
 /// A length in its short form, or in its long one of up to four bytes, of which the first
 /// ones may be zero: Windows always sends four.
-fn length(reader: &mut Reader<'_>, range: RangeInclusive<u32>) -> Result<usize, Stop> {
-    let first = reader.byte(|byte| match byte {
+fn length(scan: &mut Scan<'_>, range: RangeInclusive<u32>) -> Result<usize, Stop> {
+    let first = scan.one(|byte| match byte {
         0x00..0x80 => range.contains(&byte.into()),
         // 0x80 is the indefinite form.
         0x80..=0xff => matches!(byte, 0x81..=0x84),
     })?;
     let length = match first {
-        0x81 => reader.big_endian::<1>(range)?,
-        0x82 => reader.big_endian::<2>(range)?,
-        0x83 => reader.big_endian::<3>(range)?,
-        0x84 => reader.big_endian::<4>(range)?,
+        0x81 => scan.big_endian::<1>(range)?,
+        0x82 => scan.big_endian::<2>(range)?,
+        0x83 => scan.big_endian::<3>(range)?,
+        0x84 => scan.big_endian::<4>(range)?,
         short => short.into(),
     };
     Ok(length as usize)

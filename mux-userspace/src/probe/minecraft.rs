@@ -2,8 +2,9 @@
 //! Server List Ping for what clients before 1.7 send; both community documentation).
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Packet identifier of the handshake, and of the only packet that can be first.
@@ -57,34 +58,36 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn hello(bytes: &[u8]) -> Result<Hello<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
+    let mut scan = Scan::new(bytes);
     if bytes.first() == LEGACY_PING.first() {
-        reader.constant(&LEGACY_PING)?;
+        scan.literal(&LEGACY_PING)?;
         return Ok(Hello::LegacyPing);
     }
-    let length = reader.varint::<2>()?;
+    let length = scan.varint::<2>()?;
     if !(MIN_LENGTH..=MAX_LENGTH).contains(&length) {
         return Err(Stop::Contradiction);
     }
-    let end = reader.position() + length as usize;
-    handshake(reader.part(length as usize)?, end)
+    let end = scan.position() + length as usize;
+    scan.limit(end);
+    handshake(scan, end)
 }
 
-fn handshake(mut packet: Reader<'_>, end: usize) -> Result<Hello<'_>, Stop> {
-    packet.constant(&[HANDSHAKE])?;
+fn handshake(mut packet: Scan<'_>, end: usize) -> Result<Hello<'_>, Stop> {
+    packet.literal(&[HANDSHAKE])?;
     let version = packet.varint::<5>()?;
     if version != NO_VERSION && version & !SNAPSHOT > 0xffff {
         return Err(Stop::Contradiction);
     }
     let length = packet.varint::<2>()?;
     // Nothing is between the state and the end of the packet.
-    if length == 0 || packet.position() + (length + AFTER_ADDRESS) as usize != end {
+    if length == 0
+        || packet.position() + (length + AFTER_ADDRESS) as usize != end
+        || packet.peek()? == 0
+    {
         return Err(Stop::Contradiction);
     }
-    let mut first = packet;
-    first.byte(|byte| byte != 0)?;
-    let address = packet.bytes(length as usize, |byte| byte == 0 || !byte.is_ascii_control())?;
+    let address = packet.each(length as usize, |byte| byte == 0 || !byte.is_ascii_control())?;
     packet.take(2)?; // port
-    let state = packet.one_of(&[(&[1], "status"), (&[2], "login"), (&[3], "transfer")])?;
+    let state = packet.choose(&[(&[1], "status"), (&[2], "login"), (&[3], "transfer")])?;
     Ok(Hello::Handshake { version, address, state })
 }

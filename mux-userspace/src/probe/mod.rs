@@ -19,7 +19,6 @@ mod git;
 pub mod http;
 pub(crate) mod http1;
 pub(crate) mod http2;
-<<<<<<< HEAD
 mod ldap;
 mod minecraft;
 mod mongodb;
@@ -27,8 +26,6 @@ mod mqtt;
 mod mysql;
 mod openvpn;
 mod postgres;
-=======
->>>>>>> probes2
 mod proxy;
 mod rdp;
 mod redis;

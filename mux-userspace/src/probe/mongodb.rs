@@ -4,8 +4,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Length of a message, its header included: that of an `OP_MSG` of an empty document at
@@ -61,32 +62,32 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn opcode(bytes: &[u8]) -> Result<Opcode, Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.little_endian::<4>(LENGTH)?;
-    reader.take(4)?; // requestID
-    reader.constant(&NO_RESPONSE)?;
-    let opcode = reader.one_of(&[
+    let mut scan = Scan::new(bytes);
+    scan.little_endian::<4>(LENGTH)?;
+    scan.take(4)?; // requestID
+    scan.literal(&NO_RESPONSE)?;
+    let opcode = scan.choose(&[
         (&OP_QUERY, Opcode::Query),
         (&OP_COMPRESSED, Opcode::Compressed),
         (&OP_MSG, Opcode::Msg),
     ])?;
     match opcode {
         Opcode::Query => {
-            reader.byte(|flags| flags & !QUERY_FLAGS == 0)?;
-            reader.constant(&[0; 3])?;
+            scan.one(|flags| flags & !QUERY_FLAGS == 0)?;
+            scan.literal(&[0; 3])?;
         }
         Opcode::Compressed => {
-            reader.one_of(&[(&OP_QUERY, ()), (&OP_MSG, ())])?;
-            reader.little_endian::<4>(0..=*LENGTH.end())?; // uncompressedSize
-            reader.byte(|id| COMPRESSORS.contains(&id))?;
+            scan.choose(&[(&OP_QUERY, ()), (&OP_MSG, ())])?;
+            scan.little_endian::<4>(0..=*LENGTH.end())?; // uncompressedSize
+            scan.one(|id| COMPRESSORS.contains(&id))?;
         }
         Opcode::Msg => {
             let [first, third] = MSG_FLAGS;
-            reader.byte(|flags| flags & !first == 0)?;
-            reader.constant(&[0])?;
-            reader.byte(|flags| flags & !third == 0)?;
-            reader.constant(&[0])?;
-            reader.byte(|kind| SECTION_KINDS.contains(&kind))?;
+            scan.one(|flags| flags & !first == 0)?;
+            scan.literal(&[0])?;
+            scan.one(|flags| flags & !third == 0)?;
+            scan.literal(&[0])?;
+            scan.one(|kind| SECTION_KINDS.contains(&kind))?;
         }
     }
     Ok(opcode)

@@ -1,8 +1,9 @@
 //! MQTT: the client's CONNECT (MQTT 3.1 3.1; MQTT 3.1.1 3.1 and MQTT 5.0 3.1, OASIS).
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Packet type 1, with no flags (MQTT 5.0 2.1.2, 2.1.3).
@@ -98,37 +99,37 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn connect(bytes: &[u8]) -> Result<Connect<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(&[CONNECT])?;
+    let mut scan = Scan::new(bytes);
+    scan.literal(&[CONNECT])?;
     // Three bytes of four: they say up to 2 MiB, more than all that a CONNECT can hold
     // before 5.0, and more than anybody's properties.
-    let length = reader.varint::<3>()? as usize;
+    let length = scan.varint::<3>()? as usize;
     if length < Version::V3_1_1.shortest() {
         return Err(Stop::Contradiction);
     }
-    let end = reader.position() + length;
+    let end = scan.position() + length;
 
-    let old_name = reader.one_of(&[(NAME, false), (NAME_3_1, true)])?;
+    let old_name = scan.choose(&[(NAME, false), (NAME_3_1, true)])?;
     let version = |level| Version::from_level(old_name, level);
-    let [level] = reader.array()?;
+    let [level] = scan.array()?;
     let version = version(level)
         // Bridges are older than 5.0.
         .or_else(|| version(level ^ BRIDGE).filter(|version| *version != Version::V5))
         .filter(|version| length >= version.shortest())
         .ok_or(Stop::Contradiction)?;
-    reader.byte(|flags| version.allows(flags))?;
-    let rest = bytes.get(reader.position()..end.min(bytes.len())).unwrap_or_default();
+    scan.one(|flags| version.allows(flags))?;
+    let rest = bytes.get(scan.position()..end.min(bytes.len())).unwrap_or_default();
     Ok(Connect { version, rest })
 }
 
 /// The first field of the payload (MQTT 5.0 3.1.3.1), behind the keep alive and the properties.
 fn client_identifier(version: Version, rest: &[u8]) -> Option<&[u8]> {
-    let mut reader = Reader::new(rest);
-    reader.take(2).ok()?;
+    let mut scan = Scan::new(rest);
+    scan.take(2).ok()?;
     if version == Version::V5 {
-        let properties = reader.varint::<4>().ok()?;
-        reader.take(properties as usize).ok()?;
+        let properties = scan.varint::<4>().ok()?;
+        scan.take(properties as usize).ok()?;
     }
-    let length = reader.array().ok()?;
-    reader.take(u16::from_be_bytes(length).into()).ok()
+    let length = scan.array().ok()?;
+    scan.take(u16::from_be_bytes(length).into()).ok()
 }

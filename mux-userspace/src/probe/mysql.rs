@@ -5,8 +5,9 @@
 //! that does not wait is ever seen: a load balancer's split connection, a replayed one.
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop, split_at_nul},
+    Details, Protocol,
+    scan::{Scan, split_at_nul},
+    verdict::{Stop, Verdict},
 };
 
 /// Length of the payload and sequence number.
@@ -70,29 +71,30 @@ enum Answer<'a> {
 }
 
 fn answer(bytes: &[u8]) -> Result<Answer<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    let length = reader.little_endian::<3>(FIXED..=MAX_PAYLOAD)?;
-    reader.constant(&[SEQUENCE])?;
+    let mut scan = Scan::new(bytes);
+    let length = scan.little_endian::<3>(FIXED..=MAX_PAYLOAD)?;
+    scan.literal(&[SEQUENCE])?;
     let ssl = length == FIXED;
-    let [first] = reader.array()?;
+    let [first] = scan.array()?;
     // A client that says SSL says nothing more before it speaks TLS.
-    let second = reader.byte(|byte| byte & PROTOCOL_41 != 0 && (byte & SSL != 0) == ssl)?;
+    let second = scan.one(|byte| byte & PROTOCOL_41 != 0 && (byte & SSL != 0) == ssl)?;
     // The other half of the flags, the longest packet and the character set.
-    let [third, _, _, _, _, _, _] = reader.array()?;
-    reader.constant(&FILLER)?;
+    let [third, _, _, _, _, _, _] = scan.array()?;
+    scan.literal(&FILLER)?;
     if first & CLIENT_MYSQL == 0 {
-        reader.take(4)?;
+        scan.take(4)?;
     } else {
-        reader.constant(&[0; 4])?;
+        scan.literal(&[0; 4])?;
     }
     if ssl {
         return Ok(Answer::Ssl);
     }
 
     let room = (length - FIXED) as usize - 1;
-    let user = reader.until(0, 0..=room.min(MAX_USER), |_| true)?;
+    let user = scan.run(room.min(MAX_USER), |byte| byte != 0)?;
+    scan.literal(&[0])?;
     let packet = bytes.get(..HEADER + length as usize).unwrap_or(bytes);
-    let rest = packet.get(reader.position()..).unwrap_or_default();
+    let rest = packet.get(scan.position()..).unwrap_or_default();
     let database = (first & CONNECT_WITH_DB != 0)
         .then(|| after_authentication(rest, second, third))
         .flatten()

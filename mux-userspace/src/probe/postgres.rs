@@ -6,8 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop, split_at_nul},
+    Details, Protocol,
+    scan::{Scan, split_at_nul},
+    verdict::{Stop, Verdict},
 };
 
 /// Length, which counts itself, and code.
@@ -75,26 +76,23 @@ struct Parameters<'a> {
 }
 
 fn message(bytes: &[u8]) -> Result<Message<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    let length = reader.big_endian::<4>(HEADER..=MAX_LENGTH)?;
+    let mut scan = Scan::new(bytes);
+    let length = scan.big_endian::<4>(HEADER..=MAX_LENGTH)?;
     if length == HEADER {
-        let code = reader.big_endian::<4>(SSL_REQUEST..=GSSENC_REQUEST)?;
+        let code = scan.big_endian::<4>(SSL_REQUEST..=GSSENC_REQUEST)?;
         return Ok(if code == SSL_REQUEST { Message::Ssl } else { Message::Gssenc });
     }
     if length < MIN_STARTUP {
         return Err(Stop::Contradiction);
     }
 
-    // Their first bytes differ, so that they never wait for each other.
-    let mut other = reader;
-    let version = match reader.big_endian::<4>(VERSION_3) {
-        Err(Stop::Contradiction) if CANCEL_LENGTH.contains(&length) => {
-            other.constant(&CANCEL_REQUEST.to_be_bytes())?;
-            return Ok(Message::Cancel);
-        }
-        version => version?,
-    };
-    let list = reader.take((length - HEADER) as usize)?;
+    let [cancel, ..] = CANCEL_REQUEST.to_be_bytes();
+    if CANCEL_LENGTH.contains(&length) && scan.peek()? == cancel {
+        scan.literal(&CANCEL_REQUEST.to_be_bytes())?;
+        return Ok(Message::Cancel);
+    }
+    let version = scan.big_endian::<4>(VERSION_3)?;
+    let list = scan.take((length - HEADER) as usize)?;
     let parameters = parameters(list).ok_or(Stop::Contradiction)?;
     Ok(Message::Startup { minor: version as u16, parameters })
 }

@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, PeerText, Protocol, Value, Verdict,
-    reader::{Reader, Stop},
+    Details, PeerText, Protocol, Value,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Version and reserved byte of a TPKT header (RFC 1006 6).
@@ -77,22 +78,21 @@ fn names(protocols: u32) -> Value {
 }
 
 fn request(bytes: &[u8]) -> Result<Request<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(&TPKT)?;
-    let length = reader.big_endian::<2>(LENGTH)?;
+    let mut scan = Scan::new(bytes);
+    scan.literal(&TPKT)?;
+    let length = scan.big_endian::<2>(LENGTH)?;
     let indicated = length - BEFORE_INDICATED;
-    reader.byte(|byte| u32::from(byte) == indicated)?;
-    reader.constant(&[CONNECTION_REQUEST])?;
-    reader.constant(&NO_REFERENCE)?;
-    reader.take(2)?; // source reference
-    reader.constant(&[CLASS])?;
+    scan.one(|byte| u32::from(byte) == indicated)?;
+    scan.literal(&[CONNECTION_REQUEST])?;
+    scan.literal(&NO_REFERENCE)?;
+    scan.take(2)?; // source reference
+    scan.literal(&[CLASS])?;
 
     let variable = (length - FIXED) as usize;
-    if variable > 0 {
-        let mut first = reader;
-        first.byte(|byte| matches!(byte, NEGOTIATION | b'C' | b't'))?;
+    if variable > 0 && !matches!(scan.peek()?, NEGOTIATION | b'C' | b't') {
+        return Err(Stop::Contradiction);
     }
-    variable_part(reader.take(variable)?).ok_or(Stop::Contradiction)
+    variable_part(scan.take(variable)?).ok_or(Stop::Contradiction)
 }
 
 /// A token or a cookie, and a negotiation request; each may be missing.

@@ -2,9 +2,9 @@
 //! serialization protocol specification", Sending commands to a Redis server, Inline commands).
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
-    verdict::starts_with,
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict, starts_with},
 };
 
 /// First byte of an array.
@@ -82,15 +82,16 @@ fn command(bytes: &[u8]) -> Verdict<&[u8]> {
 
 /// `*elements CR LF $length CR LF name CR LF`.
 fn array(bytes: &[u8]) -> Result<&[u8], Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(&[ARRAY])?;
-    number(&mut reader, MAX_ELEMENTS)?;
-    reader.constant(&[BULK_STRING])?;
-    let length = number(&mut reader, MAX_NAME)? as usize;
-    let mut name = reader;
-    name.byte(|byte| byte.is_ascii_alphabetic())?;
-    let name = reader.bytes(length, is_name)?;
-    reader.constant(b"\r\n")?;
+    let mut scan = Scan::new(bytes);
+    scan.literal(&[ARRAY])?;
+    number(&mut scan, MAX_ELEMENTS)?;
+    scan.literal(&[BULK_STRING])?;
+    let length = number(&mut scan, MAX_NAME)? as usize;
+    if !scan.peek()?.is_ascii_alphabetic() {
+        return Err(Stop::Contradiction);
+    }
+    let name = scan.each(length, is_name)?;
+    scan.literal(b"\r\n")?;
     Ok(name)
 }
 
@@ -100,10 +101,10 @@ const fn is_name(byte: u8) -> bool {
 }
 
 /// A positive decimal number without zeros before it, at most `max`, and CR LF.
-fn number(reader: &mut Reader<'_>, max: u32) -> Result<u32, Stop> {
-    let mut number = u32::from(reader.byte(|byte| matches!(byte, b'1'..=b'9'))? - b'0');
+fn number(scan: &mut Scan<'_>, max: u32) -> Result<u32, Stop> {
+    let mut number = u32::from(scan.one(|byte| matches!(byte, b'1'..=b'9'))? - b'0');
     loop {
-        match reader.byte(|byte| byte.is_ascii_digit() || byte == b'\r')? {
+        match scan.one(|byte| byte.is_ascii_digit() || byte == b'\r')? {
             b'\r' => break,
             digit => number = number * 10 + u32::from(digit - b'0'),
         }
@@ -111,7 +112,7 @@ fn number(reader: &mut Reader<'_>, max: u32) -> Result<u32, Stop> {
             return Err(Stop::Contradiction);
         }
     }
-    reader.constant(b"\n")?;
+    scan.literal(b"\n")?;
     Ok(number)
 }
 

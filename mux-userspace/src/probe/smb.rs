@@ -4,8 +4,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Session message (RFC 1002 4.3.1), which over port 445 is the zero before a length
@@ -68,7 +69,7 @@ enum Message<'a> {
 }
 
 /// Reads the rest of one kind.
-type Read = for<'a> fn(Reader<'a>) -> Result<Message<'a>, Stop>;
+type Read = for<'a> fn(Scan<'a>) -> Result<Message<'a>, Stop>;
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
     message(bytes).map(|_| ()).into()
@@ -89,66 +90,67 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn message(bytes: &[u8]) -> Result<Message<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
+    let mut scan = Scan::new(bytes);
     if bytes.first() == SESSION_REQUEST.first() {
-        return session_request(reader);
+        return session_request(scan);
     }
-    reader.constant(&[MESSAGE])?;
-    let length = reader.big_endian::<3>(LENGTH)?;
-    negotiation(reader.part(length as usize)?)
+    scan.literal(&[MESSAGE])?;
+    let length = scan.big_endian::<3>(LENGTH)?;
+    scan.within(length as usize)?;
+    negotiation(scan)
 }
 
-fn session_request(mut reader: Reader<'_>) -> Result<Message<'_>, Stop> {
-    reader.constant(&SESSION_REQUEST)?;
-    let called = name(&mut reader)?;
-    name(&mut reader)?; // calling
+fn session_request(mut scan: Scan<'_>) -> Result<Message<'_>, Stop> {
+    scan.literal(&SESSION_REQUEST)?;
+    let called = name(&mut scan)?;
+    name(&mut scan)?; // calling
     Ok(Message::SessionRequest { called })
 }
 
 /// A name in its encoded form (RFC 1001 14.1), without a scope.
-fn name<'a>(reader: &mut Reader<'a>) -> Result<&'a [u8], Stop> {
-    reader.constant(&[LABEL])?;
-    let letters = reader.bytes(LABEL.into(), |byte| matches!(byte, b'A'..=b'P'))?;
-    reader.constant(&[0])?;
+fn name<'a>(scan: &mut Scan<'a>) -> Result<&'a [u8], Stop> {
+    scan.literal(&[LABEL])?;
+    let letters = scan.each(LABEL.into(), |byte| matches!(byte, b'A'..=b'P'))?;
+    scan.literal(&[0])?;
     Ok(letters)
 }
 
-fn negotiation(mut reader: Reader<'_>) -> Result<Message<'_>, Stop> {
-    let read = reader.one_of::<Read>(&[(SMB1, smb1), (SMB2, smb2), (ENCRYPTED, encrypted)])?;
-    read(reader)
+fn negotiation(mut scan: Scan<'_>) -> Result<Message<'_>, Stop> {
+    let read = scan.choose::<Read>(&[(SMB1, smb1), (SMB2, smb2), (ENCRYPTED, encrypted)])?;
+    read(scan)
 }
 
-fn smb1(mut reader: Reader<'_>) -> Result<Message<'_>, Stop> {
-    reader.constant(&SMB1_NEGOTIATE)?;
-    reader.byte(|flags| flags & SMB1_REPLY == 0)?;
+fn smb1(mut scan: Scan<'_>) -> Result<Message<'_>, Stop> {
+    scan.literal(&SMB1_NEGOTIATE)?;
+    scan.one(|flags| flags & SMB1_REPLY == 0)?;
     Ok(Message::Smb1)
 }
 
-fn smb2(mut reader: Reader<'_>) -> Result<Message<'_>, Stop> {
-    reader.constant(&SMB2_HEADER_SIZE)?;
-    reader.take(2)?; // CreditCharge
-    reader.constant(&SMB2_NEGOTIATE)?;
-    reader.take(2)?; // CreditRequest
-    reader.byte(|flags| flags & SMB2_REPLY == 0)?;
-    Ok(Message::Smb2 { rest: reader.rest() })
+fn smb2(mut scan: Scan<'_>) -> Result<Message<'_>, Stop> {
+    scan.literal(&SMB2_HEADER_SIZE)?;
+    scan.take(2)?; // CreditCharge
+    scan.literal(&SMB2_NEGOTIATE)?;
+    scan.take(2)?; // CreditRequest
+    scan.one(|flags| flags & SMB2_REPLY == 0)?;
+    Ok(Message::Smb2 { rest: scan.arrived() })
 }
 
-fn encrypted(mut reader: Reader<'_>) -> Result<Message<'_>, Stop> {
-    reader.take(16 + 16 + 4)?; // Signature, Nonce, OriginalMessageSize
-    reader.constant(&TRANSFORM)?;
+fn encrypted(mut scan: Scan<'_>) -> Result<Message<'_>, Stop> {
+    scan.take(16 + 16 + 4)?; // Signature, Nonce, OriginalMessageSize
+    scan.literal(&TRANSFORM)?;
     Ok(Message::Encrypted)
 }
 
 /// Of a NEGOTIATE request ([MS-SMB2] 2.2.3), behind the first byte of the header's flags.
 /// `None`: the dialects have not all arrived, or none is known.
 fn highest_dialect(rest: &[u8]) -> Option<&'static str> {
-    let mut reader = Reader::new(rest);
+    let mut scan = Scan::new(rest);
     // NextCommand to Signature, and StructureSize of the body.
-    reader.take(3 + 44 + 2).ok()?;
-    let count = u16::from_le_bytes(reader.array().ok()?);
+    scan.take(3 + 44 + 2).ok()?;
+    let count = u16::from_le_bytes(scan.array().ok()?);
     // SecurityMode to NegotiateContextOffset, or what was there before 3.1.1.
-    reader.take(32).ok()?;
-    let offered = reader.take(2 * usize::from(count).min(MAX_DIALECTS)).ok()?;
+    scan.take(32).ok()?;
+    let offered = scan.take(2 * usize::from(count).min(MAX_DIALECTS)).ok()?;
     let offers = |dialect: u16| offered.chunks(2).any(|code| code == dialect.to_le_bytes());
     DIALECTS.iter().rev().find(|(code, _)| offers(*code)).map(|(_, name)| *name)
 }

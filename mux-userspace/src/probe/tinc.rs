@@ -1,8 +1,9 @@
 //! tinc: the ID request that begins a meta connection ("tinc manual", The meta-protocol).
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Number of the request ID, and the space behind it.
@@ -47,22 +48,25 @@ fn details(bytes: &[u8]) -> Details {
 
 /// `0 NAME 17[.MINOR] LF`, or `0 ?KEY 17.MINOR LF`.
 fn id(bytes: &[u8]) -> Result<Id<'_>, Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(ID)?;
-    let name = if reader.rest().first() == Some(&INVITATION) {
-        reader.take(1)?;
+    let mut scan = Scan::new(bytes);
+    scan.literal(ID)?;
+    let name = if scan.peek()? == INVITATION {
+        scan.take(1)?;
         let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(&byte);
-        reader.until(b' ', KEY..=KEY, is_base64)?;
+        scan.each(KEY, is_base64)?;
         None
     } else {
         let is_name = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        Some(reader.until(b' ', 1..=MAX_NAME, is_name)?)
+        Some(scan.word(MAX_NAME, is_name)?)
     };
-    let start = reader.position();
-    reader.constant(MAJOR)?;
-    if reader.byte(|byte| matches!(byte, b'.' | b'\n'))? == b'.' {
-        reader.until(b'\n', 1..=MAX_MINOR, |byte| byte.is_ascii_digit())?;
+    scan.literal(b" ")?;
+    let start = scan.position();
+    scan.literal(MAJOR)?;
+    if scan.peek()? == b'.' {
+        scan.take(1)?;
+        scan.word(MAX_MINOR, |byte| byte.is_ascii_digit())?;
     }
-    let version = bytes.get(start..reader.position() - 1).unwrap_or_default();
+    let version = scan.since(start);
+    scan.literal(b"\n")?;
     Ok(Id { name, version })
 }

@@ -6,8 +6,9 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Details, Protocol, Verdict,
-    reader::{Reader, Stop},
+    Details, Protocol,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// What comes before the last digit of the major version.
@@ -30,11 +31,11 @@ fn details(bytes: &[u8]) -> Details {
 }
 
 fn version(bytes: &[u8]) -> Result<(u8, u16), Stop> {
-    let mut reader = Reader::new(bytes);
-    reader.constant(RFB)?;
-    let major = reader.byte(|byte| MAJOR.contains(&byte))? - b'0';
-    reader.constant(b".")?;
-    let minor = reader.bytes(3, |byte| byte.is_ascii_digit())?;
-    reader.constant(b"\n")?;
+    let mut scan = Scan::new(bytes);
+    scan.literal(RFB)?;
+    let major = scan.one(|byte| MAJOR.contains(&byte))? - b'0';
+    scan.literal(b".")?;
+    let minor = scan.each(3, |byte| byte.is_ascii_digit())?;
+    scan.literal(b"\n")?;
     Ok((major, minor.iter().fold(0, |number, &digit| number * 10 + u16::from(digit - b'0'))))
 }
