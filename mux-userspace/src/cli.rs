@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     doctor,
+    import::{self, ImportError},
     probe::Probes,
     rules::{
         self, Style,
@@ -88,6 +89,12 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print an sslh configuration as a rules file
+    Import {
+        /// sslh's configuration; `-` is standard input
+        #[arg(value_name = "SSLH.CFG")]
+        file: PathBuf,
+    },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -132,6 +139,7 @@ pub fn run() -> ExitCode {
         None => serve(cli.serve),
         Some(Command::Check { rules }) => check(&rules),
         Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
+        Some(Command::Import { file }) => run_import(&file),
     }
 }
 
@@ -219,6 +227,31 @@ fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
     match doctor::run(&kernel, json, &mut io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) | Err(_) => exit::OTHER.into(),
+    }
+}
+
+/// The rules file goes to standard output, what it does not do to standard error.
+fn run_import(file: &Path) -> ExitCode {
+    let imported = match import::import(file) {
+        Ok(imported) => imported,
+        Err(error) => {
+            let style = if io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
+            eprintln!("{}", error.render(style).trim_end());
+            return match error {
+                ImportError::Io { .. } | ImportError::Invalid(_) => exit::CONFIG.into(),
+                ImportError::Unloadable(_) => exit::OTHER.into(),
+            };
+        }
+    };
+    for warning in &imported.warnings {
+        eprintln!("warning: {warning}");
+    }
+    match io::stdout().lock().write_all(imported.rules.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: cannot write the rules: {error}");
+            exit::OTHER.into()
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod core;
 pub mod doctor;
 pub mod flow;
+pub mod import;
 pub mod kernel;
 pub mod limit;
 pub mod listener;

@@ -35,6 +35,7 @@ pub struct Regex {
     pattern: Box<str>,
     engine: Engine,
     shortest: Option<usize>,
+    open_ended: bool,
     /// Whether the byte after a match, or the end, can undo it: `$`, `\b` and the like.
     looks_ahead: bool,
 }
@@ -77,6 +78,7 @@ impl Regex {
             pattern: pattern.into(),
             engine,
             shortest: hir.properties().minimum_len(),
+            open_ended: !nfa.is_always_start_anchored() || hir.properties().maximum_len().is_none(),
             looks_ahead: looks_ahead(nfa.look_set_any()),
         })
     }
@@ -91,6 +93,13 @@ impl Regex {
     #[must_use]
     pub fn shortest_match(&self) -> Option<usize> {
         self.shortest
+    }
+
+    /// Whether a match can begin, or go on, at any later byte: it is not anchored by `^`, or has no
+    /// longest match. Until it matches, or the input ends, such a pattern is never sure.
+    #[must_use]
+    pub fn is_open_ended(&self) -> bool {
+        self.open_ended
     }
 
     /// Whether it matches.

@@ -1,0 +1,137 @@
+//! Which rules a listener tries, and where it falls back to, so that connections go where sslh
+//! sends them.
+//!
+//! sslh (probe.c, since 1.20) tries all probes on what has come. The first that matches takes the
+//! connection; while one wants more bytes, it waits; if all say no, the last protocol of the file
+//! takes it. `anyprot` and `timeout` match any byte. A client that keeps it waiting, or that is
+//! silent, goes to the protocol named by `on_timeout`, or else to the first one.
+
+use super::rules::{Condition, Entry};
+
+/// The plan, in indices of the entries.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// What listeners try, in order; never empty.
+    pub(super) tried: Vec<usize>,
+    /// Whether some rule is not tried: then listeners list the ones that are.
+    pub(super) listed: bool,
+    /// Where a silent client goes; `None`: nowhere.
+    pub(super) on_timeout: Option<usize>,
+    /// Where a client goes that no rule matches.
+    pub(super) on_no_match: usize,
+    /// The rule whose condition is that there is a byte, if one needs it.
+    pub(super) any_byte: Option<usize>,
+    /// Whether there is but one place to go to, so that there is nothing to wait for.
+    pub(super) at_once: bool,
+}
+
+/// What a rule's `match` is to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Match {
+    /// Nothing: the rule is not tried, or takes everything at once.
+    Nothing,
+    /// That there is a byte.
+    AnyByte,
+    /// Its own condition.
+    Own,
+}
+
+impl Plan {
+    /// What this rule's `match` is to say.
+    pub(super) fn matches(&self, index: usize) -> Match {
+        if self.any_byte == Some(index) {
+            Match::AnyByte
+        } else if self.tried.contains(&index) && !self.at_once {
+            Match::Own
+        } else {
+            Match::Nothing
+        }
+    }
+}
+
+/// What came of planning.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Planned {
+    /// Every rule has its place.
+    Plan(Plan),
+    /// These have none, for this reason; without them there may be a plan.
+    Unused(Vec<(usize, String)>),
+    /// There is no rule at all.
+    Nothing,
+}
+
+/// Makes a plan.
+pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
+    let rules = || {
+        let rule = |(index, entry): (usize, &'_ Entry)| -> Option<(usize, Condition)> {
+            Some((index, entry.rule.as_ref().ok()?.condition.clone()))
+        };
+        entries.iter().enumerate().filter_map(rule)
+    };
+    let certain = rules().find(|(_, condition)| *condition == Condition::Any);
+    let Some((fallback, _)) = certain.clone().or_else(|| rules().last()) else {
+        return Planned::Nothing;
+    };
+    let silent = silent(entries, on_timeout);
+    let before = |index: usize| certain.as_ref().is_none_or(|(certain, _)| index < *certain);
+
+    let mut plan = Plan {
+        tried: Vec::new(),
+        listed: false,
+        on_timeout: silent,
+        on_no_match: fallback,
+        any_byte: None,
+        at_once: false,
+    };
+    let mut unused = Vec::new();
+    let mut waits = false;
+    for (index, condition) in rules() {
+        let has_a_place = index == fallback || Some(index) == silent;
+        match condition {
+            // The last one takes the rest, so that it need not wait for its own.
+            Condition::When { waits: true, .. } if index == fallback => {}
+            Condition::When { waits: it_waits, .. } if before(index) => {
+                waits |= it_waits;
+                plan.tried.push(index);
+            }
+            Condition::Never(reason) if !has_a_place => unused.push((index, reason)),
+            Condition::When { .. } | Condition::Any if !has_a_place => {
+                let taker = entries.get(fallback).and_then(|entry| entry.rule.as_ref().ok());
+                let taker = taker.map_or("", |rule| rule.name.as_str());
+                let reason = format!("no connection comes so far: `{taker}`, before it, takes all");
+                unused.push((index, reason));
+            }
+            Condition::When { .. } | Condition::Any | Condition::Never(_) => {}
+        }
+    }
+    if !unused.is_empty() {
+        return Planned::Unused(unused);
+    }
+    // While a rule waits, mux cannot tell a client that no rule will match from one that is silent;
+    // a last rule that matches any byte can.
+    let alone = plan.tried.is_empty() && silent != Some(fallback);
+    if waits || alone {
+        plan.any_byte = Some(fallback);
+        plan.tried.retain(|&index| index != fallback);
+        plan.tried.push(fallback);
+    } else if plan.tried.is_empty() {
+        plan.tried.push(fallback);
+        plan.at_once = true;
+    }
+    plan.listed = rules().any(|(index, _)| !plan.tried.contains(&index));
+    Planned::Plan(plan)
+}
+
+/// Where a silent client goes: to the first protocol of that name, or else to the first one. If
+/// that one is left out, nowhere.
+fn silent(entries: &[Entry], on_timeout: &str) -> Option<usize> {
+    let mut named = entries.iter().filter(|entry| entry.protocol == on_timeout).peekable();
+    if named.peek().is_some() && named.all(|entry| entry.rule.is_err()) {
+        return None;
+    }
+    let has_rule = |entry: &Entry| entry.rule.is_ok();
+    entries
+        .iter()
+        .position(|entry| entry.protocol == on_timeout && has_rule(entry))
+        .or_else(|| entries.iter().position(has_rule))
+}
