@@ -309,11 +309,10 @@ fn regex(
     let mut reasons = Vec::new();
     for (pattern, place) in patterns {
         let shown = name_of(pattern);
-        if let Some(end) = pattern.iter().position(|&byte| byte == 0) {
+        if pattern.contains(&0) {
             let message = format!(
-                "The pattern `{shown}` has a NUL byte, at which a string of libconfig ends: sslh \
-                 goes by `{}`, mux by the whole",
-                name_of(&pattern[..end])
+                "`{shown}` has a NUL byte, which libconfig leaves out, or ends the string at: sslh \
+                 goes by another pattern than what is written, and mux by this"
             );
             log.warn(*place, &*message);
             notes.push(message);

@@ -5,7 +5,7 @@
 //! "never", a match state entered by a real byte is "surely". Where the DFA would be too
 //! big, a search engine answers the first question and the others wait for the last byte.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 use regex_automata::{
     Anchored,
@@ -76,10 +76,10 @@ impl Regex {
         };
         Ok(Self {
             pattern: pattern.into(),
-            engine,
-            shortest: hir.properties().minimum_len(),
+            shortest: hir.properties().minimum_len().or_else(|| shortest(&engine)),
             open_ended: !nfa.is_always_start_anchored() || hir.properties().maximum_len().is_none(),
             looks_ahead: looks_ahead(nfa.look_set_any()),
+            engine,
         })
     }
 
@@ -151,6 +151,27 @@ impl Regex {
         }
         if dfa.is_dead_state(state) { Verdict::NoMatch } else { Verdict::NeedMore(bytes.len() + 1) }
     }
+}
+
+/// The fewest bytes that match, if any do, where regex-syntax says that none do: it says so of an
+/// alternation as soon as it is true of one branch (regex-syntax 0.8.12, `Properties::alternation`).
+fn shortest(engine: &Engine) -> Option<usize> {
+    // A search engine does not tell; it can do without the answer.
+    let Engine::Dfa { dfa, start } = engine else { return Some(0) };
+    let mut seen = HashSet::from([*start]);
+    let mut reached = vec![*start];
+    for length in 0.. {
+        if reached.iter().any(|&state| dfa.is_match_state(dfa.next_eoi_state(state))) {
+            return Some(length);
+        }
+        let bytes = || dfa.byte_classes().representatives(0..=u8::MAX).filter_map(|it| it.as_u8());
+        let next = reached.iter().flat_map(|&state| bytes().map(move |it| dfa.next_state(state, it)));
+        reached = next.filter(|state| seen.insert(*state)).collect();
+        if reached.is_empty() {
+            break;
+        }
+    }
+    None
 }
 
 /// The verdict when nothing is left to wait for.

@@ -324,6 +324,10 @@ fn garbage(cursor: &Cursor) -> Problem {
         '/' => "comments begin with `#`, `//` or `/*`",
         _ => "quote it, if it belongs to a string",
     };
-    let message = format!("`{}` has no meaning here", character.escape_debug());
+    let shown = match character.is_control() {
+        true => character.escape_debug().to_string(),
+        false => character.to_string(),
+    };
+    let message = format!("`{shown}` has no meaning here");
     Problem::new(span, message).hint(hint)
 }

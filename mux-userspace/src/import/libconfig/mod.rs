@@ -6,7 +6,7 @@
 //!
 //! - `,` may end a list, as in 1.7; a comment may end the file without a line feed; integers
 //!   larger than libconfig's are kept, and refused only above 64 bits;
-//! - strings keep their NUL bytes, where libconfig's end at the first;
+//! - strings keep their NUL bytes, where libconfig loses them (1.5) or ends there (1.7);
 //! - a comment or a string that does not end is an error;
 //! - a relative `@include` is looked for beside the including file, where libconfig takes the
 //!   working directory, which for a daemon says nothing.

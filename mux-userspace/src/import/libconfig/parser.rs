@@ -21,7 +21,7 @@ pub fn parse(sources: &mut Sources, file: usize) -> Result<Settings, Problem> {
     let settings = parser.settings()?;
     match parser.next {
         (Token::End, _) => Ok(settings),
-        (token, place) => Err(expected("a setting", "name: value;", &token, place)),
+        (token, place) => Err(expected("a setting", "`name: value;`", &token, place)),
     }
 }
 
@@ -58,7 +58,7 @@ impl Parser<'_> {
             match self.take()? {
                 (Token::Equals, _) => {}
                 (token, place) => {
-                    return Err(expected("`:` or `=`", "name: value;", &token, place));
+                    return Err(expected("`:` or `=`", "`name: value;`", &token, place));
                 }
             }
             let value = self.value()?;
@@ -119,7 +119,7 @@ impl Parser<'_> {
     /// The members of a list, or of an array, and the mark that closes it.
     fn members(&mut self, start: Span, close: u8) -> Result<Value, Problem> {
         let mut members = Vec::new();
-        while self.next.0 != Token::Mark(close) {
+        while self.next.0 != Token::Mark(close) && self.next.0 != Token::End {
             members.push(self.value()?);
             if self.take_mark(b',')?.is_none() {
                 break;
@@ -140,10 +140,10 @@ impl Parser<'_> {
             return Err(problem.hint(format!("end it with `{close}`")));
         }
         let (what, hint) = match close {
-            '}' => (format!("a setting or `{close}`"), "name: value;".to_owned()),
-            _ => (format!("`,` or `{close}`"), format!("close it with `{close}`")),
+            '}' => (format!("a setting or `{close}`"), "`name: value;`"),
+            _ => (format!("`,` or `{close}`"), "`,` between two members"),
         };
-        Err(expected(&what, &hint, token, *place))
+        Err(expected(&what, hint, token, *place))
     }
 }
 
@@ -177,5 +177,5 @@ fn expected(what: &str, hint: &str, found: &Token, place: Span) -> Problem {
         Token::Mark(mark) => format!("`{}`", char::from(*mark)),
         Token::End => "the end of the file".to_owned(),
     };
-    Problem::new(place, format!("expected {what}, found {found}")).hint(format!("write `{hint}`"))
+    Problem::new(place, format!("expected {what}, found {found}")).hint(format!("write {hint}"))
 }

@@ -16,7 +16,7 @@ pub(in super::super) fn perl(pattern: &[u8]) -> Result<String, Untranslatable> {
         at: 0,
         out: String::with_capacity(pattern.len()),
         groups: 0,
-        multiline: vec![false],
+        open: vec![Group::default()],
     };
     while translation.at < pattern.len() {
         translation.element()?;
@@ -31,8 +31,20 @@ struct Translation<'p> {
     out: String,
     /// Capturing groups so far.
     groups: usize,
-    /// `(?m)` in each group that is open, the whole pattern being the first; never empty.
-    multiline: Vec<bool>,
+    /// The groups that are open, the whole pattern being the first; never empty.
+    open: Vec<Group>,
+}
+
+/// A group that is open.
+#[derive(Clone, Copy, Default)]
+struct Group {
+    /// `(?m)`
+    multiline: bool,
+    /// Whether this branch has come to a `$`. That may take a line feed here and does not there, so
+    /// that nothing can follow it.
+    ended: bool,
+    /// Whether another branch has.
+    other_ended: bool,
 }
 
 type Step = Result<(), Untranslatable>;
@@ -66,35 +78,45 @@ impl Translation<'_> {
         Err(Untranslatable { what: what.into(), at: at + 1 })
     }
 
+    /// The innermost group.
+    fn group(&mut self) -> &mut Group {
+        if self.open.is_empty() {
+            self.open.push(Group::default());
+        }
+        let last = self.open.len() - 1;
+        &mut self.open[last]
+    }
+
     /// One character, escape, class, assertion, quantifier, or the head or end of a group.
     fn element(&mut self) -> Step {
         let Some(byte) = self.peek(0) else { return Ok(()) };
         match byte {
+            b'(' => return self.head(),
+            b')' | b'|' => {
+                self.at += 1;
+                self.out.push(char::from(byte));
+                self.end_branch(byte == b')');
+                return Ok(());
+            }
+            _ => self.go_on()?,
+        }
+        match byte {
             b'\\' => self.escape(),
             b'[' => self.class(),
-            b'(' => self.open(),
-            b'$' => {
-                self.at += 1;
-                self.end_of_line();
-                Ok(())
-            }
+            b'{' => self.counted(),
             b'*' | b'+' | b'?' => {
                 self.at += 1;
                 self.out.push(char::from(byte));
                 self.laziness()
             }
-            b'{' => self.counted(),
-            b'.' | b'^' | b'|' => {
+            b'$' => {
                 self.at += 1;
-                self.out.push(char::from(byte));
+                self.end_of_text();
                 Ok(())
             }
-            b')' => {
+            b'.' | b'^' => {
                 self.at += 1;
-                self.out.push(')');
-                if self.multiline.len() > 1 {
-                    self.multiline.pop();
-                }
+                self.out.push(char::from(byte));
                 Ok(())
             }
             _ => {
@@ -105,14 +127,34 @@ impl Translation<'_> {
         }
     }
 
+    /// Complains if there was a `$`.
+    fn go_on(&mut self) -> Step {
+        match self.group().ended {
+            true => self.no(self.at, "a pattern that goes on after `$`"),
+            false => Ok(()),
+        }
+    }
+
+    /// `|`, or `)`.
+    fn end_branch(&mut self, is_last: bool) {
+        let group = self.group();
+        group.other_ended |= group.ended;
+        group.ended = false;
+        let ended = group.other_ended;
+        // One `)` too many is for the regex crate to complain about.
+        if is_last && self.open.len() > 1 {
+            self.open.pop();
+            self.group().ended |= ended;
+        }
+    }
+
     /// `$`, which also holds before a line feed that ends the text.
-    fn end_of_line(&mut self) {
-        if self.multiline.last() == Some(&true) {
+    fn end_of_text(&mut self) {
+        if self.group().multiline {
             self.out.push('$');
-        } else if matches!(self.peek(0), Some(b'*' | b'+' | b'?' | b'{')) {
-            self.out.push_str(r"(?:\n?\z)");
         } else {
             self.out.push_str(r"\n?\z");
+            self.group().ended = true;
         }
     }
 
@@ -129,7 +171,8 @@ impl Translation<'_> {
         }
     }
 
-    /// `{2}`, `{2,}`, `{2,3}`; anything else is a brace.
+    /// `{2}`, `{2,}`, `{2,3}`; anything else is a brace. `{,3}`, and blanks inside, are that only
+    /// before PCRE2 10.43.
     fn counted(&mut self) -> Step {
         let rest = self.rest();
         let length = rest.iter().position(|&byte| byte == b'}').unwrap_or_default();
@@ -139,7 +182,15 @@ impl Translation<'_> {
             None => (inside, &b""[..]),
         };
         let is_number = |text: &[u8]| text.iter().all(u8::is_ascii_digit);
-        if least.is_empty() || !is_number(least) || !is_number(most) {
+        let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+        let is_lenient =
+            |text: &[u8]| text.iter().all(|byte| byte.is_ascii_digit() || is_blank(byte));
+        let has_digit = inside.iter().any(u8::is_ascii_digit);
+        let is_strict = !least.is_empty() && is_number(least) && is_number(most);
+        if has_digit && is_lenient(least) && is_lenient(most) && !is_strict {
+            return self.no(self.at, "a quantifier that versions of PCRE2 read differently");
+        }
+        if !is_strict {
             self.at += 1;
             literal(&mut self.out, b'{');
             return Ok(());
@@ -151,7 +202,7 @@ impl Translation<'_> {
     }
 
     /// `(`, `(?…`, `(*…`
-    fn open(&mut self) -> Step {
+    fn head(&mut self) -> Step {
         let start = self.at;
         if self.rest().starts_with(b"(*") {
             return self.no(start, "a verb, `(*…)`");
@@ -210,14 +261,20 @@ impl Translation<'_> {
 
     /// What a group captures is nobody's business here.
     fn plain(&mut self) -> Step {
+        let multiline = self.group().multiline;
         self.out.push_str("(?:");
-        self.multiline.push(self.multiline.last().copied().unwrap_or_default());
+        self.enter(multiline)
+    }
+
+    fn enter(&mut self, multiline: bool) -> Step {
+        self.go_on()?;
+        self.open.push(Group { multiline, ..Group::default() });
         Ok(())
     }
 
     /// `(?i)`, `(?i-s:…)`, and `(?:…)`, which sets none.
     fn flags(&mut self, start: usize) -> Step {
-        let mut multiline = self.multiline.last().copied().unwrap_or_default();
+        let mut multiline = self.group().multiline;
         let (mut set, mut cleared, mut sets) = (String::new(), String::new(), true);
         loop {
             let Some(byte) = self.peek(0) else {
@@ -229,9 +286,14 @@ impl Translation<'_> {
                     if byte == b'm' {
                         multiline = sets;
                     }
+                    // The last word counts, and the regex crate wants to hear each once.
+                    let flag = char::from(byte);
                     let flags = if sets { &mut set } else { &mut cleared };
-                    if !flags.contains(char::from(byte)) {
-                        flags.push(char::from(byte));
+                    if !flags.contains(flag) {
+                        flags.push(flag);
+                    }
+                    if !sets {
+                        set.retain(|earlier| earlier != flag);
                     }
                 }
                 // They change what is captured, not whether there is a match.
@@ -239,12 +301,11 @@ impl Translation<'_> {
                 b'-' if sets => sets = false,
                 b':' | b')' => {
                     let scoped = byte == b':';
-                    if scoped {
-                        self.multiline.push(multiline);
-                    } else if let Some(current) = self.multiline.last_mut() {
-                        *current = multiline;
-                    }
                     self.write_flags(&set, &cleared, scoped);
+                    if scoped {
+                        return self.enter(multiline);
+                    }
+                    self.group().multiline = multiline;
                     return Ok(());
                 }
                 b'x' => return self.no(start, "an extended pattern, `(?x)`"),
@@ -284,9 +345,11 @@ impl Translation<'_> {
         self.at += 2;
         match letter {
             b'b' | b'B' | b'A' | b'z' => self.out.extend(['\\', char::from(letter)]),
-            b'Z' => self.out.push_str(r"(?:\n?\z)"),
+            b'Z' => {
+                self.out.push_str(r"\n?\z");
+                self.group().ended = true;
+            }
             b'N' if self.peek(0) != Some(b'{') => self.out.push_str(r"[^\n]"),
-            b'R' => self.out.push_str(r"(?:\r\n|[\n\x0b\x0c\r\x85])"),
             b'E' => {}
             b'Q' => self.quoted(),
             b'1'..=b'9' => return self.no(start, "a reference back to a group"),

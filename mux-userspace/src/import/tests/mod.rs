@@ -1,1 +1,3 @@
+//! Whole configurations.
 
+pub(super) mod oracle;
