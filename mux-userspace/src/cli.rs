@@ -176,7 +176,8 @@ fn exit_code(error: &ServeError) -> u8 {
             exit::NOT_PERMITTED
         }
         ServeError::RelayRequired { permission: true, .. } => exit::NOT_PERMITTED,
-        ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
+        ServeError::Descriptors(_)
+        | ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
         ServeError::AccessLog { source, .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {

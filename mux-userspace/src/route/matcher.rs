@@ -1,10 +1,8 @@
 //! Conditions, compiled: every value of [`Matcher`] can be evaluated, and none can fail.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::{Phase, Predicate, Regex, Sniffed};
+use super::{NetworkFile, Networks, Phase, Predicate, Regex, Sniffed};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -88,6 +86,23 @@ impl Matcher {
             | Self::Predicate(_)
             | Self::Client(_)
             | Self::Not(_) => None,
+        }
+    }
+
+    /// The files of networks in it.
+    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+        match self {
+            Self::Client(networks) => found.extend(networks.files().iter().cloned()),
+            Self::All(group) | Self::Any(group) => {
+                group.members().iter().for_each(|member| member.network_files(found));
+            }
+            Self::Not(inner) => inner.network_files(found),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Predicate(_) => {}
         }
     }
 
@@ -226,6 +241,16 @@ impl MaskedBytes {
         Ok(Self { offset, value, mask })
     }
 
+    /// The first bytes that it demands in full; may be none.
+    pub(super) fn literal(&self) -> &[u8] {
+        let whole = if self.offset == 0 {
+            self.mask.iter().take_while(|&&bits| bits == 0xff).count()
+        } else {
+            0
+        };
+        &self.value[..whole]
+    }
+
     /// One past the last byte compared.
     pub(super) fn end(&self) -> usize {
         self.offset + self.value.len()
@@ -241,32 +266,6 @@ impl MaskedBytes {
         } else {
             Verdict::NeedMore(bytes.len().max(self.offset) + 1)
         }
-    }
-}
-
-/// Networks; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Networks(Box<[IpNet]>);
-
-impl Networks {
-    /// # Errors
-    /// [`EmptyMatcher`] when there are none.
-    pub fn new(networks: impl Into<Box<[IpNet]>>) -> Result<Self, EmptyMatcher> {
-        let networks = networks.into();
-        if networks.is_empty() { Err(EmptyMatcher) } else { Ok(Self(networks)) }
-    }
-
-    /// Whether the address is in one of them. An IPv4 client of a dual-stack listener
-    /// (`::ffff:10.0.0.1`) is an IPv4 client.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
-    }
-
-    /// Whether every address of `other` is, visibly, in one of these.
-    pub(super) fn includes(&self, other: &Self) -> bool {
-        other.0.iter().all(|theirs| self.0.iter().any(|mine| mine.contains(theirs)))
     }
 }
 

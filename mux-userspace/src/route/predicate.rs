@@ -4,10 +4,12 @@ use std::{fmt, sync::Arc};
 
 use crate::probe::Verdict;
 
+type Function = Arc<dyn Fn(&[u8]) -> Verdict<()> + Send + Sync>;
+
 /// A function of a connection's first bytes. Cheap to clone.
 #[derive(Clone)]
 pub struct Predicate {
-    function: Arc<dyn Fn(&[u8]) -> Verdict<()> + Send + Sync>,
+    function: Function,
     tentative: bool,
 }
 

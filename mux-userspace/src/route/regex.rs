@@ -18,6 +18,11 @@ use regex_automata::{
     },
 };
 
+use regex_syntax::hir::{
+    self, Hir,
+    literal::{ExtractKind, Extractor},
+};
+
 use super::Phase;
 use crate::probe::Verdict;
 
@@ -36,6 +41,9 @@ pub struct Regex {
     engine: Engine,
     shortest: Option<usize>,
     open_ended: bool,
+    /// What every match begins with, where every match is at the beginning; see
+    /// [`Regex::prefixes`].
+    prefixes: Option<Box<[Box<[u8]>]>>,
     /// Whether the byte after a match, or the end, can undo it: `$`, `\b` and the like.
     looks_ahead: bool,
 }
@@ -78,6 +86,7 @@ impl Regex {
             pattern: pattern.into(),
             shortest: hir.properties().minimum_len().or_else(|| shortest(&engine)),
             open_ended: !nfa.is_always_start_anchored() || hir.properties().maximum_len().is_none(),
+            prefixes: prefixes(&hir),
             looks_ahead: looks_ahead(nfa.look_set_any()),
             engine,
         })
@@ -100,6 +109,12 @@ impl Regex {
     #[must_use]
     pub fn is_open_ended(&self) -> bool {
         self.open_ended
+    }
+
+    /// Byte strings of which one begins whatever matches. `None`: it can match elsewhere than
+    /// at the beginning, or there are too many, or they say nothing.
+    pub(super) fn prefixes(&self) -> Option<&[Box<[u8]>]> {
+        self.prefixes.as_deref()
     }
 
     /// Whether it matches.
@@ -165,13 +180,28 @@ fn shortest(engine: &Engine) -> Option<usize> {
             return Some(length);
         }
         let bytes = || dfa.byte_classes().representatives(0..=u8::MAX).filter_map(|it| it.as_u8());
-        let next = reached.iter().flat_map(|&state| bytes().map(move |it| dfa.next_state(state, it)));
+        let next =
+            reached.iter().flat_map(|&state| bytes().map(move |it| dfa.next_state(state, it)));
         reached = next.filter(|state| seen.insert(*state)).collect();
         if reached.is_empty() {
             break;
         }
     }
     None
+}
+
+/// See [`Regex::prefixes`].
+fn prefixes(hir: &Hir) -> Option<Box<[Box<[u8]>]>> {
+    if !hir.properties().look_set_prefix().contains(hir::Look::Start) {
+        return None;
+    }
+    let sequence = Extractor::new().kind(ExtractKind::Prefix).extract(hir);
+    let literals = sequence.literals()?;
+    literals
+        .iter()
+        .map(|literal| literal.as_bytes())
+        .map(|bytes| (!bytes.is_empty()).then(|| bytes.into()))
+        .collect()
 }
 
 /// The verdict when nothing is left to wait for.

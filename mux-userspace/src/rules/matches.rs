@@ -1,6 +1,6 @@
 //! `match = …`: from a string or a table to a [`Matcher`].
 
-use std::{net::IpAddr, ops::Range};
+use std::{ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 use toml::de::DeValue;
@@ -12,7 +12,8 @@ use super::{
     values::{integer, list, string},
 };
 use crate::route::{
-    EmptyMatcher, Group, MaskedBytes, Matcher, Networks, Prefix, Regex, RegexError,
+    EmptyMatcher, Group, MaskedBytes, Matcher, NetworkFile, NetworkFileError, Networks, Prefix,
+    Regex, RegexError, parse_network,
 };
 
 /// Probes of the schema that this version does not have.
@@ -83,7 +84,8 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
 
     // The order of evaluation: what needs no byte first, what costs most last.
     let mut members: Vec<Matcher> = Vec::new();
-    members.extend(table.take("client", client).map(toml::Spanned::into_inner));
+    let client = table.take("client", |value| networks(value, problems));
+    members.extend(client.map(|networks| Matcher::Client(networks.into_inner())));
     members.extend(table.take("prefix", prefix).map(toml::Spanned::into_inner));
     members.extend(table.take("prefix_hex", prefix_hex).map(toml::Spanned::into_inner));
     if let Some(value) = table.value("bytes") {
@@ -211,26 +213,54 @@ fn bytes(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
     problems.keep(masked).map(Matcher::Bytes)
 }
 
-/// `["10.0.0.0/8", "::1"]`
-fn client(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+/// `["10.0.0.0/8", "::1", "file:allow.txt"]`
+pub(super) fn networks(value: Value<'_>, problems: &Problems) -> Result<Networks, Diagnostic> {
     let span = value.span();
-    let networks: Vec<IpNet> = list(value)?.into_iter().map(network).collect::<Result<_, _>>()?;
-    Networks::new(networks).map(Matcher::Client).map_err(|EmptyMatcher| {
+    let (mut written, mut files) = (Vec::new(), Vec::new());
+    for value in list(value)? {
+        let span = value.span();
+        let text = string(value)?;
+        match text.strip_prefix("file:") {
+            Some(path) => files.push(network_file(span, path, problems)?),
+            None => written.push(network(span, &text)?),
+        }
+    }
+    Networks::with_files(written, files).map_err(|EmptyMatcher| {
         Diagnostic::new(span, "an empty list of networks would match nobody")
             .hint("name at least one, such as \"10.0.0.0/8\"")
     })
 }
 
-fn network(value: Value<'_>) -> Result<IpNet, Diagnostic> {
-    let span = value.span();
-    let text = string(value)?;
-    if text.starts_with("file:") {
-        return Err(unavailable(span, "file:", "write the networks into the list itself"));
+fn network_file(
+    span: Range<usize>,
+    path: &str,
+    problems: &Problems,
+) -> Result<Arc<NetworkFile>, Diagnostic> {
+    if path.is_empty() || path.contains('\0') {
+        return Err(Diagnostic::new(span, "this cannot be a path")
+            .hint("write \"file:/etc/mux/allow.txt\""));
     }
-    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| {
-        Diagnostic::new(span, format!("`{text}` is neither an IP address nor a network"))
-            .hint("write \"10.0.0.0/8\", \"2001:db8::/32\" or \"10.0.0.1\"")
+    problems.network_file(path).map_err(|error| {
+        let hint = match error {
+            NetworkFileError::Io { .. } => {
+                "relative paths are taken from the rules file's directory"
+            }
+            NetworkFileError::TooLarge(_) => "join its networks into larger ones",
+            NetworkFileError::Line { .. } => {
+                "a line has one network or address, such as 10.0.0.0/8; `#` begins a comment"
+            }
+        };
+        Diagnostic::new(span, "this file of networks cannot be used")
+            .label(error.to_string())
+            .hint(hint)
+    })
+}
+
+fn network(span: Range<usize>, text: &str) -> Result<IpNet, Diagnostic> {
+    parse_network(text).ok_or_else(|| {
+        Diagnostic::new(span, format!("`{text}` is neither an IP address nor a network")).hint(
+            "write \"10.0.0.0/8\", \"2001:db8::/32\", \"10.0.0.1\" or \"file:/etc/mux/allow.txt\"",
+        )
     })
 }
 

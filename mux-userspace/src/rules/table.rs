@@ -1,6 +1,6 @@
 //! Takes the keys out of a TOML table, and reports the ones nobody asked for.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use toml::{
     Spanned,
@@ -8,6 +8,7 @@ use toml::{
 };
 
 use super::{Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
+use crate::route::{NetworkFile, NetworkFileError};
 
 /// A TOML value and where it stands.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
@@ -18,12 +19,30 @@ pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 pub(super) struct Problems {
     found: RefCell<Vec<Diagnostic>>,
     surroundings: Surroundings,
+    network_files: RefCell<Vec<Arc<NetworkFile>>>,
 }
 
 impl Problems {
     /// None so far.
     pub(super) fn new(surroundings: Surroundings) -> Self {
-        Self { found: RefCell::default(), surroundings }
+        Self { surroundings, ..Self::default() }
+    }
+
+    /// The file of networks of this path, read once however often it is named.
+    pub(super) fn network_file(&self, path: &str) -> Result<Arc<NetworkFile>, NetworkFileError> {
+        let path = self.surroundings.directory.join(path);
+        let mut files = self.network_files.borrow_mut();
+        if let Some(file) = files.iter().find(|file| file.path() == path) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(NetworkFile::open(path)?);
+        files.push(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// All files of networks that were named.
+    pub(super) fn network_files(&self) -> Vec<Arc<NetworkFile>> {
+        self.network_files.borrow().clone()
     }
 
     /// What the text can refer to.

@@ -5,7 +5,10 @@ mod properties;
 mod regexes;
 mod routing;
 
-use super::{Group, MaskedBytes, Matcher, Networks, Phase, Prefix, Regex, Sniffed};
+use super::{
+    Group, MaskedBytes, Matcher, Networks, Phase, Predicate, Prefix, Regex, Sniffed,
+    table::{Found, find_naively},
+};
 use crate::probe::{Probe, Verdict};
 
 const PHASES: [Phase; 4] = [Phase::Open, Phase::Ended, Phase::Full, Phase::TimedOut];

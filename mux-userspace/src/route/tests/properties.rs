@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::*;
 
 /// Matchers over a small alphabet, nested.
-fn matchers() -> impl Strategy<Value = Matcher> {
+pub(super) fn matchers() -> impl Strategy<Value = Matcher> {
     let leaf = prop_oneof![
         1 => Just(Matcher::Always),
         4 => "[ab]{1,3}".prop_map(|text| prefix(text.as_bytes())),
-        2 => prop::sample::select(vec!["^a", "b", "^ab$", r"a\b", "", "^[^a]", r"[^\x00-\xff]"]).prop_map(regex),
+        2 => prop::sample::select(vec!["^a", "b", "^ab$", r"a\b", "", "^[^a]", r"[^\x00-\xff]", "^(?:ab|b)c?", "^a*b", "(?m)^b", "ab|^c", "^(?i)A[bc]", "c$"]).prop_map(regex),
         2 => (0_usize..3, "[ab]{1,2}").prop_map(|(offset, text)| masked(offset, text.as_bytes(), None)),
         1 => prop::sample::select(Probe::all().collect::<Vec<_>>()).prop_map(Matcher::Probe),
         1 => prop::sample::select(vec!["10.0.0.0/8", "192.0.2.0/24"]).prop_map(|text| client(&[text])),

@@ -28,6 +28,13 @@ fn unanchored_patterns_wait() {
 }
 
 #[test]
+fn a_branch_that_matches_nothing_does_not_hide_the_others() {
+    assert_eq!(settled(r"^(?:[^\x00-\xff]|ab)", b"ab"), Some((2, true)));
+    assert_eq!(regex(r"^(?:[^\x00-\xff]|ab)").shortest_match(), Some(2));
+    assert_eq!(regex(r"a[^\x00-\xff]|b[^\x00-\xff]").shortest_match(), None);
+}
+
+#[test]
 fn bytes_not_text() {
     assert_eq!(settled(r"^\x80\xff", b"\x80\xff"), Some((2, true)));
     assert_eq!(settled(r"^.\x01", b"\xff\x01"), Some((2, true)));
@@ -134,5 +141,36 @@ proptest! {
         let first = (0..=bytes.len()).find(|&len| oracle.is_match(&bytes[..len]));
         let sure = decided(&regex(&pattern), &bytes).filter(|(_, is_match)| *is_match);
         prop_assert_eq!(sure.map(|(len, _)| len), first, "{}", pattern);
+    }
+}
+
+#[test]
+fn what_every_match_begins_with() {
+    let prefixes = |pattern: &str| {
+        let regex = Regex::new(pattern).expect(pattern);
+        regex.prefixes().map(|all| {
+            all.iter().map(|bytes| bytes.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+        })
+    };
+    for (pattern, expected) in [
+        (r"^GET /", Some("GET /")),
+        (
+            r"^(?:GET|PUT)\s",
+            Some(
+                "GET\\t GET\\n GET\\x0b GET\\x0c GET\\r GET  PUT\\t PUT\\n PUT\\x0b PUT\\x0c PUT\\r PUT ",
+            ),
+        ),
+        (
+            r"^\x16\x03[\x00-\x03]",
+            Some("\\x16\\x03\\x00 \\x16\\x03\\x01 \\x16\\x03\\x02 \\x16\\x03\\x03"),
+        ),
+        (r"\Aab", Some("ab")),
+        (r"GET", None),
+        (r"^a|b", None),
+        (r"(?m)^a", None),
+        (r"^a*b?", None),
+        (r"^", None),
+    ] {
+        assert_eq!(prefixes(pattern).as_deref(), expected, "{pattern}");
     }
 }
