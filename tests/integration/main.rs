@@ -6,6 +6,7 @@ mod auto;
 mod config_errors;
 mod defects;
 mod first_run;
+mod import;
 mod kernel;
 mod kill;
 mod leaks;

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 11] = [
+pub(crate) const PROGRAMS: [(&str, &str); 12] = [
     ("bpftool", "bpftool"),
     ("curl", "curl"),
     ("ip", "iproute2"),
@@ -24,6 +24,7 @@ pub(crate) const PROGRAMS: [(&str, &str); 11] = [
     ("pgrep", "procps"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("sslh", "sslh"),
     ("strace", "strace"),
 ];
 

@@ -6,7 +6,7 @@
 //! takes it. `anyprot` and `timeout` match any byte. A client that keeps it waiting, or that is
 //! silent, goes to the protocol named by `on_timeout`, or else to the first one.
 
-use super::rules::{Condition, Entry};
+use super::rules::{Condition, Entry, Waits};
 
 /// The plan, in indices of the entries.
 #[derive(Debug, PartialEq, Eq)]
@@ -89,9 +89,10 @@ pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
         let has_a_place = index == fallback || Some(index) == silent;
         match condition {
             // The last one takes the rest, so that it need not wait for its own.
-            Condition::When { waits: true, .. } if index == fallback => {}
+            Condition::When { waits: Waits::ForALine | Waits::ForAMatch, .. }
+                if index == fallback => {}
             Condition::When { waits: it_waits, .. } if before(index) => {
-                waits |= it_waits;
+                waits |= it_waits != Waits::No;
                 plan.tried.push(index);
             }
             Condition::Never(reason) if !has_a_place => unused.push((index, reason)),
@@ -107,16 +108,15 @@ pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
     if !unused.is_empty() {
         return Planned::Unused(unused);
     }
+    if silent == Some(fallback) && rules().count() == 1 {
+        return Planned::Plan(Plan { tried: vec![fallback], at_once: true, ..plan });
+    }
     // While a rule waits, mux cannot tell a client that no rule will match from one that is silent;
     // a last rule that matches any byte can.
-    let alone = plan.tried.is_empty() && silent != Some(fallback);
-    if waits || alone {
+    if waits || plan.tried.is_empty() {
         plan.any_byte = Some(fallback);
         plan.tried.retain(|&index| index != fallback);
         plan.tried.push(fallback);
-    } else if plan.tried.is_empty() {
-        plan.tried.push(fallback);
-        plan.at_once = true;
     }
     plan.listed = rules().any(|(index, _)| !plan.tried.contains(&index));
     Planned::Plan(plan)

@@ -50,13 +50,20 @@ pub(super) enum Condition {
     /// All that sends anything.
     Any,
     /// What `match` says.
-    When {
-        value: Value,
-        /// Bytes still to come can always make it match.
-        waits: bool,
-    },
+    When { value: Value, waits: Waits },
     /// It cannot be said, for this reason; the rule can be a place to fall back to all the same.
     Never(String),
+}
+
+/// Whether mux waits for more where sslh's probe says no.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// No longer than sslh.
+    No,
+    /// For the end of a request line, where sslh goes by its first word.
+    ForALine,
+    /// For a match, which can always still come.
+    ForAMatch,
 }
 
 /// Translates the protocols. `transparent` is the setting for all of them; `passes_header`: some
@@ -181,6 +188,9 @@ fn proxy_protocol(
 
 fn condition(protocol: &Protocol, notes: &mut Vec<String>, log: &Log) -> Condition {
     let sentence = match &protocol.probe {
+        Probe::Named(name @ "http") => {
+            Sentence { waits: Waits::ForALine, ..Sentence::certain(Value::from(*name)) }
+        }
         Probe::Named(name) => Sentence::certain(Value::from(*name)),
         Probe::Prefix(prefix) => Sentence::certain(table("prefix", *prefix)),
         Probe::Tls { sni, alpn } => match tls(sni, alpn, notes, log) {
@@ -202,18 +212,18 @@ fn condition(protocol: &Protocol, notes: &mut Vec<String>, log: &Log) -> Conditi
 struct Sentence {
     /// `None`: anything.
     value: Option<Value>,
-    waits: bool,
+    waits: Waits,
     /// It can hold without a byte; no probe of sslh can.
     empty: bool,
 }
 
 impl Sentence {
     const fn certain(value: Value) -> Self {
-        Self { value: Some(value), waits: false, empty: false }
+        Self { value: Some(value), waits: Waits::No, empty: false }
     }
 
     const fn anything() -> Self {
-        Self { value: None, waits: false, empty: true }
+        Self { value: None, waits: Waits::No, empty: true }
     }
 }
 
@@ -228,7 +238,7 @@ fn at_least(sentence: Sentence, length: u64) -> Condition {
     let Some(value) = value else {
         return match length {
             0 | 1 => Condition::Any,
-            _ => Condition::When { value: bytes(length), waits: false },
+            _ => Condition::When { value: bytes(length), waits: Waits::No },
         };
     };
     if length <= 1 && !empty {
@@ -305,7 +315,7 @@ fn regex(
     log: &Log,
 ) -> Result<Option<Sentence>, String> {
     let mut members = Vec::new();
-    let (mut waits, mut empty) = (false, false);
+    let (mut waits, mut empty) = (Waits::No, false);
     let mut reasons = Vec::new();
     for (pattern, place) in patterns {
         let shown = name_of(pattern);
@@ -324,7 +334,9 @@ fn regex(
         match translated {
             Ok((_, traits)) if traits.always => return Ok(None),
             Ok((regex, traits)) => {
-                waits |= traits.waits;
+                if traits.waits {
+                    waits = Waits::ForAMatch;
+                }
                 empty |= traits.empty;
                 members.push(table("regex", regex));
             }

@@ -7,7 +7,7 @@ use toml::Value;
 use super::{
     listeners::Listener,
     plan::{Match, Plan},
-    rules::{Condition, Entry, Rule, bytes},
+    rules::{Condition, Entry, Rule, Waits, bytes},
     sslh::Access,
 };
 
@@ -118,11 +118,12 @@ fn rule(writer: &mut Writer, entry: &Entry, matches: Match) {
     writer.key("name", rule.name.as_str());
     match (matches, &rule.condition) {
         (Match::AnyByte, _) => {
-            writer.comment("Whatever no rule before it has matched in time, if it is not silent.");
+            writer
+                .comment("All that no rule before it has matched in time and that is not silent.");
             writer.key("match", bytes(1));
         }
         (Match::Own, Condition::When { value, waits }) => {
-            if *waits {
+            if *waits == Waits::ForAMatch {
                 writer.comment(
                     "A byte still to come can make it match, so that mux waits for one, up to \
                      `sniff_timeout`, before it tries the rules after it. sslh does not wait. Begin \

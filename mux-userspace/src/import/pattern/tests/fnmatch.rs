@@ -4,7 +4,7 @@ use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 
 use super::{
     super::{Glob, glob},
-    matches,
+    compiled, matches,
 };
 use crate::import::tests::oracle;
 
@@ -14,7 +14,7 @@ fn glob_matches(pattern: &[u8], name: &[u8]) -> bool {
     match glob(pattern) {
         Glob::Exact(exact) => name_text == exact.as_str(),
         Glob::Suffix(suffix) => name_text.ends_with(suffix.trim_start_matches('*')),
-        Glob::Regex(regex) => matches(&regex, name),
+        Glob::Regex(regex) => matches(&compiled(&regex), name),
     }
 }
 

@@ -9,12 +9,16 @@ use crate::{
     route::{Matcher, Phase, Regex, Sniffed},
 };
 
-/// Whether a pattern of mux's matches these bytes, if they are all.
+/// A pattern of mux's.
 #[track_caller]
-fn matches(pattern: &str, bytes: &[u8]) -> bool {
-    let regex = Regex::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}"));
+fn compiled(pattern: &str) -> Matcher {
+    Matcher::Regex(Regex::new(pattern).unwrap_or_else(|error| panic!("{pattern}: {error}")))
+}
+
+/// Whether it matches these bytes, if they are all.
+fn matches(pattern: &Matcher, bytes: &[u8]) -> bool {
     let sniffed = Sniffed { bytes, client: None, phase: Phase::Ended };
-    matches!(Matcher::Regex(regex).evaluate(&sniffed), Verdict::Match(_))
+    matches!(pattern.evaluate(&sniffed), Verdict::Match(_))
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{super::perl, matches};
+use super::{super::perl, compiled, matches};
 
 /// A piece of a pattern.
 fn atom() -> impl Strategy<Value = String> {
@@ -126,10 +126,11 @@ proptest! {
         let original = pcre2::bytes::RegexBuilder::new().build(&pattern);
         let translated = perl(pattern.as_bytes());
         if let (Ok(original), Ok(translated)) = (original, translated) {
+            let ours = compiled(&translated);
             for subject in &subjects {
                 let expected = original.is_match(subject).expect("PCRE2 does not fail");
                 prop_assert_eq!(
-                    matches(&translated, subject),
+                    matches(&ours, subject),
                     expected,
                     "/{}/ is {:?}; on {}",
                     pattern,
