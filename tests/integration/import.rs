@@ -134,7 +134,7 @@ fn connections_go_where_sslh_sends_them() -> Result<()> {
         ("", &[("ssh", ""), ("regex", jabber), ("http", ""), ("anyprot", "")]),
         ("on-timeout: \"timeout\";", &[("ssh", ""), ("http", ""), ("timeout", "")]),
         ("on-timeout: \"tls\";", &[("http", ""), ("tls", ""), ("regex", mine), ("anyprot", "")]),
-        ("on-timeout: \"nosuch\";", &[("tls", ""), ("xmpp", ""), ("anyprot", "")]),
+        ("on-timeout: \"nosuch\";", &[("tls", ""), ("socks5", ""), ("anyprot", "")]),
     ];
     for (settings, protocols) in files {
         let scratch = Scratch::new()?;

@@ -19,8 +19,8 @@ pub(super) struct Plan {
     pub(super) on_timeout: Option<usize>,
     /// Where a client goes that no rule matches.
     pub(super) on_no_match: usize,
-    /// The rule whose condition is that there is a byte, if one needs it.
-    pub(super) any_byte: Option<usize>,
+    /// The rule, if there is one, whose condition is that there are so many bytes.
+    pub(super) any_bytes: Option<(usize, u64)>,
     /// Whether there is but one place to go to, so that there is nothing to wait for.
     pub(super) at_once: bool,
 }
@@ -30,8 +30,8 @@ pub(super) struct Plan {
 pub(super) enum Match {
     /// Nothing: the rule is not tried, or takes everything at once.
     Nothing,
-    /// That there is a byte.
-    AnyByte,
+    /// That there are so many bytes.
+    AnyBytes(u64),
     /// Its own condition.
     Own,
 }
@@ -39,8 +39,8 @@ pub(super) enum Match {
 impl Plan {
     /// What this rule's `match` is to say.
     pub(super) fn matches(&self, index: usize) -> Match {
-        if self.any_byte == Some(index) {
-            Match::AnyByte
+        if let Some((_, count)) = self.any_bytes.filter(|(rule, _)| *rule == index) {
+            Match::AnyBytes(count)
         } else if self.tried.contains(&index) && !self.at_once {
             Match::Own
         } else {
@@ -80,7 +80,7 @@ pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
         listed: false,
         on_timeout: silent,
         on_no_match: fallback,
-        any_byte: None,
+        any_bytes: None,
         at_once: false,
     };
     let mut unused = Vec::new();
@@ -111,11 +111,13 @@ pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
     if silent == Some(fallback) && rules().count() == 1 {
         return Planned::Plan(Plan { tried: vec![fallback], at_once: true, ..plan });
     }
-    // While a rule waits, mux cannot tell a client that no rule will match from one that is silent;
-    // a last rule that matches any byte can.
+    // While a rule waits, mux cannot tell a client that no rule will match from one that is silent.
+    // A last rule can, which matches anything that sslh would have been sure of by then.
     if waits || plan.tried.is_empty() {
-        plan.any_byte = Some(fallback);
         plan.tried.retain(|&index| index != fallback);
+        let rule = |&index: &usize| entries.get(index)?.rule.as_ref().ok();
+        let sure_after = plan.tried.iter().filter_map(rule).map(|rule| rule.sure_after).max();
+        plan.any_bytes = Some((fallback, sure_after.unwrap_or(1)));
         plan.tried.push(fallback);
     }
     plan.listed = rules().any(|(index, _)| !plan.tried.contains(&index));

@@ -37,6 +37,8 @@ pub(super) struct Rule {
     /// Unique.
     pub(super) name: String,
     pub(super) condition: Condition,
+    /// Bytes from which on sslh's probe is sure; before, it waits for more. At least 1.
+    pub(super) sure_after: u64,
     pub(super) upstream: String,
     pub(super) transparent: bool,
     /// `v1` or `v2`.
@@ -99,6 +101,7 @@ fn entry(
         upstream(&protocol, lookup).map(|upstream| Rule {
             name: unique(&protocol.name, names),
             condition: condition(&protocol, &mut notes, log),
+            sure_after: sure_after(&protocol),
             upstream,
             transparent: (transparent || protocol.transparent) && !protocol.unix,
             proxy_protocol: proxy_protocol(&protocol, passes_header, &mut notes, log),
@@ -206,6 +209,25 @@ fn condition(protocol: &Protocol, notes: &mut Vec<String>, log: &Log) -> Conditi
         Probe::Udp | Probe::Unknown => return Condition::Never("it is not for TCP".to_owned()),
     };
     at_least(sentence, protocol.min_length)
+}
+
+/// From which byte on sslh's probe says yes or no (probe.c: what is less is `PROBE_AGAIN`).
+fn sure_after(protocol: &Protocol) -> u64 {
+    let probe = match &protocol.probe {
+        Probe::Named("ssh") => 4,
+        Probe::Named("openvpn" | "tinc" | "socks5") => 2,
+        Probe::Named("http") => 7,
+        Probe::Named("xmpp") => 50,
+        Probe::Named("adb") => 54,
+        Probe::Tls { .. } => 5,
+        Probe::Named(_)
+        | Probe::Prefix(_)
+        | Probe::Regex(_)
+        | Probe::Any
+        | Probe::Udp
+        | Probe::Unknown => 1,
+    };
+    probe.max(protocol.min_length.min(MAX_MIN_LENGTH))
 }
 
 /// What a condition says.

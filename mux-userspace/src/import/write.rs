@@ -117,10 +117,12 @@ fn rule(writer: &mut Writer, entry: &Entry, matches: Match) {
     writer.comments(&entry.notes);
     writer.key("name", rule.name.as_str());
     match (matches, &rule.condition) {
-        (Match::AnyByte, _) => {
-            writer
-                .comment("All that no rule before it has matched in time and that is not silent.");
-            writer.key("match", bytes(1));
+        (Match::AnyBytes(count), _) => {
+            writer.comment(
+                "All that no rule before it has matched in time. With fewer bytes, sslh takes a \
+                 client for a silent one.",
+            );
+            writer.key("match", bytes(count));
         }
         (Match::Own, Condition::When { value, waits }) => {
             if *waits == Waits::ForAMatch {

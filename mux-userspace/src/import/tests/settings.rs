@@ -311,7 +311,7 @@ fn patterns() {
     has(&protocol("minlength: 1;"), &["upstream = \"localhost:22\""]);
     // One that waits has a last rule, so that the silent are told from the rest.
     let text = regex(r#"regex_patterns: [ "jabber" ];"#);
-    has(&text, &["on_no_match = \"anyprot\"", "match = { regex = \"(?s)^.\" }"]);
+    has(&text, &["on_no_match = \"anyprot\"", "match = { regex = \"(?s)^.{4}\" }"]);
     assert!(!import(&text).0.rules.contains("rules = ["), "all of them are tried");
     remarks(&text, "A byte still to come can make it match");
     // Patterns of sslh 1.12 to 1.17, under any name.
