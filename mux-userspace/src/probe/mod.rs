@@ -11,13 +11,14 @@
 
 mod details;
 mod families;
-mod http1;
-mod http2;
+pub mod http;
+pub(crate) mod http1;
+pub(crate) mod http2;
 mod socks4;
 mod socks5;
 mod ssh;
 mod text;
-mod tls;
+pub mod tls;
 mod verdict;
 
 #[cfg(test)]
@@ -27,9 +28,13 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use self::{
     details::{Details, Value},
+    http::HttpVersion,
     text::PeerText,
+    tls::TlsVersion,
     verdict::Verdict,
 };
+
+pub(crate) use self::http1::MAX_METHOD;
 
 /// A protocol that mux knows.
 #[derive(Debug)]
@@ -106,6 +111,21 @@ impl Probe {
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
         Self::all().find(|probe| probe.name() == name)
+    }
+
+    /// The probe `tls`.
+    pub(crate) const fn tls() -> Self {
+        Self(Kind::Known(&tls::PROTOCOL))
+    }
+
+    /// The probe `http1`.
+    pub(crate) const fn http1() -> Self {
+        Self(Kind::Known(&http1::PROTOCOL))
+    }
+
+    /// The probe `http2`.
+    pub(crate) const fn http2() -> Self {
+        Self(Kind::Known(&http2::PROTOCOL))
     }
 
     /// A probe of the caller's.

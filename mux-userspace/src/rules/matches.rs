@@ -7,6 +7,7 @@ use toml::de::DeValue;
 
 use super::{
     diagnostic::Diagnostic,
+    heads,
     suggest::did_you_mean_or_list,
     table::{Problems, Table, Value, into_table, unavailable, wrong_type},
     values::{integer, list, string},
@@ -91,7 +92,13 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     if let Some(value) = table.value("bytes") {
         members.extend(bytes(value, problems));
     }
-    members.extend(table.take("regex", regex).map(toml::Spanned::into_inner));
+    if let Some(value) = table.value("tls") {
+        members.extend(heads::tls(value, problems).map(Matcher::Tls));
+    }
+    if let Some(value) = table.value("http") {
+        members.extend(heads::http(value, problems).map(Matcher::Http));
+    }
+    members.extend(table.take("regex", pattern).map(|regex| Matcher::Regex(regex.into_inner())));
     if let Some(value) = table.value("all") {
         members.extend(group(value, problems).map(Matcher::All));
     }
@@ -100,9 +107,6 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     }
     if let Some(value) = table.value("not") {
         members.extend(matcher(value, problems).map(|inner| Matcher::Not(Box::new(inner))));
-    }
-    for name in ["tls", "http"] {
-        table.unavailable(name, &format!("match every {name} client with `match = \"{name}\"`"));
     }
     for key in table.take_keys(|key| problems.surroundings().probes.get(key).is_some()) {
         problems.add(
@@ -176,10 +180,11 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn regex(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+/// A regular expression.
+pub(super) fn pattern(value: Value<'_>) -> Result<Regex, Diagnostic> {
     let span = value.span();
     let pattern = string(value)?;
-    Regex::new(&pattern).map(Matcher::Regex).map_err(|error| {
+    Regex::new(&pattern).map_err(|error| {
         let hint = match error {
             RegexError::Syntax(_) => "the syntax is that of https://docs.rs/regex, on bytes",
             RegexError::TooLarge => "use smaller counts in `{…}`",

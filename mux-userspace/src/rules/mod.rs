@@ -4,7 +4,7 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `settings`, `matches` |
+//! | keys → raw shapes | `raw`, `settings`, `matches`, `heads`, `names` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
 //! | what went wrong → a report with file, line, column, caret and hint | `diagnostic`, `suggest` |
@@ -16,8 +16,10 @@ mod address;
 mod compile;
 pub mod config;
 mod diagnostic;
+mod heads;
 mod lint;
 mod matches;
+mod names;
 mod raw;
 mod settings;
 mod suggest;

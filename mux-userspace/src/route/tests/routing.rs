@@ -147,26 +147,34 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     /// The index and what is remembered between calls change nothing: in each phase, at each
     /// length on the way, it is as if every rule had been asked about all the bytes.
     #[test]
     fn agrees_with_asking_every_rule(
-        matchers in proptest::collection::vec(properties::matchers(), 0..12),
-        bytes in "[abc \\n]{0,6}",
-        cuts in proptest::collection::vec(0_usize..6, 0..4),
+        matchers in prop_oneof![
+            proptest::collection::vec(properties::matchers(), 0..12),
+            proptest::collection::vec(properties::heads(), 1..6),
+        ],
+        bytes in properties::inputs(),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         phase in prop::sample::select(&PHASES[..]),
     ) {
         let rules = rules(matchers);
         let order: Vec<usize> = (0..rules.len()).collect();
         let listener = listener(&rules, &order);
         let mut progress = Progress::default();
-        let mut lengths: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+        let mut lengths: Vec<usize> = cuts.into_iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         lengths.sort_unstable();
         lengths.push(bytes.len());
         for (call, &len) in lengths.iter().enumerate() {
             let phase = if call + 1 == lengths.len() { phase } else { Phase::Open };
             let sniffed = Sniffed {
-                bytes: &bytes.as_bytes()[..len],
+                bytes: &bytes[..len],
                 client: Some([10, 0, 0, 1].into()),
                 phase,
             };
