@@ -22,7 +22,7 @@ pub mod tls;
 mod verdict;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 

@@ -76,6 +76,15 @@ fn single() -> impl Iterator<Item = Probe> {
         .filter(|probe| !Probe::all().any(|other| probe.includes(&other) && *probe != other))
 }
 
+/// All fixtures: the probe that each is of, its name, and its bytes.
+pub(crate) fn all() -> Vec<(String, String, Vec<u8>)> {
+    let of = |probe: Probe| {
+        let fixtures = file(&probe).fixture.into_iter();
+        fixtures.map(move |fixture| (probe.to_string(), fixture.name.clone(), fixture.bytes()))
+    };
+    single().flat_map(of).collect()
+}
+
 #[test]
 fn every_prefix_of_every_fixture() {
     for probe in single() {

@@ -1,9 +1,10 @@
 //! Every prefix of every fixture, and monotonicity on whatever comes.
 
-mod fixtures;
+pub(crate) mod fixtures;
 mod http1;
 mod http2;
 mod properties;
+mod rustls;
 mod tls;
 
 use super::{Details, Probe, Verdict};
