@@ -35,10 +35,8 @@ pub(super) fn listeners(listen: Vec<Listen>, lookup: &dyn Lookup, log: &Log) -> 
                 log.warn(listen.place, format!("left out: {reason}"));
             }
             if listen.proxy_protocol && address.is_ok() {
-                let message = "sslh believes the PROXY header of every client; name your proxies \
-                               in `accept_proxy_protocol`";
-                log.warn(listen.place, message);
-                notes.push(message.to_owned());
+                log.warn(listen.place, BELIEVED);
+                notes.push(BELIEVED.to_owned());
             }
             listeners.push(Listener {
                 notes,
@@ -52,6 +50,10 @@ pub(super) fn listeners(listen: Vec<Listen>, lookup: &dyn Lookup, log: &Log) -> 
     remark_on_families(&mut listeners);
     listeners
 }
+
+/// Remark on `proxyprotocol` of a listener.
+const BELIEVED: &str = "sslh believes the PROXY header of every client; name your proxies in \
+                        `accept_proxy_protocol`, and see what PROXY header each rule sends on";
 
 /// Addresses, each with a remark, if there is one to be made.
 type Addresses = Vec<(Result<String, String>, Option<String>)>;

@@ -181,7 +181,6 @@ fn proxy_protocol(
         None if passes_header => {
             let message = "sslh passes the client's PROXY header on; mux sends one of its own, of \
                            version 2: write \"v1\" if the upstream wants that";
-            log.warn(protocol.place, message);
             notes.push(message.to_owned());
             Some("v2")
         }
