@@ -6,7 +6,7 @@
 //! takes it. `anyprot` and `timeout` match any byte. A client that keeps it waiting, or that is
 //! silent, goes to the protocol named by `on_timeout`, or else to the first one.
 
-use super::rules::{Condition, Entry, Waits};
+use super::rules::{Condition, Entry, Rule, Waits};
 
 /// The plan, in indices of the entries.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,18 +62,35 @@ pub(super) enum Planned {
 
 /// Makes a plan.
 pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
-    let rules = || {
-        let rule = |(index, entry): (usize, &'_ Entry)| -> Option<(usize, Condition)> {
-            Some((index, entry.rule.as_ref().ok()?.condition.clone()))
-        };
-        entries.iter().enumerate().filter_map(rule)
-    };
-    let certain = rules().find(|(_, condition)| *condition == Condition::Any);
-    let Some((fallback, _)) = certain.clone().or_else(|| rules().last()) else {
+    let rules: Vec<(usize, &Rule)> = entries
+        .iter()
+        .enumerate()
+        .filter_map(|(index, entry)| Some((index, entry.rule.as_ref().ok()?)))
+        .collect();
+    let certain = rules.iter().find(|(_, rule)| rule.condition == Condition::Any);
+    let Some(&(fallback, fallback_rule)) = certain.or_else(|| rules.last()) else {
         return Planned::Nothing;
     };
     let silent = silent(entries, on_timeout);
-    let before = |index: usize| certain.as_ref().is_none_or(|(certain, _)| index < *certain);
+    let comes_first = |index: usize| certain.is_none_or(|&(at, _)| index < at);
+    let unused: Vec<(usize, String)> = rules
+        .iter()
+        .filter(|(index, _)| *index != fallback && Some(*index) != silent)
+        .filter_map(|&(index, rule)| match &rule.condition {
+            Condition::Never(reason) => Some((index, reason.clone())),
+            Condition::When { .. } if comes_first(index) => None,
+            Condition::When { .. } | Condition::Any => {
+                let taker = &fallback_rule.name;
+                Some((
+                    index,
+                    format!("no connection comes so far: `{taker}`, before it, takes all"),
+                ))
+            }
+        })
+        .collect();
+    if !unused.is_empty() {
+        return Planned::Unused(unused);
+    }
 
     let mut plan = Plan {
         tried: Vec::new(),
@@ -83,44 +100,27 @@ pub(super) fn plan(entries: &[Entry], on_timeout: &str) -> Planned {
         any_bytes: None,
         at_once: false,
     };
-    let mut unused = Vec::new();
-    let mut waits = false;
-    for (index, condition) in rules() {
-        let has_a_place = index == fallback || Some(index) == silent;
-        match condition {
-            // The last one takes the rest, so that it need not wait for its own.
-            Condition::When { waits: Waits::ForALine | Waits::ForAMatch, .. }
-                if index == fallback => {}
-            Condition::When { waits: it_waits, .. } if before(index) => {
-                waits |= it_waits != Waits::No;
-                plan.tried.push(index);
-            }
-            Condition::Never(reason) if !has_a_place => unused.push((index, reason)),
-            Condition::When { .. } | Condition::Any if !has_a_place => {
-                let taker = entries.get(fallback).and_then(|entry| entry.rule.as_ref().ok());
-                let taker = taker.map_or("", |rule| rule.name.as_str());
-                let reason = format!("no connection comes so far: `{taker}`, before it, takes all");
-                unused.push((index, reason));
-            }
-            Condition::When { .. } | Condition::Any | Condition::Never(_) => {}
-        }
-    }
-    if !unused.is_empty() {
-        return Planned::Unused(unused);
-    }
-    if silent == Some(fallback) && rules().count() == 1 {
+    if silent == Some(fallback) && rules.len() == 1 {
         return Planned::Plan(Plan { tried: vec![fallback], at_once: true, ..plan });
+    }
+    let (mut waits, mut sure_after) = (false, 1);
+    for &(index, rule) in &rules {
+        let Condition::When { waits: it_waits, .. } = rule.condition else { continue };
+        // The last one takes the rest, so that it need not wait for its own.
+        if comes_first(index) && !(index == fallback && it_waits != Waits::No) {
+            waits |= it_waits != Waits::No;
+            sure_after = rule.sure_after.max(sure_after);
+            plan.tried.push(index);
+        }
     }
     // While a rule waits, mux cannot tell a client that no rule will match from one that is silent.
     // A last rule can, which matches anything that sslh would have been sure of by then.
     if waits || plan.tried.is_empty() {
+        plan.any_bytes = Some((fallback, sure_after));
         plan.tried.retain(|&index| index != fallback);
-        let rule = |&index: &usize| entries.get(index)?.rule.as_ref().ok();
-        let sure_after = plan.tried.iter().filter_map(rule).map(|rule| rule.sure_after).max();
-        plan.any_bytes = Some((fallback, sure_after.unwrap_or(1)));
         plan.tried.push(fallback);
     }
-    plan.listed = rules().any(|(index, _)| !plan.tried.contains(&index));
+    plan.listed = rules.iter().any(|(index, _)| !plan.tried.contains(index));
     Planned::Plan(plan)
 }
 

@@ -153,15 +153,14 @@ fn pieces_of_syntax_are_read_as_libconfig_reads_them() {
     });
     // Since 1.7 a comma may end a list, as here; before, it may not.
     let ends_list = |text: &str| {
-        let words: Vec<&str> = text.split_whitespace().collect();
+        let bare = ["# c\n", "// c\n", "/* c */"]
+            .iter()
+            .fold(text.to_owned(), |text, comment| text.replace(comment, ""));
+        let words: Vec<&str> = bare.split_whitespace().collect();
         words.windows(2).any(|pair| pair[0] == "," && matches!(pair[1], "]" | ")"))
     };
-    // A comment between the two would hide it, and an include names a file.
-    let is_common = |text: &String| {
-        !ends_list(text)
-            && !(text.contains('c') && text.contains(','))
-            && !text.contains("@include")
-    };
+    // An include names a file, and each of the two reads it from elsewhere.
+    let is_common = |text: &String| !ends_list(text) && !text.contains("@include");
     let texts: Vec<Vec<u8>> = texts.filter(is_common).map(String::into_bytes).collect();
     assert!(texts.len() > 2_000, "{}", texts.len());
     let read = texts.iter().filter(|text| settings((*text).clone()).is_ok()).count();
