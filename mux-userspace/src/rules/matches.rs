@@ -18,8 +18,7 @@ use crate::route::{
 };
 
 /// Probes of the schema that this version does not have.
-const LATER_PROBES: [&str; 27] = [
-    "websocket",
+const LATER_PROBES: &[&str] = &[
     "postgres",
     "mysql",
     "redis",
@@ -28,25 +27,16 @@ const LATER_PROBES: [&str; 27] = [
     "amqp",
     "rdp",
     "vnc",
-    "smtp",
-    "xmpp",
     "openvpn",
     "tinc",
     "adb",
-    "syslog",
-    "dns",
     "ldap",
     "smb",
-    "rtsp",
-    "sip",
-    "stun",
-    "bittorrent",
     "minecraft",
-    "git",
-    "rsync",
-    "proxy",
-    "ftp",
 ];
+
+/// Protocols whose clients are silent until the server has spoken: no probe can see them.
+const SERVER_FIRST: &[&str] = &["ftp", "imap", "pop3"];
 
 /// Reads a matcher. `None`: it is wrong, and the problems say how.
 pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
@@ -72,6 +62,11 @@ fn probe(span: Range<usize>, name: &str, problems: &Problems) -> Result<Matcher,
     }
     if LATER_PROBES.contains(&name) {
         return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
+    }
+    if SERVER_FIRST.contains(&name) {
+        return Err(Diagnostic::new(span, format!("no probe can see `{name}`"))
+            .label("its clients wait for the server to speak first")
+            .hint("name a rule in the listener's `on_timeout`, and leave it out of its `rules`"));
     }
     let hint = did_you_mean_or_list(name, probes.names(), "probes", "write a table instead");
     Err(Diagnostic::new(span, format!("unknown probe `{name}`")).hint(hint))
