@@ -44,7 +44,23 @@ impl Log {
     pub(super) fn into_warnings(self, sources: &Sources) -> Vec<Warning> {
         let mut warnings = self.warnings.into_inner();
         warnings.sort_by_key(|&(place, _)| place);
-        let warning = |(span, message)| Warning { place: sources.place(span), message };
+        let warning = |(span, message): (Span, String)| Warning {
+            place: sources.place(span),
+            message: one_line(&message),
+        };
         warnings.into_iter().map(warning).collect()
     }
+}
+
+/// A text in which control characters, which a terminal would obey, are escapes.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            line.extend(character.escape_debug());
+        } else {
+            line.push(character);
+        }
+    }
+    line
 }

@@ -124,8 +124,13 @@ fn translate(
     let invalid = |sources: &Sources, problems| ImportError::Invalid(sources.reports(problems));
     let start = Span::new(file, 0, 0);
     let name = sources.place(start).file;
-    let settings =
-        libconfig::parse(&mut sources, file).map_err(|problem| invalid(&sources, vec![problem]))?;
+    let settings = match libconfig::parse(&mut sources, file) {
+        Ok(settings) => settings,
+        Err(problem) if holds_options(&sources.bytes(file)) => {
+            return Err(invalid(&sources, vec![problem.hint(OPTIONS_HINT)]));
+        }
+        Err(problem) => return Err(invalid(&sources, vec![problem])),
+    };
 
     let log = Log::default();
     let sslh = sslh::read(&settings, start, &log);
@@ -141,6 +146,15 @@ fn translate(
         }
     }
 }
+
+/// Whether this is Debian's `/etc/default/sslh`, or one like it.
+fn holds_options(text: &[u8]) -> bool {
+    let name = b"DAEMON_OPTS=";
+    text.windows(name.len()).any(|window| window == name)
+}
+
+const OPTIONS_HINT: &str = "this looks like `/etc/default/sslh`, which has sslh's command line: \
+                            name the configuration after `-F`, or write one";
 
 /// There is no rules file without a listener and a rule.
 struct Nothing {

@@ -6,6 +6,7 @@ use toml::Value;
 
 use super::{
     listeners::Listener,
+    log::one_line,
     plan::{Match, Plan},
     rules::{Condition, Entry, Rule, Waits, bytes},
     sslh::Access,
@@ -221,9 +222,10 @@ impl Writer {
         }
     }
 
-    /// In lines that are not too wide, without control characters, which TOML has none of.
+    /// In lines that are not too wide, without control characters, which a comment of TOML cannot
+    /// have.
     fn comment(&mut self, text: &str) {
-        let text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        let text = one_line(text);
         let mut line = String::from("#");
         for word in text.split(' ') {
             if line.len() > 2 && line.len() + 1 + word.len() > WIDTH {

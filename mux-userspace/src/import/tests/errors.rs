@@ -51,6 +51,12 @@ fn what_sslh_does_not_start_with_is_refused() {
         "this group has no `port`",
         "add `port: \"…\";`",
     );
+    refused(
+        "# Debian's\nDAEMON=/usr/sbin/sslh\nDAEMON_OPTS=\"--user sslh\"\n",
+        "2:8",
+        "`/` has no meaning here",
+        "this looks like `/etc/default/sslh`",
+    );
     refused("listen = '0.0.0.0';", "1:10", "`'` has no meaning here", "strings stand in");
 }
 

@@ -2,6 +2,7 @@
 
 mod errors;
 mod fixtures;
+mod hostile;
 pub(super) mod oracle;
 mod routes;
 mod settings;
