@@ -7,7 +7,7 @@
 //! | values → sslh's settings | `sslh/` |
 //! | names → addresses and ports | `lookup` |
 //! | Perl's and the shell's patterns → mux's | `pattern/` |
-//! | settings → listeners and rules, one for one | `listeners`, `rules` |
+//! | settings → listeners and rules, one for one | `listeners`, `rules`, `conditions` |
 //! | which rules are tried, and where the rest goes | `plan` |
 //! | listeners and rules → text | `write` |
 //!
@@ -16,6 +16,7 @@
 //! what that refuses is left out too. Never changes a file, and knows nothing that sslh does not say
 //! in its configuration.
 
+mod conditions;
 pub mod libconfig;
 mod listeners;
 mod log;
@@ -38,10 +39,11 @@ use std::{
 use thiserror::Error;
 
 use self::{
+    conditions::Condition,
     listeners::Listener,
     log::Log,
     plan::Planned,
-    rules::{Condition, Entry},
+    rules::{Entry, Surroundings},
     source::{Problem, Sources, Span},
     sslh::{Globals, Sslh},
     write::{Settings, Written},
@@ -198,7 +200,9 @@ fn rules_file(
         keepalive,
     };
     let on_timeout = globals.on_timeout.as_ref().map_or(DEFAULT_ON_TIMEOUT, |name| &name.text);
-    let mut entries = rules::entries(protocols, globals.transparent, passes_header, lookup, log);
+    let transparent = globals.transparent;
+    let surroundings = Surroundings { transparent, passes_header, lookup, log };
+    let mut entries = rules::entries(protocols, &surroundings);
     let rules = settle(&settings, &listeners, &mut entries, on_timeout)?;
     for entry in &entries {
         if let Err(reason) = &entry.rule {

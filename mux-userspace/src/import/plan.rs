@@ -6,7 +6,10 @@
 //! takes it. `anyprot` and `timeout` match any byte. A client that keeps it waiting, or that is
 //! silent, goes to the protocol named by `on_timeout`, or else to the first one.
 
-use super::rules::{Condition, Entry, Rule, Waits};
+use super::{
+    conditions::{Condition, Waits},
+    rules::{Entry, Rule},
+};
 
 /// The plan, in indices of the entries.
 #[derive(Debug, PartialEq, Eq)]

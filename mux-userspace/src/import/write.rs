@@ -5,10 +5,11 @@ use std::ops::Range;
 use toml::Value;
 
 use super::{
+    conditions::{Condition, Waits, bytes},
     listeners::Listener,
     log::one_line,
     plan::{Match, Plan},
-    rules::{Condition, Entry, Rule, Waits, bytes},
+    rules::{Entry, Rule},
     sslh::Access,
 };
 
