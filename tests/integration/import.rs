@@ -105,27 +105,75 @@ fn a_file_that_is_wrong_is_shown() -> Result<()> {
     Ok(())
 }
 
-/// The names of sslh's protocols and their settings. Each goes to a server that says its name.
+/// The names of sslh's protocols and their settings. Each goes to a server that says its number.
 type Protocols = [(&'static str, &'static str)];
 
-/// Connections, and sslh's timeout is a second for each that it waits for.
-const PACKETS: [&str; 9] = [
-    "",
-    "SSH-2.0-OpenSSH_9.2p1\r\n",
-    "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
-    "OPTIONS * HTTP/1.1\r\n\r\n",
-    "MINE and more of mine\r\n",
-    "this mentions jabber somewhere, and more than fifty bytes follow it here\r\n",
-    "EHLO a.example, which is no protocol that anything here is looking for\r\n",
-    "\u{1}\u{2}\u{3}, of which every protocol here is sure that it is another one\r\n",
-    "S",
-];
+/// What clients send before they hear something. For each that makes sslh wait its timeout passes, a
+/// second.
+fn packets() -> Vec<Vec<u8>> {
+    let texts = [
+        "",
+        "SSH-2.0-OpenSSH_9.2p1\r\n",
+        "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\n\r\n",
+        "MINE and more of mine\r\n",
+        "this mentions jabber somewhere, and more than fifty bytes follow it here\r\n",
+        "EHLO a.example, which is no protocol that anything here is looking for\r\n",
+        "\u{1}\u{2}\u{3}, of which every protocol here is sure that it is another one\r\n",
+        "S",
+    ];
+    texts.map(|text| text.as_bytes().to_vec()).into()
+}
+
+/// ClientHellos of clients that ask for these names and protocols.
+fn hellos() -> Vec<Vec<u8>> {
+    [
+        (None, &[][..]),
+        (Some("a.example"), &[][..]),
+        (Some("a.example"), &["h2", "http/1.1"]),
+        (Some("www.b.example"), &["http/1.1"]),
+        (Some("x.y.b.example"), &[]),
+        (Some("b.example"), &[]),
+        (Some("c1.example"), &["xmpp-client"]),
+        (Some("c12.example"), &["h2"]),
+        (None, &["acme-tls/1"]),
+    ]
+    .map(|(name, protocols)| client_hello(name, protocols))
+    .into()
+}
+
+/// A ClientHello (RFC 8446 4.1.2) with SNI (RFC 6066 3) and ALPN (RFC 7301 3.1).
+fn client_hello(name: Option<&str>, protocols: &[&str]) -> Vec<u8> {
+    let sized = |width: usize, bytes: &[u8]| {
+        let length = bytes.len().to_be_bytes();
+        [&length[length.len() - width..], bytes].concat()
+    };
+    let extension = |code: u16, body: &[u8]| [&code.to_be_bytes()[..], &sized(2, body)].concat();
+    let mut extensions = extension(0x2b, &sized(1, &[0x03, 0x04]));
+    if let Some(name) = name {
+        let entry = [&[0][..], &sized(2, name.as_bytes())].concat();
+        extensions.extend(extension(0x00, &sized(2, &entry)));
+    }
+    if !protocols.is_empty() {
+        let names: Vec<u8> = protocols.iter().flat_map(|name| sized(1, name.as_bytes())).collect();
+        extensions.extend(extension(0x10, &sized(2, &names)));
+    }
+    let random = [0x5a; 32];
+    let body = [
+        &[0x03, 0x03][..],
+        &random,
+        &[0],
+        &sized(2, &[0x13, 0x01]),
+        &sized(1, &[0]),
+        &sized(2, &extensions),
+    ]
+    .concat();
+    let handshake = [&[0x01][..], &sized(3, &body)].concat();
+    [&[0x16, 0x03, 0x01][..], &sized(2, &handshake)].concat()
+}
 
 #[test]
 fn connections_go_where_sslh_sends_them() -> Result<()> {
-    if Command::new("sslh").arg("-V").output().is_err() {
-        return skip("there is no sslh (Debian: sslh)");
-    }
     let mine = "regex_patterns: [ \"^MINE \" ];";
     let jabber = "regex_patterns: [ \"jabber\" ];";
     let files: [(&str, &Protocols); 6] = [
@@ -136,32 +184,53 @@ fn connections_go_where_sslh_sends_them() -> Result<()> {
         ("on-timeout: \"tls\";", &[("http", ""), ("tls", ""), ("regex", mine), ("anyprot", "")]),
         ("on-timeout: \"nosuch\";", &[("tls", ""), ("socks5", ""), ("anyprot", "")]),
     ];
-    for (settings, protocols) in files {
-        let scratch = Scratch::new()?;
-        let servers: Vec<Server> =
-            protocols.iter().map(|(name, _)| server(name)).collect::<Result<_>>()?;
-        let file = scratch.write("sslh.cfg", configuration(settings, protocols, &servers)?)?;
-        let rules = imported(&file, &scratch)?;
-        let daemon = Daemon::with_file(&rules, &["--relay", "copy"])?;
-        for packet in PACKETS {
-            let by_sslh = sslh(&file, packet)?;
-            let conn = daemon.connect()?;
-            conn.send(packet)?;
-            let by_mux = greeting(&conn)?;
-            ensure!(
-                by_mux == by_sslh,
-                "{packet:?}: sslh connects to {by_sslh}, mux to {by_mux}\n{}",
-                std::fs::read_to_string(&rules)?
-            );
-        }
+    files.iter().try_for_each(|(settings, protocols)| compare(settings, protocols, &packets()))
+}
+
+#[test]
+fn tls_goes_where_sslh_sends_it() -> Result<()> {
+    let names = "sni_hostnames: [ \"a.example\", \"*.b.example\" ];";
+    let both = "sni_hostnames: [ \"a.example\" ]; alpn_protocols: [ \"h2\" ];";
+    let glob = "sni_hostnames: [ \"c[0-9].*\", \"?12.example\" ];";
+    let acme = "alpn_protocols: [ \"acme-tls/1\", \"xmpp-client\" ];";
+    let files: [&Protocols; 3] = [
+        &[("tls", names), ("ssh", ""), ("anyprot", "")],
+        &[("tls", both), ("tls", glob), ("tls", ""), ("ssh", "")],
+        &[("ssh", ""), ("tls", acme), ("tls", names), ("http", "")],
+    ];
+    files.iter().try_for_each(|protocols| compare("", protocols, &hellos()))
+}
+
+/// Sends each packet to sslh with this configuration, and to mux with what was imported from it.
+fn compare(settings: &str, protocols: &Protocols, packets: &[Vec<u8>]) -> Result<()> {
+    if Command::new("sslh").arg("-V").output().is_err() {
+        return skip("there is no sslh (Debian: sslh)");
+    }
+    let scratch = Scratch::new()?;
+    let servers: Vec<Server> = (0..protocols.len()).map(server).collect::<Result<_>>()?;
+    let file = scratch.write("sslh.cfg", configuration(settings, protocols, &servers)?)?;
+    let rules = imported(&file, &scratch)?;
+    let daemon = Daemon::with_file(&rules, &["--relay", "copy"])?;
+    for packet in packets {
+        let by_sslh = sslh(&file, packet)?;
+        let conn = daemon.connect()?;
+        conn.send(packet)?;
+        let by_mux = greeting(&conn)?;
+        ensure!(
+            by_mux == by_sslh,
+            "{}: sslh connects to protocol {by_sslh}, mux to {by_mux}\n{}\n{}",
+            packet.escape_ascii(),
+            std::fs::read_to_string(&file)?,
+            std::fs::read_to_string(&rules)?
+        );
     }
     Ok(())
 }
 
-/// A server that says its name at once.
-fn server(name: &'static str) -> Result<Server> {
+/// A server that says its number at once.
+fn server(number: usize) -> Result<Server> {
     Upstream::tcp()?.serve(move |conn| {
-        conn.send(format!("{name}\n"))?;
+        conn.send(format!("{number}\n"))?;
         conn.to_end().map(drop)
     })
 }
@@ -182,7 +251,7 @@ fn configuration(settings: &str, protocols: &Protocols, servers: &[Server]) -> R
 
 /// Where the real sslh connects a client to that sends this; it is given the client's connection
 /// as inetd would.
-fn sslh(file: &Path, packet: &str) -> Result<String> {
+fn sslh(file: &Path, packet: &[u8]) -> Result<String> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let conn = Conn::tcp(listener.local_addr()?)?;
     let accepted = listener.accept()?.0;
@@ -211,13 +280,13 @@ impl Drop for Killed {
     }
 }
 
-/// The name that the server says.
+/// The number that the server says.
 fn greeting(conn: &Conn) -> Result<String> {
-    let mut name = String::new();
+    let mut number = String::new();
     let mut byte = [0];
-    while conn.read(&mut byte).context("waiting for a server's name")? > 0 && byte[0] != b'\n' {
-        name.push(char::from(byte[0]));
+    while conn.read(&mut byte).context("waiting for a server's number")? > 0 && byte[0] != b'\n' {
+        number.push(char::from(byte[0]));
     }
-    ensure!(!name.is_empty(), "the connection ended without a server's name");
-    Ok(name)
+    ensure!(!number.is_empty(), "the connection ended without a server's number");
+    Ok(number)
 }
