@@ -120,7 +120,6 @@ fn packets() -> Vec<Vec<u8>> {
         "this mentions jabber somewhere, and more than fifty bytes follow it here\r\n",
         "EHLO a.example, which is no protocol that anything here is looking for\r\n",
         "\u{1}\u{2}\u{3}, of which every protocol here is sure that it is another one\r\n",
-        "S",
     ];
     texts.map(|text| text.as_bytes().to_vec()).into()
 }
@@ -185,6 +184,13 @@ fn connections_go_where_sslh_sends_them() -> Result<()> {
         ("on-timeout: \"nosuch\";", &[("tls", ""), ("socks5", ""), ("anyprot", "")]),
     ];
     files.iter().try_for_each(|(settings, protocols)| compare(settings, protocols, &packets()))
+}
+
+/// As long as sslh's probes want more, which mux's may not, sslh takes a client for a silent one.
+#[test]
+fn a_client_that_breaks_off_goes_where_sslh_sends_it() -> Result<()> {
+    let packets = ["S", "SSH", "G", "GE", "x"].map(|text| text.as_bytes().to_vec());
+    compare("", &[("ssh", ""), ("http", ""), ("anyprot", "")], &packets)
 }
 
 #[test]

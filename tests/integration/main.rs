@@ -3,8 +3,10 @@
 mod abi;
 mod acl;
 mod auto;
+mod check;
 mod config_errors;
 mod defects;
+mod explain;
 mod first_run;
 mod heads;
 mod import;
@@ -17,6 +19,7 @@ mod portmux;
 mod privileges;
 mod real_peers;
 mod relays;
+mod shell_examples;
 mod shutdown;
 mod sniffing;
 mod stalled;

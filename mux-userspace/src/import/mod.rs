@@ -16,6 +16,7 @@
 //! what that refuses is left out too. Never changes a file, and knows nothing that sslh does not say
 //! in its configuration.
 
+mod command;
 mod conditions;
 pub mod libconfig;
 mod listeners;
@@ -38,6 +39,11 @@ use std::{
 
 use thiserror::Error;
 
+pub use self::{
+    command::{Arguments, run},
+    log::Warning,
+    lookup::{Lookup, System},
+};
 use self::{
     conditions::Condition,
     listeners::Listener,
@@ -47,10 +53,6 @@ use self::{
     source::{Problem, Sources, Span},
     sslh::{Globals, Sslh},
     write::{Settings, Written},
-};
-pub use self::{
-    log::Warning,
-    lookup::{Lookup, System},
 };
 use crate::rules::{LoadError, Report, Style};
 

@@ -3,8 +3,8 @@
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// A packet's length: four hexadecimal digits, which it counts itself (gitprotocol-common,

@@ -11,8 +11,8 @@ use std::{
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Version 1 (section 2.1).

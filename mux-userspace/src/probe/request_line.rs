@@ -1,11 +1,6 @@
 //! The request line of HTTP's relatives: RTSP's (RFC 2326 6.1) and SIP's (RFC 3261 7.1).
 
-use super::{
-    Details,
-    http::is_token,
-    http1::is_target,
-    scan::{Scan, Stop},
-};
+use super::{Details, http::is_token, http1::is_target, scan::Scan, verdict::Stop};
 
 /// Longest method believed. `SET_PARAMETER` of RTSP has 13 bytes.
 const MAX_METHOD: usize = 32;

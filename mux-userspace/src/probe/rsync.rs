@@ -5,8 +5,8 @@
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// What a greeting begins with. `@RSYNCD: OK`, `EXIT` and `AUTHREQD` are the daemon's alone.

@@ -3,29 +3,9 @@
 //! For probes whose protocol is a sequence: each step says what has to come next, and `?`
 //! ends the probe where it does not, or has not yet.
 
-use super::Verdict;
-
-/// Why a step cannot be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stop {
-    /// Something else is there.
-    Contradiction,
-    /// Fewer bytes than this in total cannot tell.
-    Incomplete { total: usize },
-}
-
-impl<T> From<Result<T, Stop>> for Verdict<T> {
-    fn from(result: Result<T, Stop>) -> Self {
-        match result {
-            Ok(value) => Self::Match(value),
-            Err(Stop::Contradiction) => Self::NoMatch,
-            Err(Stop::Incomplete { total }) => Self::NeedMore(total),
-        }
-    }
-}
+use super::verdict::Stop;
 
 /// A place in a connection's first bytes.
-#[derive(Clone)]
 pub(super) struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,

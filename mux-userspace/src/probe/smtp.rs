@@ -6,8 +6,8 @@
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// `EHLO`, `HELO` (RFC 5321 4.1.1.1), `LHLO` (RFC 2033 4.1); their case does not count

@@ -4,8 +4,8 @@
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Message types (RFC 8489 5: two zero bits, then method and class interleaved) that can be

@@ -5,8 +5,8 @@
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// Most digits of MSG-LEN (RFC 6587 3.4.1) believed: 999,999 bytes. RFC 5425 4.3.1 asks

@@ -11,11 +11,11 @@ use super::{
 
 /// The method and what follows it (RFC 6455 4.1, 2).
 const GET: &[u8] = b"GET ";
-/// `Upgrade` (4.1, 5), `Connection` (4.1, 6) and `Sec-WebSocket-Version` (4.1, 9).
+/// The fields (4.1, 5, 6 and 9).
 const UPGRADE: &str = "upgrade";
 const CONNECTION: &str = "connection";
 const VERSION: &str = "sec-websocket-version";
-/// Their values; the case of the first does not count.
+/// Their values. The case of the first two does not count.
 const WEBSOCKET: &[u8] = b"websocket";
 const VERSION_13: &[u8] = b"13";
 /// Longest header section believed; servers' limits are 8 to 32 KiB.
@@ -35,33 +35,30 @@ pub(super) const PROTOCOL: Protocol = Protocol {
 
 fn examine(bytes: &[u8]) -> Verdict<()> {
     let head = bytes.get(..MAX_HEAD).unwrap_or(bytes);
-    match handshake(head) {
+    let request = starts_with(head, GET).and_then(|()| http1::request(head));
+    match request.and_then(|request| handshake(&request)) {
         Verdict::NeedMore(_) if head.len() == MAX_HEAD => Verdict::NoMatch,
         verdict => verdict,
     }
 }
 
-/// `host` and `path`, as [`http1`] tells them.
+/// `host` and `path`, as [`http1`] says them.
 fn details(bytes: &[u8]) -> Details {
     let request = (http1::PROTOCOL.details)(bytes);
-    Details::new()
-        .with_some("host", request.get("host").cloned())
-        .with_some("path", request.get("path").cloned())
+    ["host", "path"]
+        .into_iter()
+        .fold(Details::new(), |details, key| details.with_some(key, request.get(key).cloned()))
 }
 
-/// The method and the version of HTTP (RFC 6455 4.1, 2), and the three fields.
-fn handshake(head: &[u8]) -> Verdict<()> {
-    starts_with(head, GET).and_then(|()| http1::request(head)).and_then(|request| {
-        if request.version() != HttpVersion::Http11
-            || request.has_field(VERSION, |value| value != VERSION_13).is_match()
-        {
-            return Verdict::NoMatch;
-        }
-        request
-            .has_field(UPGRADE, |value| lists(value, WEBSOCKET))
-            .and(|| request.has_field(CONNECTION, |value| lists(value, UPGRADE.as_bytes())))
-            .and(|| request.has_field(VERSION, |value| value == VERSION_13))
-    })
+/// Whether a request has the three fields.
+fn handshake(request: &impl Head) -> Verdict<()> {
+    if request.version() != HttpVersion::Http11 {
+        return Verdict::NoMatch;
+    }
+    request
+        .has_field(UPGRADE, |value| lists(value, WEBSOCKET))
+        .and(|| request.has_field(CONNECTION, |value| lists(value, UPGRADE.as_bytes())))
+        .and(|| request.has_field(VERSION, |value| value == VERSION_13))
 }
 
 /// Whether a list (RFC 9110 5.6.1) has this member, whatever its case.

@@ -2,8 +2,8 @@
 
 use super::{
     Details, Protocol,
-    scan::{Scan, Stop},
-    verdict::Verdict,
+    scan::Scan,
+    verdict::{Stop, Verdict},
 };
 
 /// The start of the optional XML declaration (RFC 6120 11.5) and its end.

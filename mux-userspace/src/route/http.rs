@@ -4,6 +4,8 @@
 //! with the request line, a field with its line. HTTP/2's version is known with the preface, the
 //! rest of it at once, when the field block is there.
 
+use std::fmt;
+
 use super::{
     EmptyMatcher, Names, Phase, Regex,
     tls::{includes, set},
@@ -213,6 +215,38 @@ impl HttpMatcher {
                 http1
             }
         })
+    }
+}
+
+impl fmt::Display for HttpMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn list<T>(name: &str, list: Option<&[T]>, show: impl Fn(&T) -> String) -> Option<String> {
+            let shown: Vec<String> = list?.iter().map(show).collect();
+            Some(format!("{name} {}", shown.join(", ")))
+        }
+        let HttpConditions {
+            versions,
+            methods,
+            hosts,
+            paths,
+            path_prefixes,
+            path_regexes,
+            headers,
+        } = &self.conditions;
+        let text = |text: &Box<str>| text.to_string();
+        let regex = |regex: &Regex| format!("/{}/", regex.as_str());
+        let parts = [
+            list("version", versions.as_deref(), |version| version.name().to_owned()),
+            list("method", methods.as_deref(), text),
+            hosts.as_ref().map(|hosts| format!("host {hosts}")),
+            list("path", paths.as_deref(), text),
+            list("path from", path_prefixes.as_deref(), text),
+            list("path", path_regexes.as_deref(), regex),
+        ];
+        let headers =
+            headers.iter().map(|(name, value)| Some(format!("header {} {}", name.0, regex(value))));
+        let parts: Vec<String> = parts.into_iter().chain(headers).flatten().collect();
+        f.write_str(&parts.join("; "))
     }
 }
 

@@ -118,6 +118,24 @@ impl Matcher {
         }
     }
 
+    /// The conditions that it consists of; of most, none.
+    #[must_use]
+    pub fn members(&self) -> &[Self] {
+        match self {
+            Self::All(group) | Self::Any(group) => group.members(),
+            Self::Not(inner) => std::slice::from_ref(inner),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Predicate(_)
+            | Self::Client(_) => &[],
+        }
+    }
+
     /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].
     #[must_use]
     pub fn is_tentative(&self) -> bool {
@@ -263,6 +281,12 @@ impl MaskedBytes {
             0
         };
         &self.value[..whole]
+    }
+
+    /// Offset, value and mask; the latter two are of the same length.
+    #[must_use]
+    pub fn parts(&self) -> (usize, &[u8], &[u8]) {
+        (self.offset, &self.value, &self.mask)
     }
 
     /// One past the last byte compared.

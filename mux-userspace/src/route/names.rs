@@ -2,6 +2,8 @@
 //!
 //! Names have no case and no dot at their end; nothing here allocates to compare.
 
+use std::fmt;
+
 use super::{EmptyMatcher, Phase, Regex};
 
 /// Longest name that a regular expression is tried on, bytes. No name in the DNS is longer
@@ -169,6 +171,23 @@ impl Names {
             NamePattern::Regex(regex) => regex.shortest_match().unwrap_or(0).max(1),
         });
         lengths.min().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(name) => f.write_str(&name.0),
+            Self::Below(name) => write!(f, "*.{}", name.0),
+            Self::Regex(regex) => write!(f, "/{}/", regex.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let patterns: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&patterns.join(", "))
     }
 }
 

@@ -57,10 +57,20 @@ impl Networks {
             || self.files.iter().any(|file| file.ranges.load().contains(address))
     }
 
-    /// Those that the rules file has in so many words.
+    /// The first entry that the address is in, see [`Networks::contains`].
     #[must_use]
-    pub fn written(&self) -> &[IpNet] {
-        &self.written
+    pub fn find(&self, address: IpAddr) -> Option<Entry<'_>> {
+        let address = address.to_canonical();
+        self.entries().find(|entry| match entry {
+            Entry::Network(network) => network.contains(&address),
+            Entry::File(file) => file.ranges.load().contains(address),
+        })
+    }
+
+    /// What the rules file lists: networks, then files.
+    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        let files = self.files.iter().map(|file| Entry::File(file));
+        self.written.iter().map(Entry::Network).chain(files)
     }
 
     /// The files of others.
@@ -73,6 +83,24 @@ impl Networks {
     pub(super) fn includes(&self, other: &Self) -> bool {
         let has_file = |file: &Arc<NetworkFile>| self.files.iter().any(|mine| mine.is(file));
         self.ranges.includes(&other.ranges) && other.files.iter().all(has_file)
+    }
+}
+
+/// An entry of such a list; prints as the rules file has it.
+#[derive(Clone, Copy, Debug)]
+pub enum Entry<'a> {
+    /// A network.
+    Network(&'a IpNet),
+    /// A file of them.
+    File(&'a NetworkFile),
+}
+
+impl fmt::Display for Entry<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network(network) => network.fmt(f),
+            Self::File(file) => write!(f, "file:{}", file.path.display()),
+        }
     }
 }
 

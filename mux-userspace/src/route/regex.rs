@@ -5,6 +5,8 @@
 //! "never", a match state entered by a real byte is "surely". Where the DFA would be too
 //! big, a search engine answers the first question and the others wait for the last byte.
 
+mod outlook;
+
 use std::{collections::HashSet, fmt};
 
 use regex_automata::{
@@ -23,6 +25,7 @@ use regex_syntax::hir::{
     literal::{ExtractKind, Extractor},
 };
 
+pub(super) use self::outlook::{Outlook, Prospect};
 use super::Phase;
 use crate::probe::Verdict;
 
@@ -156,15 +159,20 @@ impl Regex {
                 }
             }
         }
-        // A match state comes one step late, after the byte that look-ahead may want.
-        let matches = dfa.is_match_state(dfa.next_eoi_state(state));
         if !phase.is_open() {
-            return known(matches);
+            // A match state comes one step late, after the byte that look-ahead may want.
+            return known(dfa.is_match_state(dfa.next_eoi_state(state)));
         }
-        if matches && (!self.looks_ahead || matches_before_any_byte(dfa, state)) {
+        if self.has_matched(dfa, state) {
             return Verdict::Match(());
         }
         if dfa.is_dead_state(state) { Verdict::NoMatch } else { Verdict::NeedMore(bytes.len() + 1) }
+    }
+
+    /// Whether what led to this state is a match, whatever follows.
+    fn has_matched(&self, dfa: &dense::DFA<Vec<u32>>, state: StateID) -> bool {
+        dfa.is_match_state(dfa.next_eoi_state(state))
+            && (!self.looks_ahead || matches_before_any_byte(dfa, state))
     }
 }
 

@@ -3,6 +3,8 @@
 //! All of it is decided once the hello is complete: clients send it in one go, and half of
 //! one may still turn out to be malformed, or to name a second host.
 
+use std::fmt;
+
 use super::{EmptyMatcher, Names};
 use crate::probe::{
     TlsVersion, Verdict,
@@ -110,6 +112,28 @@ impl TlsMatcher {
             Some(Sni::Absent) | None => 0,
         };
         tls::SHORTEST_READABLE + name
+    }
+}
+
+impl fmt::Display for TlsMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sni, alpn, versions } = self;
+        let sni = sni.as_ref().map(|sni| match sni {
+            Sni::Absent => "no sni".to_owned(),
+            Sni::Names(names) => format!("sni {names}"),
+        });
+        let alpn = alpn.as_ref().map(|alpn| {
+            let names: Vec<String> =
+                alpn.iter().map(|name| name.escape_ascii().to_string()).collect();
+            format!("alpn {}", names.join(", "))
+        });
+        let versions = versions.as_ref().map(|versions| {
+            let names: Vec<String> =
+                versions.iter().map(|version| version.name().to_owned()).collect();
+            format!("version {}", names.join(", "))
+        });
+        let parts: Vec<String> = [sni, alpn, versions].into_iter().flatten().collect();
+        f.write_str(&parts.join("; "))
     }
 }
 
