@@ -11,7 +11,7 @@ use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    check, doctor, explain,
+    check, doctor, explain, import,
     probe::Probes,
     rules::{
         self, Place, Problem, RulesFile,
@@ -87,6 +87,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print an sslh configuration as a rules file
+    Import(import::Arguments),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -132,6 +134,7 @@ pub fn run() -> ExitCode {
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Explain(arguments)) => explain::run(&arguments),
         Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
+        Some(Command::Import(arguments)) => import::run(&arguments),
     }
 }
 

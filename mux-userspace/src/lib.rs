@@ -72,6 +72,7 @@ pub mod core;
 pub mod doctor;
 pub mod explain;
 pub mod flow;
+pub mod import;
 pub mod kernel;
 pub mod limit;
 pub mod listener;

@@ -9,6 +9,7 @@ mod defects;
 mod explain;
 mod first_run;
 mod heads;
+mod import;
 mod kernel;
 mod kill;
 mod leaks;

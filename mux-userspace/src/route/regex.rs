@@ -7,7 +7,10 @@
 
 mod outlook;
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::HashSet,
+    fmt::{self, Write as _},
+};
 
 use regex_automata::{
     Anchored,
@@ -43,6 +46,7 @@ pub struct Regex {
     pattern: Box<str>,
     engine: Engine,
     shortest: Option<usize>,
+    open_ended: bool,
     /// What every match begins with, where every match is at the beginning; see
     /// [`Regex::prefixes`].
     prefixes: Option<Box<[Box<[u8]>]>>,
@@ -86,10 +90,11 @@ impl Regex {
         };
         Ok(Self {
             pattern: pattern.into(),
-            engine,
-            shortest: hir.properties().minimum_len(),
+            shortest: hir.properties().minimum_len().or_else(|| shortest(&engine)),
+            open_ended: !nfa.is_always_start_anchored() || hir.properties().maximum_len().is_none(),
             prefixes: prefixes(&hir),
             looks_ahead: looks_ahead(nfa.look_set_any()),
+            engine,
         })
     }
 
@@ -103,6 +108,13 @@ impl Regex {
     #[must_use]
     pub fn shortest_match(&self) -> Option<usize> {
         self.shortest
+    }
+
+    /// Whether a match can begin, or go on, at any later byte: it is not anchored by `^`, or has no
+    /// longest match. Until it matches, or the input ends, such a pattern is never sure.
+    #[must_use]
+    pub fn is_open_ended(&self) -> bool {
+        self.open_ended
     }
 
     /// Byte strings of which one begins whatever matches. `None`: it can match elsewhere than
@@ -165,6 +177,28 @@ impl Regex {
         dfa.is_match_state(dfa.next_eoi_state(state))
             && (!self.looks_ahead || matches_before_any_byte(dfa, state))
     }
+}
+
+/// The fewest bytes that match, if any do, where regex-syntax says that none do: it says so of an
+/// alternation as soon as it is true of one branch (regex-syntax 0.8.12, `Properties::alternation`).
+fn shortest(engine: &Engine) -> Option<usize> {
+    // A search engine does not tell; it can do without the answer.
+    let Engine::Dfa { dfa, start } = engine else { return Some(0) };
+    let mut seen = HashSet::from([*start]);
+    let mut reached = vec![*start];
+    for length in 0.. {
+        if reached.iter().any(|&state| dfa.is_match_state(dfa.next_eoi_state(state))) {
+            return Some(length);
+        }
+        let bytes = || dfa.byte_classes().representatives(0..=u8::MAX).filter_map(|it| it.as_u8());
+        let next =
+            reached.iter().flat_map(|&state| bytes().map(move |it| dfa.next_state(state, it)));
+        reached = next.filter(|state| seen.insert(*state)).collect();
+        if reached.is_empty() {
+            break;
+        }
+    }
+    None
 }
 
 /// See [`Regex::prefixes`].

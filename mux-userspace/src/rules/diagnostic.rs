@@ -100,7 +100,7 @@ pub struct Report {
 
 impl Report {
     /// Puts the diagnostics in the order of the text.
-    pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+    pub(crate) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
         Self { name: name.to_owned(), text: text.to_owned(), diagnostics }
     }

@@ -28,6 +28,13 @@ fn unanchored_patterns_wait() {
 }
 
 #[test]
+fn a_branch_that_matches_nothing_does_not_hide_the_others() {
+    assert_eq!(settled(r"^(?:[^\x00-\xff]|ab)", b"ab"), Some((2, true)));
+    assert_eq!(regex(r"^(?:[^\x00-\xff]|ab)").shortest_match(), Some(2));
+    assert_eq!(regex(r"a[^\x00-\xff]|b[^\x00-\xff]").shortest_match(), None);
+}
+
+#[test]
 fn bytes_not_text() {
     assert_eq!(settled(r"^\x80\xff", b"\x80\xff"), Some((2, true)));
     assert_eq!(settled(r"^.\x01", b"\xff\x01"), Some((2, true)));
