@@ -9,6 +9,8 @@
 //!
 //! A protocol is one file with one `PROTOCOL`, entered in [`Probe::all`].
 
+mod adb;
+mod amqp;
 mod bittorrent;
 mod details;
 mod dns;
@@ -17,12 +19,22 @@ mod git;
 pub mod http;
 pub(crate) mod http1;
 pub(crate) mod http2;
+mod ldap;
+mod minecraft;
+mod mongodb;
+mod mqtt;
+mod mysql;
+mod openvpn;
+mod postgres;
 mod proxy;
+mod rdp;
+mod redis;
 mod request_line;
 mod rsync;
 mod rtsp;
 mod scan;
 mod sip;
+mod smb;
 mod smtp;
 mod socks4;
 mod socks5;
@@ -30,8 +42,10 @@ mod ssh;
 mod stun;
 mod syslog;
 mod text;
+mod tinc;
 pub mod tls;
 mod verdict;
+mod vnc;
 mod websocket;
 mod xmpp;
 
@@ -99,6 +113,20 @@ const PROTOCOLS: &[&Protocol] = &[
     &git::PROTOCOL,
     &rsync::PROTOCOL,
     &proxy::PROTOCOL,
+    &postgres::PROTOCOL,
+    &mysql::PROTOCOL,
+    &redis::PROTOCOL,
+    &mongodb::PROTOCOL,
+    &mqtt::PROTOCOL,
+    &amqp::PROTOCOL,
+    &rdp::PROTOCOL,
+    &vnc::PROTOCOL,
+    &openvpn::PROTOCOL,
+    &tinc::PROTOCOL,
+    &adb::PROTOCOL,
+    &ldap::PROTOCOL,
+    &smb::PROTOCOL,
+    &minecraft::PROTOCOL,
 ];
 
 /// Recognises a protocol that mux does not know: what a program that embeds mux registers

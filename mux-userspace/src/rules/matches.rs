@@ -9,31 +9,13 @@ use super::{
     diagnostic::Diagnostic,
     heads,
     suggest::did_you_mean_or_list,
-    table::{Problems, Table, Value, into_table, unavailable, wrong_type},
+    table::{Problems, Table, Value, into_table, wrong_type},
     values::{integer, list, string},
 };
 use crate::route::{
     EmptyMatcher, Group, MaskedBytes, Matcher, NetworkFile, NetworkFileError, Networks, Prefix,
     Regex, RegexError, parse_network,
 };
-
-/// Probes of the schema that this version does not have.
-const LATER_PROBES: &[&str] = &[
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "mqtt",
-    "amqp",
-    "rdp",
-    "vnc",
-    "openvpn",
-    "tinc",
-    "adb",
-    "ldap",
-    "smb",
-    "minecraft",
-];
 
 /// Protocols whose clients are silent until the server has spoken: no probe can see them.
 const SERVER_FIRST: &[&str] = &["ftp", "imap", "pop3"];
@@ -59,9 +41,6 @@ fn probe(span: Range<usize>, name: &str, problems: &Problems) -> Result<Matcher,
     let probes = &problems.surroundings().probes;
     if let Some(probe) = probes.get(name) {
         return Ok(Matcher::Probe(probe.clone()));
-    }
-    if LATER_PROBES.contains(&name) {
-        return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
     }
     if SERVER_FIRST.contains(&name) {
         return Err(Diagnostic::new(span, format!("no probe can see `{name}`"))

@@ -3,6 +3,8 @@
 //! For probes whose protocol is a sequence: each step says what has to come next, and `?`
 //! ends the probe where it does not, or has not yet.
 
+mod numbers;
+
 use super::verdict::Stop;
 
 /// A place in a connection's first bytes.
@@ -24,6 +26,16 @@ impl<'a> Scan<'a> {
         self.limit = total;
     }
 
+    /// The same, of so many bytes from here on; they have to be within the limit themselves.
+    pub(super) fn within(&mut self, count: usize) -> Result<(), Stop> {
+        let total = self.at + count;
+        if total > self.limit {
+            return Err(Stop::Contradiction);
+        }
+        self.limit = total;
+        Ok(())
+    }
+
     /// How many bytes have been read.
     pub(super) const fn position(&self) -> usize {
         self.at
@@ -35,7 +47,7 @@ impl<'a> Scan<'a> {
     }
 
     /// What has arrived and not been read, up to the limit.
-    fn arrived(&self) -> &'a [u8] {
+    pub(super) fn arrived(&self) -> &'a [u8] {
         self.bytes.get(self.at..self.bytes.len().min(self.limit)).unwrap_or_default()
     }
 
@@ -89,14 +101,33 @@ impl<'a> Scan<'a> {
         Ok(taken)
     }
 
+    /// `N` bytes, whatever they are.
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
+        // `take` gives exactly as many.
+        self.take(N)?.try_into().map_err(|_| Stop::Contradiction)
+    }
+
+    /// So many bytes, each of which has to be one of these.
+    pub(super) fn each(
+        &mut self,
+        count: usize,
+        accept: impl Fn(u8) -> bool,
+    ) -> Result<&'a [u8], Stop> {
+        let start = self.at;
+        for _ in 0..count {
+            self.one(&accept)?;
+        }
+        Ok(self.since(start))
+    }
+
     /// These bytes.
-    pub(super) fn literal(&mut self, expected: &'static [u8]) -> Result<(), Stop> {
-        self.one_of(&[expected]).map(|_| ())
+    pub(super) fn literal(&mut self, expected: &[u8]) -> Result<(), Stop> {
+        self.choose(&[(expected, ())])
     }
 
     /// One of these words, none of which begins another.
     pub(super) fn one_of(&mut self, words: &[&'static [u8]]) -> Result<&'static [u8], Stop> {
-        self.one_of_by(words, |a, b| a == b)
+        self.choose_by(words.iter().map(|word| (*word, *word)), |a, b| a == b)
     }
 
     /// The same, whatever their case.
@@ -104,22 +135,27 @@ impl<'a> Scan<'a> {
         &mut self,
         words: &[&'static [u8]],
     ) -> Result<&'static [u8], Stop> {
-        self.one_of_by(words, <[u8]>::eq_ignore_ascii_case)
+        self.choose_by(words.iter().map(|word| (*word, *word)), <[u8]>::eq_ignore_ascii_case)
     }
 
-    fn one_of_by(
+    /// What one of these words stands for, none of which begins another.
+    pub(super) fn choose<T: Copy>(&mut self, words: &[(&[u8], T)]) -> Result<T, Stop> {
+        self.choose_by(words.iter().copied(), |a, b| a == b)
+    }
+
+    fn choose_by<'w, T>(
         &mut self,
-        words: &[&'static [u8]],
+        words: impl Iterator<Item = (&'w [u8], T)>,
         equal: impl Fn(&[u8], &[u8]) -> bool,
-    ) -> Result<&'static [u8], Stop> {
+    ) -> Result<T, Stop> {
         let arrived = self.arrived();
         let mut possible = false;
-        for word in words {
+        for (word, meaning) in words {
             let len = word.len().min(arrived.len());
             if equal(&arrived[..len], &word[..len]) {
                 if len == word.len() {
                     self.at += len;
-                    return Ok(word);
+                    return Ok(meaning);
                 }
                 possible = true;
             }
@@ -174,6 +210,13 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// Splits at the first NUL, which belongs to neither half.
+pub(super) fn split_at_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|&byte| byte == 0)?;
+    let (text, rest) = bytes.split_at_checked(end)?;
+    Some((text, rest.get(1..)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Scan, Stop};
@@ -221,6 +264,32 @@ mod tests {
         assert_eq!(limited(b"").skip(1), Err(wants(2)));
         assert_eq!(limited(b"").skip(2), Err(NO));
         assert_eq!(limited(b"ab").u16(), Ok(0x6162));
+        assert_eq!(limited(b"").take(3), Err(NO));
+        assert_eq!(limited(b"").array::<2>(), Err(wants(2)));
+        assert_eq!(limited(b"").within(3), Err(NO));
+    }
+
+    #[test]
+    fn parts_are_within_each_other() {
+        let read = |bytes| {
+            let mut scan = Scan::new(bytes);
+            scan.take(1)?;
+            scan.within(4)?;
+            scan.take(1)?;
+            scan.within(2)?;
+            scan.literal(b"abc")
+        };
+        assert_eq!(read(b"..ab"), Err(NO));
+        assert_eq!(read(b"..a"), Err(wants(4)));
+        assert_eq!(read(b"."), Err(wants(2)));
+    }
+
+    #[test]
+    fn each_byte_has_to_be_accepted() {
+        let each = |bytes| Scan::new(bytes).each(2, |byte| byte == b'a');
+        assert_eq!(each(b""), Err(wants(1)));
+        assert_eq!(each(b"ab"), Err(NO));
+        assert_eq!(each(b"aab"), Ok(&b"aa"[..]));
     }
 
     #[test]
