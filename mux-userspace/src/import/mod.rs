@@ -12,7 +12,7 @@
 //! | listeners and rules → text | `write` |
 //!
 //! What has no equal is left out, with a comment where it would stand, and with a warning where it
-//! matters who gets in or where a connection goes. The result is a file that [`rules::parse`] takes:
+//! matters who gets in or where a connection goes. The result is a file that [`crate::rules::parse`] takes:
 //! what that refuses is left out too. Never changes a file, and knows nothing that sslh does not say
 //! in its configuration.
 
