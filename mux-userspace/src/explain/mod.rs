@@ -176,6 +176,7 @@ fn routes_alike(one: &ListenerConfig, other: &ListenerConfig) -> bool {
         && one.sniff_limit == other.sniff_limit
         && one.on_timeout == other.on_timeout
         && one.on_no_match == other.on_no_match
+        && one.acl == other.acl
         && one.rules.ids().eq(other.rules.ids())
 }
 

@@ -243,9 +243,9 @@ fn saw(account: &Account) -> String {
             }
         },
         Evidence::Protocol { details } => match (answer, sure_at) {
-            (Answer::Match, _) if details.is_empty() => return String::new(),
-            (Answer::Match, _) => details.to_string().into(),
-            (_, _) if !details.is_empty() => format!("it says {details}").into(),
+            // Of a "no", too, it tells what there is instead.
+            (Answer::Match | Answer::No, _) if !details.is_empty() => details.to_string().into(),
+            (Answer::Match, _) => return String::new(),
             (Answer::No, Some(_)) => "it is something else".into(),
             (Answer::No, None) => "not enough of it".into(),
             (Answer::NeedsMore, _) => "not clear yet".into(),
@@ -283,10 +283,13 @@ fn outcome(step: &Step) -> String {
         Fate::Undecided { waits_for, needs } => {
             format!("undecided: `{waits_for}` needs at least {}", bytes(*needs))
         }
-        decided @ (Fate::Routed(_) | Fate::Close { .. } | Fate::Reset { .. }) if step.full => {
-            format!("{} (at `sniff_limit`)", fate(decided))
+        decided @ (Fate::Routed(_)
+        | Fate::Denied { .. }
+        | Fate::Close { .. }
+        | Fate::Reset { .. }) => {
+            let when = if step.full { " (at `sniff_limit`)" } else { "" };
+            format!("{}{when}", fate(decided))
         }
-        decided @ (Fate::Routed(_) | Fate::Close { .. } | Fate::Reset { .. }) => fate(decided),
     }
 }
 
@@ -310,6 +313,14 @@ fn fate(fate: &Fate) -> String {
             }
         }
         Fate::Undecided { waits_for, .. } => format!("undecided: `{waits_for}` waits"),
+        Fate::Denied { rule: None } => {
+            "the listener's `allow` and `deny` do not permit the client: reset".into()
+        }
+        Fate::Denied { rule: Some(rule) } => {
+            format!(
+                "`{rule}` would take it, but its `allow` and `deny` do not permit the client: reset"
+            )
+        }
         Fate::Close { why } => format!("{}closes it", because(why)),
         Fate::Reset { why } => format!("{}resets it", because(why)),
     }

@@ -57,6 +57,47 @@ impl FieldName {
     }
 }
 
+/// What it asks for, as rules files call it: `host a.example; path_prefix /api`.
+impl fmt::Display for HttpMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HttpConditions {
+            versions,
+            methods,
+            hosts,
+            paths,
+            path_prefixes,
+            path_regexes,
+            headers,
+        } = &self.conditions;
+        let texts = |key: &str, list: &Option<Vec<Box<str>>>| {
+            let texts = list.as_ref()?.iter().map(|text| text.escape_default().to_string());
+            Some(format!("{key} {}", texts.collect::<Vec<_>>().join(", ")))
+        };
+        let versions = versions.as_ref().map(|list| {
+            let names = list.iter().map(|version| version.name());
+            format!("version {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let regexes = path_regexes.as_ref().map(|list| {
+            let patterns = list.iter().map(|regex| format!("/{regex}/"));
+            format!("path {}", patterns.collect::<Vec<_>>().join(", "))
+        });
+        let fields = headers.iter().map(|(name, regex)| format!("header {} /{regex}/", name.0));
+        let all: Vec<String> = [
+            versions,
+            texts("method", methods),
+            hosts.as_ref().map(|hosts| format!("host {hosts}")),
+            texts("path", paths),
+            texts("path_prefix", path_prefixes),
+            regexes,
+        ]
+        .into_iter()
+        .flatten()
+        .chain(fields)
+        .collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
 impl HttpMatcher {
     /// All of these.
     ///
@@ -215,38 +256,6 @@ impl HttpMatcher {
                 http1
             }
         })
-    }
-}
-
-impl fmt::Display for HttpMatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn list<T>(name: &str, list: Option<&[T]>, show: impl Fn(&T) -> String) -> Option<String> {
-            let shown: Vec<String> = list?.iter().map(show).collect();
-            Some(format!("{name} {}", shown.join(", ")))
-        }
-        let HttpConditions {
-            versions,
-            methods,
-            hosts,
-            paths,
-            path_prefixes,
-            path_regexes,
-            headers,
-        } = &self.conditions;
-        let text = |text: &Box<str>| text.to_string();
-        let regex = |regex: &Regex| format!("/{}/", regex.as_str());
-        let parts = [
-            list("version", versions.as_deref(), |version| version.name().to_owned()),
-            list("method", methods.as_deref(), text),
-            hosts.as_ref().map(|hosts| format!("host {hosts}")),
-            list("path", paths.as_deref(), text),
-            list("path from", path_prefixes.as_deref(), text),
-            list("path", path_regexes.as_deref(), regex),
-        ];
-        let headers =
-            headers.iter().map(|(name, value)| Some(format!("header {} {}", name.0, regex(value))));
-        let parts: Vec<String> = parts.into_iter().chain(headers).flatten().collect();
-        f.write_str(&parts.join("; "))
     }
 }
 

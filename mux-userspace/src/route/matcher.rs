@@ -99,25 +99,6 @@ impl Matcher {
         }
     }
 
-    /// The files of networks in it.
-    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
-        match self {
-            Self::Client(networks) => found.extend(networks.files().iter().cloned()),
-            Self::All(group) | Self::Any(group) => {
-                group.members().iter().for_each(|member| member.network_files(found));
-            }
-            Self::Not(inner) => inner.network_files(found),
-            Self::Always
-            | Self::Prefix(_)
-            | Self::Regex(_)
-            | Self::Bytes(_)
-            | Self::Probe(_)
-            | Self::Tls(_)
-            | Self::Http(_)
-            | Self::Predicate(_) => {}
-        }
-    }
-
     /// The conditions that it consists of; of most, none.
     #[must_use]
     pub fn members(&self) -> &[Self] {
@@ -134,6 +115,14 @@ impl Matcher {
             | Self::Predicate(_)
             | Self::Client(_) => &[],
         }
+    }
+
+    /// The files of networks in it.
+    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+        if let Self::Client(networks) = self {
+            found.extend(networks.files().iter().cloned());
+        }
+        self.members().iter().for_each(|member| member.network_files(found));
     }
 
     /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].

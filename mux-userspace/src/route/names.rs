@@ -174,20 +174,18 @@ impl Names {
     }
 }
 
-impl fmt::Display for NamePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(name) => f.write_str(&name.0),
-            Self::Below(name) => write!(f, "*.{}", name.0),
-            Self::Regex(regex) => write!(f, "/{}/", regex.as_str()),
-        }
-    }
-}
-
+/// As rules files write them, a pattern between slashes.
 impl fmt::Display for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let patterns: Vec<String> = self.0.iter().map(ToString::to_string).collect();
-        f.write_str(&patterns.join(", "))
+        for (index, pattern) in self.0.iter().enumerate() {
+            f.write_str(if index > 0 { ", " } else { "" })?;
+            match pattern {
+                NamePattern::Exact(name) => f.write_str(&name.0)?,
+                NamePattern::Below(name) => write!(f, "*.{}", name.0)?,
+                NamePattern::Regex(regex) => write!(f, "/{regex}/")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -57,20 +57,19 @@ impl Networks {
             || self.files.iter().any(|file| file.ranges.load().contains(address))
     }
 
-    /// The first entry that the address is in, see [`Networks::contains`].
+    /// The first of them that the address is in, as rules files write it: a network, or a file.
     #[must_use]
-    pub fn find(&self, address: IpAddr) -> Option<Entry<'_>> {
+    pub fn find(&self, address: IpAddr) -> Option<String> {
         let address = address.to_canonical();
-        self.entries().find(|entry| match entry {
-            Entry::Network(network) => network.contains(&address),
-            Entry::File(file) => file.ranges.load().contains(address),
-        })
+        let written = self.written.iter().find(|network| network.contains(&address));
+        let file = || self.files.iter().find(|file| file.ranges.load().contains(address));
+        written.map(ToString::to_string).or_else(|| file().map(|file| file.to_string()))
     }
 
-    /// What the rules file lists: networks, then files.
-    pub fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        let files = self.files.iter().map(|file| Entry::File(file));
-        self.written.iter().map(Entry::Network).chain(files)
+    /// Those that the rules file has in so many words.
+    #[must_use]
+    pub fn written(&self) -> &[IpNet] {
+        &self.written
     }
 
     /// The files of others.
@@ -83,24 +82,6 @@ impl Networks {
     pub(super) fn includes(&self, other: &Self) -> bool {
         let has_file = |file: &Arc<NetworkFile>| self.files.iter().any(|mine| mine.is(file));
         self.ranges.includes(&other.ranges) && other.files.iter().all(has_file)
-    }
-}
-
-/// An entry of such a list; prints as the rules file has it.
-#[derive(Clone, Copy, Debug)]
-pub enum Entry<'a> {
-    /// A network.
-    Network(&'a IpNet),
-    /// A file of them.
-    File(&'a NetworkFile),
-}
-
-impl fmt::Display for Entry<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Network(network) => network.fmt(f),
-            Self::File(file) => write!(f, "file:{}", file.path.display()),
-        }
     }
 }
 
@@ -266,6 +247,22 @@ impl NetworkFile {
 
     fn is(&self, other: &Self) -> bool {
         self.path == other.path
+    }
+}
+
+/// As rules files write it: `file:/etc/mux/allow.txt`.
+impl fmt::Display for NetworkFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "file:{}", self.path.display())
+    }
+}
+
+/// As rules files write them.
+impl fmt::Display for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let written = self.written.iter().map(ToString::to_string);
+        let files = self.files.iter().map(ToString::to_string);
+        f.write_str(&written.chain(files).collect::<Vec<_>>().join(", "))
     }
 }
 

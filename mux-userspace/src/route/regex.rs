@@ -7,7 +7,7 @@
 
 mod outlook;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use regex_automata::{
     Anchored,
@@ -228,6 +228,15 @@ fn looks_ahead(set: LookSet) -> bool {
 fn last_line(message: &str) -> String {
     let line = message.lines().last().unwrap_or_default().trim();
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// The pattern as it was written, but for control characters, which are escaped.
+impl fmt::Display for Regex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pattern.chars().try_for_each(|c| {
+            if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) }
+        })
+    }
 }
 
 impl PartialEq for Regex {

@@ -30,6 +30,27 @@ pub enum Sni {
     Names(Names),
 }
 
+/// What it asks for, as rules files call it: `sni a.example, *.b.example; alpn h2`.
+impl fmt::Display for TlsMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sni, alpn, versions } = self;
+        let sni = sni.as_ref().map(|sni| match sni {
+            Sni::Absent => "no sni".to_owned(),
+            Sni::Names(names) => format!("sni {names}"),
+        });
+        let alpn = alpn.as_ref().map(|list| {
+            let names = list.iter().map(|name| name.escape_ascii().to_string());
+            format!("alpn {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let versions = versions.as_ref().map(|list| {
+            let names = list.iter().map(|version| version.name());
+            format!("version {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let all: Vec<String> = [sni, alpn, versions].into_iter().flatten().collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
 impl TlsMatcher {
     /// `None` is no condition. `alpn` and `versions` are lists one of which has to be offered.
     ///
@@ -112,28 +133,6 @@ impl TlsMatcher {
             Some(Sni::Absent) | None => 0,
         };
         tls::SHORTEST_READABLE + name
-    }
-}
-
-impl fmt::Display for TlsMatcher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sni, alpn, versions } = self;
-        let sni = sni.as_ref().map(|sni| match sni {
-            Sni::Absent => "no sni".to_owned(),
-            Sni::Names(names) => format!("sni {names}"),
-        });
-        let alpn = alpn.as_ref().map(|alpn| {
-            let names: Vec<String> =
-                alpn.iter().map(|name| name.escape_ascii().to_string()).collect();
-            format!("alpn {}", names.join(", "))
-        });
-        let versions = versions.as_ref().map(|versions| {
-            let names: Vec<String> =
-                versions.iter().map(|version| version.name().to_owned()).collect();
-            format!("version {}", names.join(", "))
-        });
-        let parts: Vec<String> = [sni, alpn, versions].into_iter().flatten().collect();
-        f.write_str(&parts.join("; "))
     }
 }
 

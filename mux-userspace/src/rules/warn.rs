@@ -14,7 +14,7 @@ use crate::route::{Matcher, Patience, Regex};
 /// Pairs of rules that are compared at most.
 const MAX_PAIRS: usize = 100_000;
 /// Probes of protocols in which the server speaks first.
-const SERVER_FIRST: [&str; 4] = ["ftp", "mysql", "smtp", "vnc"];
+const SERVER_FIRST: [&str; 3] = ["mysql", "smtp", "vnc"];
 
 /// All warnings, in no order.
 pub(super) fn warnings(config: &Config, places: &Places<'_>) -> Vec<Diagnostic> {
@@ -78,12 +78,14 @@ fn has_part(matcher: &Matcher, is_it: &dyn Fn(&Matcher) -> bool) -> bool {
     is_it(matcher) || matcher.members().iter().any(|member| has_part(member, is_it))
 }
 
-/// Rules for clients that wait for their server, but which no silent client reaches.
+/// Rules for clients that wait for their server, to which no listener leads silent ones.
 fn speaks_too_late(config: &Config, id: RuleId, places: &Places<'_>) -> Option<Diagnostic> {
     let rule = &config.rules[id.0];
-    let is_on_timeout =
-        config.listeners.iter().any(|listener| listener.on_timeout == Otherwise::Rule(id));
-    let probe = waits_for_its_server(&rule.matcher).filter(|_| !is_on_timeout)?;
+    let serves_silence = config.listeners.iter().any(|listener| match listener.on_timeout {
+        Otherwise::Rule(silent) => config.rules[silent.0].upstream == rule.upstream,
+        Otherwise::Close | Otherwise::Reset => false,
+    });
+    let probe = waits_for_its_server(&rule.matcher).filter(|_| !serves_silence)?;
     let message = format!("clients of `{probe}` wait for their server to speak first");
     let hint = format!("name the rule for silent clients, too: `on_timeout = \"{}\"`", rule.name);
     Some(Diagnostic::warning(places.condition(id.0), message).hint(hint))

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::{
     probe::{Details, Probe, Verdict},
-    route::{HttpMatcher, MaskedBytes, Matcher, Networks, Regex, Sniffed},
+    route::{HttpMatcher, MaskedBytes, Matcher, Networks, Sniffed},
 };
 
 /// What a condition says of some bytes, and why.
@@ -68,7 +68,7 @@ pub enum Evidence {
     },
     /// Bytes of a protocol.
     Protocol {
-        /// What it tells of them; empty unless they are of that protocol.
+        /// What its probe tells of them; empty unless they are of that protocol.
         details: Details,
     },
     /// The client.
@@ -131,16 +131,11 @@ impl Sees {
             Matcher::Bytes(masked) => Self::masked(masked, bytes),
             Matcher::Regex(regex) => {
                 let can_refuse = answer != Answer::NeedsMore || !regex.waits_for_ever(bytes);
-                Self::new("regex", pattern(regex), Evidence::Search { can_refuse })
+                Self::new("regex", regex.to_string(), Evidence::Search { can_refuse })
             }
-            Matcher::Probe(probe) => {
-                Self::protocol("probe", probe.name().to_owned(), answer, || probe.details(bytes))
-            }
-            // What the client did say is the reason for a "no" as well.
-            Matcher::Tls(tls) => Self::head("tls", tls.to_string(), &Probe::tls(), bytes),
-            Matcher::Http(http) => {
-                Self::head("http", http.to_string(), &HttpMatcher::probe(bytes), bytes)
-            }
+            Matcher::Probe(probe) => Self::protocol("probe", probe, probe, bytes),
+            Matcher::Tls(tls) => Self::protocol("tls", tls, &Probe::tls(), bytes),
+            Matcher::Http(http) => Self::protocol("http", http, &HttpMatcher::probe(bytes), bytes),
             Matcher::Predicate(_) => Self::new("function", String::new(), Evidence::Nothing),
             Matcher::Client(networks) => Self::client(networks, sniffed.client),
             Matcher::All(_) => Self::new("all", String::new(), Evidence::Nothing),
@@ -153,22 +148,16 @@ impl Sees {
         Self { kind, condition, evidence }
     }
 
-    /// A condition on a protocol, which tells details of bytes that it matches.
+    /// A condition on a protocol: what the protocol's probe tells of the bytes, if they are.
     fn protocol(
         kind: &'static str,
-        condition: String,
-        answer: Answer,
-        details: impl FnOnce() -> Details,
+        condition: &impl ToString,
+        probe: &Probe,
+        bytes: &[u8],
     ) -> Self {
-        let details = if answer == Answer::Match { details() } else { Details::new() };
-        Self::new(kind, condition, Evidence::Protocol { details })
-    }
-
-    /// A condition on a head, of which the probe tells.
-    fn head(kind: &'static str, condition: String, probe: &Probe, bytes: &[u8]) -> Self {
         let is_it = probe.examine(bytes).is_match();
         let details = if is_it { probe.details(bytes) } else { Details::new() };
-        Self::new(kind, condition, Evidence::Protocol { details })
+        Self::new(kind, condition.to_string(), Evidence::Protocol { details })
     }
 
     fn masked(masked: &MaskedBytes, bytes: &[u8]) -> Self {
@@ -181,10 +170,8 @@ impl Sees {
     }
 
     fn client(networks: &Networks, client: Option<IpAddr>) -> Self {
-        let list: Vec<String> = networks.entries().map(|entry| entry.to_string()).collect();
-        let network =
-            client.and_then(|client| networks.find(client)).map(|entry| entry.to_string());
-        Self::new("client", list.join(", "), Evidence::Client { client, network })
+        let network = client.and_then(|client| networks.find(client));
+        Self::new("client", networks.to_string(), Evidence::Client { client, network })
     }
 }
 
@@ -234,12 +221,6 @@ fn quoted(bytes: &[u8]) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
-}
-
-/// A pattern as it was written, but for control characters.
-fn pattern(regex: &Regex) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.into() };
-    regex.as_str().chars().map(escape).collect()
 }
 
 fn shorten(text: String) -> String {

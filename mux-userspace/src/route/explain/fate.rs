@@ -22,6 +22,11 @@ pub enum Fate {
         /// Not before there are so many bytes in total.
         needs: usize,
     },
+    /// Reset, because an access list does not permit the client.
+    Denied {
+        /// The rule that it is of; `None`: the listener, before the first byte.
+        rule: Option<String>,
+    },
     /// Closed (FIN).
     Close {
         /// Which of the listener's keys says so.
@@ -117,6 +122,9 @@ fn routed(
     why: Why,
     sniffed: Option<&Sniffed<'_>>,
 ) -> Fate {
+    if !rule.acl.permits(question.client) {
+        return Fate::Denied { rule: Some(rule.name.to_string()) };
+    }
     let upstream = question.config.upstreams.get(rule.upstream.0);
     let seen = sniffed.and_then(|sniffed| rule.matcher.seen(sniffed));
     Fate::Routed(Routed {

@@ -114,6 +114,14 @@ pub struct RuleAccount {
     pub account: Account,
 }
 
+impl Step {
+    /// Of a client that the listener does not let in.
+    fn denied() -> Self {
+        let fate = Fate::Denied { rule: None };
+        Self { chunk: 0, bytes: 0, full: false, rules: Vec::new(), fate }
+    }
+}
+
 impl Trace {
     /// Bytes of the input that are shown.
     pub const MAX_INPUT: usize = 64;
@@ -134,7 +142,8 @@ pub fn explain(question: &Question<'_>) -> Trace {
     let Question { config: _, listener, client, bytes, split } = *question;
     let looked_at = &bytes[..bytes.len().min(listener.sniff_limit)];
     let walk = Walk::new(question, looked_at);
-    let (steps, chunks) = walk.steps(split);
+    let (steps, chunks) =
+        if listener.acl.permits(client) { walk.steps(split) } else { (vec![Step::denied()], 0) };
     let is_open = steps.last().is_some_and(|step| matches!(step.fate, Fate::Undecided { .. }));
     Trace {
         listener: listener.name.to_string(),

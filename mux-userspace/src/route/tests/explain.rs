@@ -1,6 +1,6 @@
 //! Accounts of routing, against routing itself.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -10,24 +10,33 @@ use super::{
     *,
 };
 use crate::{
+    probe::TlsVersion,
     route::{
-        Decision, Outcome, Progress, Table, Why,
+        Decision, FieldName, HttpConditions, HttpMatcher, NamePattern, Names, Outcome, Progress,
+        Sni, Table, TlsMatcher, Why,
         explain::{Account, Answer, Evidence, Fate, Question, Split, Trace, explain},
         route,
     },
     rules::config::{
-        Address, Builtin, Config, ListenerConfig, Otherwise, Rule, RuleId, UpstreamConfig,
+        Acl, Address, Builtin, Config, KernelConfig, Limits, ListenerConfig, LogConfig, Otherwise,
+        Rule, RuleId, SecurityConfig, Timeouts, UpstreamConfig,
     },
 };
 
 const CLIENT: Option<std::net::IpAddr> =
     Some(std::net::IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
 
-fn config(rules: &[std::sync::Arc<Rule>]) -> Config {
+fn config(rules: &[Arc<Rule>]) -> Config {
     Config {
+        listeners: Vec::new(),
         rules: rules.to_vec(),
         upstreams: vec![UpstreamConfig::single(Address::Builtin(Builtin::Echo)).into()],
-        ..Config::empty()
+        timeouts: Timeouts::default(),
+        limits: Limits::default(),
+        log: LogConfig::default(),
+        security: SecurityConfig::default(),
+        kernel: KernelConfig::default(),
+        network_files: Vec::new(),
     }
 }
 
@@ -96,7 +105,9 @@ fn tells(fate: &Fate, outcome: &Outcome) -> bool {
 fn taker(fate: &Fate) -> Option<(RuleId, Why)> {
     match fate {
         Fate::Routed(routed) => Some((routed.id, routed.why)),
-        Fate::Undecided { .. } | Fate::Close { .. } | Fate::Reset { .. } => None,
+        Fate::Undecided { .. } | Fate::Denied { .. } | Fate::Close { .. } | Fate::Reset { .. } => {
+            None
+        }
     }
 }
 
@@ -143,11 +154,7 @@ fn check(account: &Account, matcher: &Matcher, bytes: &[u8], phase: Phase) {
         assert!(offset + equal <= bytes.len().max(*offset));
         assert!(differs.is_none_or(|differs| bytes[differs.at] == differs.found));
     }
-    let members: Vec<&Matcher> = match matcher {
-        Matcher::All(group) | Matcher::Any(group) => group.members().iter().collect(),
-        Matcher::Not(inner) => vec![inner],
-        _ => Vec::new(),
-    };
+    let members = matcher.members();
     assert_eq!(members.len(), account.members.len());
     for (member, matcher) in account.members.iter().zip(members) {
         check(member, matcher, bytes, phase);
@@ -275,6 +282,57 @@ fn predicates_that_change_their_mind() {
         assert_eq!(taker(&last.fate).map(|(rule, _)| rule.0), expected);
         assert!(expected == Some(0) || last.rules[0].account.sure_at.is_none());
     }
+}
+
+/// Of a TLS or HTTP client that asks for something else, the account says for what.
+#[test]
+fn what_a_head_says_is_told_of_a_no_as_well() {
+    let names = |name: &str| Names::new([NamePattern::host(name).expect(name)]).expect("not empty");
+    let hosts = Some(names("*.a.example"));
+    let conditions = HttpConditions {
+        hosts,
+        path_prefixes: Some(vec!["/api".into()]),
+        headers: vec![(FieldName::new("X-Y").expect("a token"), Regex::new("^z").expect("z"))],
+        ..HttpConditions::default()
+    };
+    let http = HttpMatcher::new(conditions).expect("not empty");
+    let tls = TlsMatcher::new(
+        Some(Sni::Names(names("a.example"))),
+        Some(vec![b"h2"[..].into()]),
+        Some(vec![TlsVersion::Tls13]),
+    );
+    let tls = Matcher::Tls(tls.expect("not empty"));
+    let world = World::new(vec![tls, Matcher::Http(http)]);
+    let trace = world.explain(b"GET /b HTTP/1.1\r\nHost: b.a.example\r\n\r\n", &Split::Whole);
+    let [tls, http] = &trace.steps[0].rules[..] else { panic!("{trace:?}") };
+    assert_eq!((tls.account.kind, http.account.kind), ("tls", "http"));
+    assert_eq!(tls.account.condition, "sni a.example; alpn h2; version 1.3");
+    assert_eq!(http.account.condition, "host *.a.example; path_prefix /api; header x-y /^z/");
+    let Evidence::Protocol { details } = &http.account.evidence else { panic!("{http:?}") };
+    assert_eq!(details.to_string(), "method=GET path=/b version=1.1 host=b.a.example");
+    assert_eq!((tls.account.answer, http.account.answer), (Answer::No, Answer::No));
+}
+
+#[test]
+fn access_lists_have_the_last_word() {
+    let deny = |network: &str| {
+        let network = network.parse().expect(network);
+        Acl { allow: None, deny: Some(Networks::new([network]).expect("not empty")) }
+    };
+    let mut world = World::new(vec![Matcher::Always]);
+    world.listener.acl = deny("10.0.0.0/8");
+    let trace = world.explain(b"abc", &Split::Whole);
+    assert_eq!((trace.chunks, trace.steps[0].bytes, trace.steps[0].rules.len()), (0, 0, 0));
+    assert!(matches!(trace.fate(), Some(Fate::Denied { rule: None })));
+    world.listener.acl = deny("192.0.2.0/24");
+    assert!(matches!(world.explain(b"", &Split::Whole).fate(), Some(Fate::Routed(_))));
+
+    let mut rules = rules(vec![prefix(b"a"), Matcher::Always]);
+    Arc::get_mut(&mut rules[0]).expect("the only one").acl = deny("10.0.0.1/32");
+    let world = World { config: config(&rules), listener: listener(&rules, &[0, 1]) };
+    // It matches, so that the rules after it are not asked.
+    let trace = world.explain(b"a", &Split::Whole);
+    assert!(matches!(trace.fate(), Some(Fate::Denied { rule: Some(rule) }) if rule == "rule-1"));
 }
 
 #[test]

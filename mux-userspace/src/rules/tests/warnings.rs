@@ -126,6 +126,12 @@ fn rules_for_clients_that_wait_for_their_server() {
     let text = "[[listener]]\naddress = '127.0.0.1:1'\non_timeout = 'db'\n\
                 [[rule]]\nname = 'db'\nmatch = 'mysql'\nupstream = 80\n";
     assert_eq!(warnings(text), []);
+    // So does another rule that leads to the same server.
+    let text = "[[listener]]\naddress = '127.0.0.1:1'\non_timeout = 'silent'\nrules = ['db']\n\
+                [[rule]]\nname = 'db'\nmatch = 'mysql'\nupstream = 80\n\
+                [[rule]]\nname = 'silent'\nupstream = 80\n";
+    assert_eq!(warnings(text), []);
+    warned(&text.replacen("80", "81", 1), "'mysql'", message);
 }
 
 #[test]
