@@ -11,6 +11,7 @@ use super::{
         UpstreamId,
     },
     diagnostic::Diagnostic,
+    identity::header_to_builtin,
     raw::{RawConfig, RawListener, RawRule, RawTarget, RawUpstream, not_an_address},
     suggest::did_you_mean_or_list,
     table::Problems,
@@ -129,8 +130,16 @@ impl Upstreams {
     fn new(raw: Vec<RawUpstream>, problems: &Problems) -> Self {
         let mut compiled: Vec<UpstreamConfig> = Vec::new();
         for upstream in raw {
-            let RawUpstream { name, endpoints, balance, connect_timeout, retries, max_connections } =
-                upstream;
+            let RawUpstream {
+                name,
+                endpoints,
+                balance,
+                connect_timeout,
+                retries,
+                max_connections,
+                source,
+                timers,
+            } = upstream;
             let Some(name) = name else { continue };
             if let Some(earlier) = compiled.iter().position(|other| *other.name == **name.get_ref())
             {
@@ -145,6 +154,8 @@ impl Upstreams {
                 connect_timeout,
                 retries,
                 max_connections,
+                source,
+                timers,
             });
         }
         let groups = compiled.len();
@@ -182,6 +193,12 @@ impl Upstreams {
         Diagnostic::new(span, format!("unknown upstream `{text}`")).hint(hint)
     }
 
+    /// An endpoint of an upstream that is built in.
+    fn builtin(&self, id: UpstreamId) -> Option<&Address> {
+        let is_builtin = |address: &&Address| matches!(address, Address::Builtin(_));
+        self.compiled.get(id.0)?.endpoints.iter().find(is_builtin)
+    }
+
     /// The upstream of one address; one for all rules that name it.
     fn address(&mut self, address: Address) -> UpstreamId {
         let name = address.to_string();
@@ -200,11 +217,33 @@ fn rule(
     upstreams: &mut Upstreams,
     problems: &Problems,
 ) -> Option<Rule> {
-    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections, acl } = raw;
+    let RawRule {
+        span: _,
+        name: _,
+        matcher,
+        upstream,
+        relay,
+        proxy_protocol,
+        max_connections,
+        acl,
+    } = raw;
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
-    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections, acl })
+    if let Some(proxy_protocol) = &proxy_protocol
+        && let Some(builtin) = upstreams.builtin(upstream)
+    {
+        problems.add(header_to_builtin(proxy_protocol.span(), builtin));
+    }
+    Some(Rule {
+        name: name.clone(),
+        matcher,
+        upstream,
+        relay,
+        proxy_protocol: proxy_protocol.map(Spanned::into_inner),
+        max_connections,
+        acl,
+    })
 }
 
 fn listener(
@@ -244,6 +283,8 @@ fn listener(
         on_no_match,
         max_connections: raw.max_connections,
         acl: raw.acl,
+        accept_proxy: raw.accept_proxy,
+        timers: raw.timers,
         rules,
     })
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
@@ -14,6 +14,8 @@ use std::{
 
 use crate::{
     limit::source::PerSource,
+    net::TcpTimers,
+    proxy,
     route::{Matcher, NetworkFile, Networks, Table},
 };
 
@@ -65,6 +67,14 @@ impl Config {
         }
     }
 
+    /// The names of upstreams that are connected to from the client's address.
+    pub fn transparent(&self) -> impl Iterator<Item = &str> {
+        self.upstreams
+            .iter()
+            .filter(|upstream| upstream.source == Some(Source::Transparent))
+            .map(|upstream| &*upstream.name)
+    }
+
     /// The same with other listeners: one on each of these addresses, named `listener-1`, …,
     /// and otherwise like the first one of the file. No addresses: nothing changes.
     #[must_use]
@@ -105,6 +115,10 @@ pub struct ListenerConfig {
     pub max_connections: Option<NonZeroU32>,
     /// Who may connect.
     pub acl: Acl,
+    /// Of whom a PROXY header is required and believed. `None`: of nobody.
+    pub accept_proxy: Option<proxy::Trusted>,
+    /// Of its connections; before those of [`Timeouts::tcp`].
+    pub timers: TcpTimers,
     /// The rules tried, in order.
     pub rules: Arc<Table>,
 }
@@ -127,6 +141,8 @@ impl ListenerConfig {
             on_no_match: Otherwise::Close,
             max_connections: None,
             acl: Acl::default(),
+            accept_proxy: None,
+            timers: TcpTimers::default(),
             rules,
         }
     }
@@ -182,6 +198,9 @@ pub struct Rule {
     pub upstream: UpstreamId,
     /// Which relay carries them.
     pub relay: RelayChoice,
+    /// The PROXY header that the upstream gets first. Never where the upstream has a built-in
+    /// endpoint.
+    pub proxy_protocol: Option<proxy::Version>,
     /// Flows of this rule at once.
     pub max_connections: Option<NonZeroU32>,
     /// Whom it serves; others that match it are refused.
@@ -236,6 +255,10 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Flows at once to the whole group.
     pub max_connections: Option<NonZeroU32>,
+    /// From which address it is connected to. `None`: the kernel's choice.
+    pub source: Option<Source>,
+    /// Of connections to it; before those of [`Timeouts::tcp`].
+    pub timers: TcpTimers,
 }
 
 impl UpstreamConfig {
@@ -254,6 +277,8 @@ impl UpstreamConfig {
             connect_timeout: Self::CONNECT_TIMEOUT,
             retries: Self::RETRIES,
             max_connections: None,
+            source: None,
+            timers: TcpTimers::default(),
         }
     }
 
@@ -261,6 +286,20 @@ impl UpstreamConfig {
     pub fn addresses(&self) -> impl Iterator<Item = &Address> {
         self.endpoints.iter()
     }
+}
+
+/// From which address an upstream's TCP endpoints are connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From this one of the endpoint's family; one of them at least.
+    Addresses {
+        /// For IPv4 endpoints.
+        v4: Option<Ipv4Addr>,
+        /// For IPv6 endpoints.
+        v6: Option<Ipv6Addr>,
+    },
+    /// From the client's own (`IP_TRANSPARENT`, ip(7)), with a port of the kernel's choice.
+    Transparent,
 }
 
 /// Order in which a group's endpoints are tried.
@@ -336,6 +375,8 @@ pub struct Timeouts {
     pub lifetime: Option<Duration>,
     /// From SIGTERM to the reset of what is left. Default 30 s.
     pub drain: Duration,
+    /// The kernel's timers of TCP connections, both sides'. Default: as the kernel has them.
+    pub tcp: TcpTimers,
 }
 
 impl Default for Timeouts {
@@ -345,6 +386,7 @@ impl Default for Timeouts {
             half_closed: Some(Duration::from_secs(30)),
             lifetime: None,
             drain: Duration::from_secs(30),
+            tcp: TcpTimers::default(),
         }
     }
 }

@@ -12,14 +12,18 @@ use super::{
     address::{local_port, parse_address, parse_listen},
     config::{
         Acl, Address, Balance, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
-        RelayChoice, SecurityConfig, Timeouts, UpstreamConfig,
+        RelayChoice, SecurityConfig, Source, Timeouts, UpstreamConfig,
     },
     diagnostic::Diagnostic,
-    matches, settings,
+    identity, matches, settings,
     table::{Problems, Table, Value, into_table, unavailable, wrong_type},
     values::{choice, count, integer, list, name, positive_duration, size, string},
 };
-use crate::route::Matcher;
+use crate::{
+    net::TcpTimers,
+    proxy::{Trusted, Version},
+    route::Matcher,
+};
 
 /// What `sniff_limit` can be, bytes; the connection's buffer is as large.
 const SNIFF_LIMIT: std::ops::RangeInclusive<u64> = 1..=1 << 20;
@@ -48,6 +52,8 @@ pub(super) struct RawListener {
     pub(super) on_no_match: Option<Spanned<String>>,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) acl: Acl,
+    pub(super) accept_proxy: Option<Trusted>,
+    pub(super) timers: TcpTimers,
     pub(super) rules: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
@@ -59,6 +65,7 @@ pub(super) struct RawRule {
     pub(super) matcher: Matcher,
     pub(super) upstream: Option<Spanned<RawTarget>>,
     pub(super) relay: RelayChoice,
+    pub(super) proxy_protocol: Option<Spanned<Version>>,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) acl: Acl,
 }
@@ -79,6 +86,8 @@ pub(super) struct RawUpstream {
     pub(super) connect_timeout: Duration,
     pub(super) retries: u32,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) source: Option<Source>,
+    pub(super) timers: TcpTimers,
 }
 
 /// Reads a file's root table.
@@ -141,6 +150,8 @@ fn listen(root: &mut Table<'_, '_>) -> Vec<RawListener> {
                 on_no_match: None,
                 max_connections: None,
                 acl: Acl::default(),
+                accept_proxy: None,
+                timers: TcpTimers::default(),
                 rules: None,
             }
         })
@@ -158,8 +169,10 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
     let on_no_match = table.take("on_no_match", string);
     let max_connections = table.take("max_connections", count);
     let acl = acl(&mut table);
+    let place = address.as_ref().map(Spanned::get_ref);
+    let accept_proxy = identity::accept_proxy(&mut table, place);
+    let timers = identity::listener_timers(&mut table, place);
     let rules = table.take("rules", rule_names);
-    table.unavailable("accept_proxy_protocol", "let the proxy before mux pass plain TCP to it");
     table.finish();
     RawListener {
         name,
@@ -170,6 +183,8 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
         on_no_match,
         max_connections: max_connections.map(Spanned::into_inner),
         acl,
+        accept_proxy,
+        timers,
         rules,
     }
 }
@@ -225,7 +240,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
     let relay = table.take("relay", |value| choice(value, &relays));
     let max_connections = table.take("max_connections", count);
     let acl = acl(&mut table);
-    table.unavailable("proxy_protocol", "the upstream sees mux's own address for now");
+    let proxy_protocol = table.take("proxy_protocol", identity::proxy_protocol);
     table.finish();
     RawRule {
         span,
@@ -233,6 +248,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         matcher,
         upstream,
         relay: relay.map_or(RelayChoice::Auto, Spanned::into_inner),
+        proxy_protocol,
         max_connections: max_connections.map(Spanned::into_inner),
         acl,
     }
@@ -281,16 +297,20 @@ fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
     let max_connections = table.take("max_connections", count);
     table.unavailable("health", "an endpoint that does not answer is passed over, see `retries`");
     table.unavailable("resolve", "leave it out: mux looks names up by itself");
-    table.unavailable("source", "connections come from the machine's own address");
+    let endpoints = endpoints.map(Spanned::into_inner).unwrap_or_default();
+    let source = identity::source(&mut table, &endpoints);
+    let timers = identity::timers(&mut table);
     table.finish();
     RawUpstream {
         name,
-        endpoints: endpoints.map(Spanned::into_inner).unwrap_or_default(),
+        endpoints,
         balance: balance.map_or(Balance::default(), Spanned::into_inner),
         connect_timeout: connect_timeout
             .map_or(UpstreamConfig::CONNECT_TIMEOUT, Spanned::into_inner),
         retries: retries.map_or(UpstreamConfig::RETRIES, Spanned::into_inner),
         max_connections: max_connections.map(Spanned::into_inner),
+        source,
+        timers,
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub mod builtin;
 mod resolve;
+pub mod source;
 
 use std::{
     io,
@@ -19,11 +20,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub use self::resolve::Resolver;
+pub use self::{resolve::Resolver, source::Manner};
 use crate::{
     account::Counter,
     core::Core,
-    net::Stream,
+    net::{Peer, Stream},
     rules::config::{Address, Balance, Builtin, UpstreamId},
 };
 
@@ -46,11 +47,11 @@ pub struct Connected {
 #[error("{}", .0.iter().map(|(endpoint, error)| format!("{endpoint}: {error}")).collect::<Vec<_>>().join("; "))]
 pub struct Unreachable(pub Vec<(String, io::Error)>);
 
-/// Connects to the first endpoint that answers: at most 1 + `retries` are tried.
+/// Connects a client's flow to the first endpoint that answers: at most 1 + `retries` are tried.
 ///
 /// # Errors
 /// [`Unreachable`], with what each endpoint said.
-pub async fn connect(core: &Core, id: UpstreamId) -> Result<Connected, Unreachable> {
+pub async fn connect(core: &Core, id: UpstreamId, client: Peer) -> Result<Connected, Unreachable> {
     let upstream = &core.shared.config.upstreams[id.0];
     let count = upstream.endpoints.len();
     let first = match upstream.balance {
@@ -58,10 +59,17 @@ pub async fn connect(core: &Core, id: UpstreamId) -> Result<Connected, Unreachab
         Balance::RoundRobin => core.shared.limits.turns[id.0].fetch_add(1, Ordering::Relaxed),
     };
     let attempts = count.min(upstream.retries as usize + 1);
+    let manner = Manner {
+        source: upstream.source.as_ref(),
+        client: Some(client),
+        timers: upstream.timers.or(core.shared.config.timeouts.tcp),
+        counters: &core.shared.counters,
+    };
     let mut failures = Vec::new();
     for turn in 0..attempts {
         let address = &upstream.endpoints[(first.wrapping_add(turn)) % count];
-        match connect_endpoint(core, address, upstream.connect_timeout, &mut failures).await {
+        let timeout = upstream.connect_timeout;
+        match connect_endpoint(core, address, &manner, timeout, &mut failures).await {
             Some(connected) => return Ok(connected),
             None => core.shared.counters.count(Counter::ConnectFailed),
         }
@@ -73,15 +81,16 @@ pub async fn connect(core: &Core, id: UpstreamId) -> Result<Connected, Unreachab
 async fn connect_endpoint(
     core: &Core,
     address: &Address,
+    manner: &Manner<'_>,
     timeout: Duration,
     failures: &mut Vec<(String, io::Error)>,
 ) -> Option<Connected> {
     let deadline = Instant::now() + timeout;
     let (result, builtin) = match address {
-        Address::Ip(ip) => (within(deadline, connect_tcp(*ip)).await, None),
+        Address::Ip(ip) => (within(deadline, connect_tcp(*ip, manner)).await, None),
         Address::Unix(path) => (within(deadline, connect_unix(path)).await, None),
         Address::Name { host, port } => {
-            return connect_name(core, host, *port, deadline, failures).await;
+            return connect_name(core, host, *port, manner, deadline, failures).await;
         }
         Address::Builtin(builtin) => match UnixStream::pair() {
             Ok((ours, theirs)) => (Ok(Stream::Unix(ours)), Some((*builtin, theirs))),
@@ -104,6 +113,7 @@ async fn connect_name(
     core: &Core,
     host: &Arc<str>,
     port: u16,
+    manner: &Manner<'_>,
     deadline: Instant,
     failures: &mut Vec<(String, io::Error)>,
 ) -> Option<Connected> {
@@ -119,7 +129,7 @@ async fn connect_name(
         let address = SocketAddr::new(ip, port);
         let part = deadline.saturating_duration_since(Instant::now()) / left.max(1);
         left -= 1;
-        match within(Instant::now() + part, connect_tcp(address)).await {
+        match within(Instant::now() + part, connect_tcp(address, manner)).await {
             Ok(stream) => {
                 let endpoint = format!("{host}:{port} ({address})");
                 return Some(Connected { stream, endpoint, builtin: None });
@@ -140,13 +150,14 @@ async fn within<T>(
         .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
 }
 
-async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
+async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
     // What was a segment of the client's must not wait for the ACK of the one before.
     socket.set_nodelay(true)?;
+    manner.prepare(&socket, address)?;
     Ok(Stream::Tcp(socket.connect(address).await?))
 }
 

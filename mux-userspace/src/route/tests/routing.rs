@@ -19,6 +19,7 @@ pub(super) fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
             matcher,
             upstream: UpstreamId(0),
             relay: RelayChoice::Auto,
+            proxy_protocol: None,
             max_connections: None,
             acl: Acl::default(),
         })

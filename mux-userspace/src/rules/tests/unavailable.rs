@@ -6,14 +6,8 @@ use super::*;
 fn keys_of_later_versions() {
     let group = "[[upstream]]\nname = 'web'\n";
     for (text, what) in [
-        (format!("{LISTEN}{RULE}proxy_protocol = 'v2'\n"), "proxy_protocol"),
-        (
-            format!("[[listener]]\naddress = '127.0.0.1:0'\naccept_proxy_protocol = []\n{RULE}"),
-            "accept_proxy_protocol",
-        ),
         (format!("{LISTEN}{RULE}{group}endpoints = [80]\nhealth = {{ rise = 2 }}\n"), "health"),
         (format!("{LISTEN}{RULE}{group}endpoints = [80]\nresolve = '30s'\n"), "resolve"),
-        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nsource = 'transparent'\n"), "source"),
         (format!("{LISTEN}{RULE}{group}endpoints = [{{ address = 80, weight = 2 }}]\n"), "weight"),
         (
             format!("{LISTEN}{RULE}{group}endpoints = [{{ address = 80, backup = true }}]\n"),
