@@ -20,7 +20,6 @@ use crate::{
     rules::config::Timeouts,
     shared::Shared,
     sys,
-    upstream::Resolver,
 };
 
 /// A core.
@@ -36,8 +35,6 @@ pub struct Core {
     pub watch: Watch,
     /// Buffers and pipes.
     pub pool: Pool,
-    /// Addresses of names.
-    pub resolver: Resolver,
     /// Its connections' tasks.
     pub tasks: TaskTracker,
     flows: RefCell<Slab<Entry>>,
@@ -74,7 +71,6 @@ impl Core {
             kernel,
             watch: Watch::new()?,
             pool: Pool::default(),
-            resolver: Resolver::default(),
             tasks: TaskTracker::new(),
             flows: RefCell::default(),
             sequence: Cell::new(0),

@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -17,6 +17,7 @@ use crate::{
     kernel::books::Books,
     limit::Limit,
     rules::config::{Config, RelayChoice},
+    upstream::Groups,
 };
 
 /// Shared by all cores; lives as long as the daemon serves.
@@ -38,6 +39,8 @@ pub struct Shared {
     pub access: AccessLog,
     /// Limits.
     pub limits: Limits,
+    /// The upstreams' state, indexed as the configuration's.
+    pub upstreams: Groups,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
     /// End at once.
@@ -57,10 +60,6 @@ pub struct Limits {
     pub sniffing: Limit,
     /// Flows a rule; refused beyond. Indexed as the rules are.
     pub rules: Vec<Limit>,
-    /// Flows an upstream; refused beyond. Indexed as the upstreams are.
-    pub upstreams: Vec<Limit>,
-    /// Where the next connection to an upstream starts. Indexed as the upstreams are.
-    pub turns: Vec<AtomicUsize>,
 }
 
 impl Limits {
@@ -77,12 +76,6 @@ impl Limits {
                 .collect(),
             sniffing: Limit::new(Some(config.limits.max_sniffing)),
             rules: config.rules.iter().map(|rule| Limit::new(rule.max_connections)).collect(),
-            upstreams: config
-                .upstreams
-                .iter()
-                .map(|upstream| Limit::new(upstream.max_connections))
-                .collect(),
-            turns: config.upstreams.iter().map(|_| AtomicUsize::new(0)).collect(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `settings`, `matches` |
+//! | keys → raw shapes | `raw`, `settings`, `matches`, `upstream` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
 //! | what went wrong → a report with file, line, column, caret and hint | `diagnostic`, `suggest` |
@@ -23,6 +23,7 @@ mod settings;
 mod suggest;
 mod table;
 mod units;
+mod upstream;
 mod values;
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use crate::{
     listener::{self, BindError, Bound},
     rules::config::{Config, RelayChoice},
     shared::{Limits, Owners, Shared},
+    upstream::{Groups, Upkeep},
 };
 
 /// How the daemon is started.
@@ -111,6 +112,7 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         counters,
         access,
         limits: Limits::new(&config),
+        upstreams: Groups::new(&config),
         drain: CancellationToken::new(),
         abort: CancellationToken::new(),
         id_base: u64::from(std::process::id()) << 48,
@@ -137,6 +139,8 @@ fn serve(
     handles: Vec<Option<Handle>>,
 ) -> Result<(), ServeError> {
     let files: Vec<_> = bound.iter().filter_map(|bound| bound.file.clone()).collect();
+    let upkeep = Upkeep::start(&shared.upstreams, &shared.counters)
+        .map_err(io_error("starting the upstreams' thread"))?;
     let (workers, nudges) = worker::spawn_all(shared, bound, handles)?;
     let events = match &mut kernel {
         Some(kernel) => Some(events::spawn(kernel, Arc::clone(shared), nudges)?),
@@ -153,6 +157,9 @@ fn serve(
         if worker.join().is_err() {
             warn!("a core's thread panicked; its connections are closed");
         }
+    }
+    if let Some(upkeep) = upkeep {
+        upkeep.stop();
     }
     if let Some(events) = events {
         events.stop();

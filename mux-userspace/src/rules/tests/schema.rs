@@ -7,8 +7,8 @@ use crate::{
     probe::Probe,
     route::{Group, MaskedBytes, Matcher, Networks, Prefix, Regex},
     rules::config::{
-        AccessFormat, Address, Balance, Builtin, ListenAddress, Otherwise, RelayChoice, RuleId,
-        SockmapMode, UpstreamId,
+        AccessFormat, Address, Balance, Builtin, EjectConfig, EndpointConfig, Expect, HalfClosed,
+        ListenAddress, Otherwise, QueueConfig, RelayChoice, RuleId, SockmapMode, UpstreamId,
     },
 };
 
@@ -157,12 +157,15 @@ fn every_form_of_an_upstream() {
     ];
     for (form, address) in forms {
         let rule = config(&format!("{LISTEN}[[rule]]\nupstream = {form}\n"));
-        assert_eq!(rule.upstreams[0].endpoints, std::slice::from_ref(&address), "{form}");
+        let endpoint = EndpointConfig::new(address);
+        assert_eq!(rule.upstreams[0].endpoints, std::slice::from_ref(&endpoint), "{form}");
         let group = format!(
             "{LISTEN}[[rule]]\nupstream = \"g\"\n[[upstream]]\nname = \"g\"\nendpoints = \
-             [{form}, {{ address = {form} }}]\n"
+             [9, {form}, {{ address = {form} }}]\n"
         );
-        assert_eq!(config(&group).upstreams[0].endpoints, [address.clone(), address], "{form}");
+        // Written twice, it has twice the share.
+        let twice = EndpointConfig { weight: 2, ..endpoint };
+        assert_eq!(config(&group).upstreams[0].endpoints[1..], [twice], "{form}");
     }
 }
 
@@ -212,13 +215,151 @@ balance = "round-robin"
     let web = &config.upstreams[0];
     assert_eq!((&*web.name, web.endpoints.len()), ("web", 2));
     assert_eq!((web.balance, web.retries), (Balance::First, 0));
-    assert_eq!(web.connect_timeout, Duration::from_secs(5));
+    assert!(web.endpoints.iter().all(|e| e.connect_timeout == Duration::from_secs(5)));
     assert_eq!(web.max_connections.map(u32::from), Some(7));
+    let plain = &config.upstreams[1];
+    assert_eq!((plain.balance, plain.retries), (Balance::RoundRobin, 2));
+    // An address has nowhere else to go.
+    assert_eq!(
+        (config.upstreams[2].balance, config.upstreams[2].retries),
+        (Balance::RoundRobin, 0)
+    );
     for defaults in &config.upstreams[1..] {
-        assert_eq!((defaults.balance, defaults.retries), (Balance::RoundRobin, 2));
-        assert_eq!(defaults.connect_timeout, Duration::from_secs(2));
+        assert_eq!(defaults.endpoints[0].connect_timeout, Duration::from_secs(2));
+        assert_eq!(defaults.resolve, Duration::from_secs(30));
         assert_eq!(defaults.max_connections, None);
+        assert_eq!((defaults.queue, defaults.eject), (None, None));
+        assert!(defaults.health.is_none());
     }
+}
+
+/// The `[[upstream]]` of these keys, as it is compiled.
+fn upstream(keys: &str) -> std::sync::Arc<crate::rules::config::UpstreamConfig> {
+    let text = format!("{LISTEN}[[rule]]\nupstream = \"g\"\n[[upstream]]\nname = \"g\"\n{keys}\n");
+    config(&text).upstreams[0].clone()
+}
+
+#[test]
+fn every_key_of_an_endpoint() {
+    let group = upstream(
+        r#"
+endpoints = [
+    80,
+    { address = "10.0.0.6:443", weight = 65535, max_connections = 9 },
+    { address = "db.internal:1", backup = true, connect_timeout = "100ms" },
+    { address = 81, backup = false, weight = 0x10 },
+]
+connect_timeout = "3s"
+"#,
+    );
+    let weights: Vec<u32> = group.endpoints.iter().map(|endpoint| endpoint.weight).collect();
+    assert_eq!(weights, [1, 65_535, 1, 16]);
+    let backups: Vec<bool> = group.endpoints.iter().map(|endpoint| endpoint.backup).collect();
+    assert_eq!(backups, [false, false, true, false]);
+    let timeouts: Vec<u128> =
+        group.endpoints.iter().map(|endpoint| endpoint.connect_timeout.as_millis()).collect();
+    assert_eq!(timeouts, [3000, 3000, 100, 3000]);
+    assert_eq!(group.endpoints[1].max_connections.map(u32::from), Some(9));
+    assert_eq!(group.endpoints[0].max_connections, None);
+}
+
+#[test]
+fn every_balance() {
+    for (word, balance) in [
+        ("round-robin", Balance::RoundRobin),
+        ("least-connections", Balance::LeastConnections),
+        ("random-two", Balance::RandomTwo),
+        ("source-hash", Balance::SourceHash),
+        ("first", Balance::First),
+    ] {
+        let group = upstream(&format!("endpoints = [80]\nbalance = \"{word}\""));
+        assert_eq!(group.balance, balance, "{word}");
+    }
+}
+
+#[test]
+fn queues() {
+    let queue = |keys: &str| {
+        upstream(&format!("endpoints = [80]\nmax_connections = 1\nqueue = {keys}")).queue
+    };
+    let length = 5;
+    let (timeout, half_closed) = (Duration::from_secs(1), HalfClosed::Leaves);
+    assert_eq!(queue("{ length = 5 }"), Some(QueueConfig { length, timeout, half_closed }));
+    let (timeout, half_closed) = (Duration::from_millis(50), HalfClosed::Waits);
+    assert_eq!(
+        queue("{ length = 5, timeout = '50ms', half_closed = 'waits' }"),
+        Some(QueueConfig { length, timeout, half_closed })
+    );
+    // A limit of an endpoint will do.
+    let group = upstream("endpoints = [{ address = 80, max_connections = 1 }]\nqueue.length = 2");
+    assert_eq!(group.queue.map(|queue| queue.length), Some(2));
+}
+
+#[test]
+fn health() {
+    let health = |keys: &str| {
+        upstream(&format!("endpoints = [80]\nhealth = {keys}"))
+            .health
+            .clone()
+            .expect("there is one")
+    };
+    let defaults = health("{}");
+    assert_eq!(defaults.interval, Duration::from_secs(2));
+    assert_eq!(defaults.timeout, Duration::from_secs(1));
+    assert_eq!((defaults.rise, defaults.fall), (2, 3));
+    assert!(defaults.send.is_empty() && matches!(defaults.expect, Expect::Connection));
+
+    let all = health(
+        r#"{ interval = "100ms", timeout = "50ms", rise = 1, fall = 9, send = "PING\r\n", expect = "+PONG" }"#,
+    );
+    assert_eq!(all.interval, Duration::from_millis(100));
+    assert_eq!(all.timeout, Duration::from_millis(50));
+    assert_eq!((all.rise, all.fall), (1, 9));
+    assert_eq!(&*all.send, b"PING\r\n");
+    let Expect::Prefix(prefix) = &all.expect else { panic!("{:?}", all.expect) };
+    assert_eq!(&**prefix, b"+PONG");
+
+    let Expect::Regex(regex) = health(r"{ expect_regex = '^\xff.' }").expect else { panic!() };
+    assert!(regex.is_match(b"\xff\xfe") && !regex.is_match("\u{ff}a".as_bytes()));
+    assert!(matches!(health("{ send = '', expect = '' }").expect, Expect::Connection));
+}
+
+#[test]
+fn ejection_is_on_where_there_is_somewhere_else_to_go() {
+    let eject = |keys: &str| upstream(keys).eject;
+    let default =
+        EjectConfig { failures: 3, backoff: Duration::from_secs(1), max: Duration::from_secs(60) };
+    assert_eq!(eject("endpoints = [80]"), None);
+    assert_eq!(eject("endpoints = [80, 80]"), None);
+    assert_eq!(eject("endpoints = [80, 81]"), Some(default));
+    assert_eq!(eject("endpoints = [80]\neject = true"), Some(default));
+    assert_eq!(eject("endpoints = [80]\neject = {}"), Some(default));
+    assert_eq!(eject("endpoints = [80, 81]\neject = false"), None);
+    let (backoff, max) = (Duration::from_millis(100), Duration::from_secs(5));
+    assert_eq!(
+        eject("endpoints = [80]\neject = { failures = 1, backoff = '100ms', max = '5s' }"),
+        Some(EjectConfig { failures: 1, backoff, max })
+    );
+}
+
+#[test]
+fn names_can_be_looked_up_more_often() {
+    assert_eq!(upstream("endpoints = ['a:1']\nresolve = '5s'").resolve, Duration::from_secs(5));
+}
+
+#[test]
+fn what_stands_in_for_an_upstream() {
+    let config = config(
+        "listen = '127.0.0.1:0'\n\
+         [[rule]]\nname = 'a'\nmatch = 'ssh'\nupstream = 1\non_no_upstream = 'b'\n\
+         [[rule]]\nname = 'b'\nmatch = 'tls'\nupstream = 2\non_no_upstream = 'sorry'\n\
+         [[rule]]\nname = 'c'\nmatch = 'http'\nupstream = 3\non_no_upstream = 'close'\n\
+         [[rule]]\nname = 'd'\nupstream = 4\non_no_upstream = 'reset'\n\
+         [[rule]]\nname = 'sorry'\nupstream = 5\n",
+    );
+    let all: Vec<Otherwise> = config.rules.iter().map(|rule| rule.on_no_upstream).collect();
+    let rule = |index| Otherwise::Rule(RuleId(index));
+    assert_eq!(all, [rule(1), rule(4), Otherwise::Close, Otherwise::Reset, Otherwise::Reset]);
 }
 
 #[test]
