@@ -1,6 +1,7 @@
 //! Integration tests: one module per behaviour.
 
 mod abi;
+mod acl;
 mod auto;
 mod config_errors;
 mod defects;

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr},
+    net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     thread::ScopedJoinHandle,
@@ -31,6 +31,21 @@ impl Conn {
         socket
             .connect_timeout(&address.into(), deadline())
             .with_context(|| format!("connecting to {address}"))?;
+        Self::from_socket(socket)
+    }
+
+    /// Connects over TCP from an address of this machine's, such as another one of loopback's.
+    ///
+    /// # Errors
+    /// bind(2)'s and connect(2)'s.
+    pub fn tcp_from(source: IpAddr, address: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .with_context(|| format!("binding to {source}"))?;
+        socket
+            .connect_timeout(&address.into(), deadline())
+            .with_context(|| format!("connecting from {source} to {address}"))?;
         Self::from_socket(socket)
     }
 

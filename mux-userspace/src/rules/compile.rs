@@ -16,6 +16,7 @@ use super::{
     table::Problems,
     upstream::RawUpstream,
 };
+use crate::route::Table;
 
 /// Words that `on_timeout`, `on_no_match` and `on_no_upstream` take beside a rule's name.
 const CLOSE: &str = "close";
@@ -41,7 +42,7 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
         })
         .collect::<Vec<_>>();
     refuse_circles(&rules, &rule_names, &stand_ins, problems);
-    let rules = rules
+    let rules: Vec<Arc<Rule>> = rules
         .into_iter()
         .zip(rule_names.all.iter().zip(stand_ins))
         .filter_map(|(raw, (name, stand_in))| {
@@ -56,12 +57,26 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
         .into_iter()
         .zip(&listener_names.all)
         .filter_map(|(raw, name)| {
-            listener(raw, name, &rule_names, &mut addresses, problems).map(Arc::new)
+            listener(raw, name, &rule_names, &rules, &mut addresses, problems).map(Arc::new)
         })
         .collect();
 
     let upstreams = upstreams.compiled.into_iter().map(Arc::new).collect();
-    (Config { listeners, rules, upstreams, timeouts, limits, log, security, kernel }, places)
+    let network_files = problems.network_files();
+    (
+        Config {
+            listeners,
+            rules,
+            upstreams,
+            timeouts,
+            limits,
+            log,
+            security,
+            kernel,
+            network_files,
+        },
+        places,
+    )
 }
 
 /// Names of the rules or of the listeners.
@@ -196,7 +211,7 @@ impl Upstreams {
         if let Some(earlier) = earlier {
             return UpstreamId(self.groups + earlier);
         }
-        self.compiled.push(UpstreamConfig::of_address(address));
+        self.compiled.push(UpstreamConfig::single(address));
         UpstreamId(self.compiled.len() - 1)
     }
 }
@@ -208,12 +223,28 @@ fn rule(
     upstreams: &mut Upstreams,
     problems: &Problems,
 ) -> Option<Rule> {
-    let RawRule { span: _, name: _, matcher, upstream, on_no_upstream: _, relay, max_connections } =
-        raw;
+    let RawRule {
+        span: _,
+        name: _,
+        matcher,
+        upstream,
+        on_no_upstream: _,
+        relay,
+        max_connections,
+        acl,
+    } = raw;
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
-    Some(Rule { name: name.clone(), matcher, upstream, on_no_upstream, relay, max_connections })
+    Some(Rule {
+        name: name.clone(),
+        matcher,
+        upstream,
+        on_no_upstream,
+        relay,
+        max_connections,
+        acl,
+    })
 }
 
 /// Reports rules whose `on_no_upstream` leads back to them. Each circle is reported once, at the
@@ -248,16 +279,20 @@ fn refuse_circles(raw: &[RawRule], names: &Names, stand_ins: &[Otherwise], probl
 fn listener(
     raw: RawListener,
     name: &Arc<str>,
-    rules: &Names,
+    names: &Names,
+    rules: &[Arc<Rule>],
     addresses: &mut Vec<ListenAddress>,
     problems: &Problems,
 ) -> Option<ListenerConfig> {
-    let on_timeout = otherwise(raw.on_timeout.as_ref(), Otherwise::Close, rules, problems);
-    let on_no_match = otherwise(raw.on_no_match.as_ref(), Otherwise::Close, rules, problems);
-    let rules = match raw.rules {
-        None => (0..rules.all.len()).map(RuleId).collect(),
-        Some(written) => rule_list(&written.into_inner(), rules, problems),
+    let on_timeout = otherwise(raw.on_timeout.as_ref(), Otherwise::Close, names, problems);
+    let on_no_match = otherwise(raw.on_no_match.as_ref(), Otherwise::Close, names, problems);
+    let ids = match raw.rules {
+        None => (0..names.all.len()).map(RuleId).collect(),
+        Some(written) => rule_list(&written.into_inner(), names, problems),
     };
+    // A rule that is wrong is not there; the file is refused then.
+    let rules = ids.into_iter().filter_map(|id| Some((id, Arc::clone(rules.get(id.0)?))));
+    let rules = Arc::new(Table::new(rules));
 
     let address = raw.address?;
     let span = address.span();
@@ -277,6 +312,7 @@ fn listener(
         on_timeout,
         on_no_match,
         max_connections: raw.max_connections,
+        acl: raw.acl,
         rules,
     })
 }

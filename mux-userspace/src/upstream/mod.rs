@@ -173,13 +173,17 @@ pub async fn connect(
         let said = refused.to_string();
         errors.extend((!said.is_empty()).then_some(said));
         let reset = match config.on_no_upstream {
-            Otherwise::Rule(next) if is_no_upstream => {
+            // An upstream is behind its rule's access list, whichever way one comes to it.
+            Otherwise::Rule(next)
+                if is_no_upstream
+                    && core.shared.config.rules[next.0].acl.permits(visitor.peer.ip()) =>
+            {
                 core.shared.counters.count(Counter::UpstreamFallbacks);
                 rule = next;
                 continue;
             }
-            Otherwise::Reset => is_no_upstream,
-            Otherwise::Close | Otherwise::Rule(_) => false,
+            Otherwise::Reset | Otherwise::Rule(_) => is_no_upstream,
+            Otherwise::Close => false,
         };
         return Err(Failure { refused, error: errors.join("; "), reset });
     }

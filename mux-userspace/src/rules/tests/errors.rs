@@ -7,11 +7,6 @@ fn matching(condition: &str) -> String {
     format!("{LISTEN}[[rule]]\nmatch = {condition}\nupstream = 80\n")
 }
 
-/// A file with an `[[upstream]]` of these keys.
-fn group(keys: &str) -> String {
-    format!("{LISTEN}{RULE}[[upstream]]\nname = 'g'\n{keys}\n")
-}
-
 #[test]
 fn a_report_as_people_see_it() {
     let text = "listen = \"0.0.0.0:3000\"\n\n[[rule]]\nmatch = { regex = '^(GET' }\nupstrem = 80\n";
@@ -76,14 +71,6 @@ fn unknown_keys() {
         (format!("{LISTEN}{RULE}[log]\nlevels = 'info'\n"), "levels", "[log]"),
         (format!("{LISTEN}{RULE}[security]\nusr = 'a'\n"), "usr", "[security]"),
         (format!("{LISTEN}{RULE}[kernel]\nsock-map = 'off'\n"), "sock-map", "[kernel]"),
-        (group("endpoints = [{ address = 80, wieght = 2 }]"), "wieght", "an endpoint"),
-        (group("endpoints = [80]\nhealth = { rize = 2 }"), "rize", "`health`"),
-        (group("endpoints = [80]\neject = { failure = 2 }"), "failure", "`eject`"),
-        (
-            group("endpoints = [80]\nmax_connections = 1\nqueue = { length = 1, size = 2 }"),
-            "size",
-            "`queue`",
-        ),
         (matching("{ prefix = 'a', regx = 'b' }"), "regx", "`match`"),
         (matching("{ bytes = { hex = '00', ofset = 1 } }"), "ofset", "`bytes`"),
     ] {
@@ -413,183 +400,41 @@ fn the_order_is_the_listeners() {
 }
 
 #[test]
-fn endpoints() {
-    let endpoint = |keys: &str| group(&format!("endpoints = [{{ address = 81, {keys} }}]"));
-    refused(
-        &endpoint("weight = 0"),
-        "0 }",
-        "an endpoint of weight 0 would never get a connection",
-        "leave the endpoint out, or make it a reserve with `backup = true`",
+fn files_of_networks_that_cannot_be_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("list");
+    let text = format!(
+        "{LISTEN}[[rule]]\nmatch = {{ client = ['file:{}'] }}\nupstream = 80\n",
+        path.display()
     );
-    for weight in ["65536", "-1"] {
-        let report = report(&endpoint(&format!("weight = {weight}")));
-        assert!(report.contains("not from 1 to 65535"), "{report}");
-    }
-    for (keys, message) in [
-        ("weight = '2'", "expected an integer, found a string"),
-        ("backup = 1", "expected `true` or `false`, found an integer"),
-        ("connect_timeout = 2", "a duration needs a unit"),
-        ("connect_timeout = '0s'", "this duration cannot be zero"),
-        ("max_connections = 0", "this number is out of range"),
-    ] {
-        let report = report(&endpoint(keys));
-        assert!(report.starts_with(&format!("error: {message}")), "{report}");
-    }
+    let at = format!("'file:{}'", path.display());
+    let message = "this file of networks cannot be used";
+    refused(&text, &at, message, "relative paths are taken from the rules file's directory");
+    std::fs::write(&path, "10.0.0.0/8\nlocalhost\n").expect("it can be written");
+    refused(&text, &at, message, "a line has one network or address, such as 10.0.0.0/8");
+    assert!(report(&text).contains("list:2: `localhost` is neither"), "{}", report(&text));
     refused(
-        &group("endpoints = [{ weight = 2 }]"),
-        "{ weight",
-        "`address` is missing in an endpoint",
-        "add `address = ",
-    );
-    refused(
-        &endpoint("backup = true"),
-        "[{",
-        "every endpoint is a backup, and none has a backup",
-        "leave `backup = true` out of at least one",
-    );
-    refused(
-        &group("endpoints = [81, { address = '127.0.0.1:81', backup = true }]"),
-        "{ address",
-        "`127.0.0.1:81` stands twice, with different settings",
-        "write it once; `weight` sets its share",
+        &text.replace(&at, "'file:'"),
+        "'file:'",
+        "this cannot be a path",
+        "write \"file:/etc/mux/allow.txt\"",
     );
 }
 
 #[test]
-fn groups() {
-    let one = |keys: &str| group(&format!("endpoints = [81]\n{keys}"));
-    refused(
-        &one("balance = 'least-connection'"),
-        "'least-connection'",
-        "unknown value `least-connection`",
-        "did you mean `least-connections`?",
-    );
-    refused(&one("resolve = '0s'"), "'0s'", "this duration cannot be zero", "write how long");
-    refused(&one("resolve = 30"), "30", "a duration needs a unit", "write \"30s\"");
-    let report = report(&one("retries = 101"));
-    assert!(report.contains("not from 0 to 100"), "{report}");
-}
-
-#[test]
-fn queues() {
-    let queue =
-        |keys: &str| group(&format!("endpoints = [81]\nmax_connections = 1\nqueue = {keys}"));
-    refused(&queue("{}"), "{}", "`length` is missing in `queue`", "add `length = 100`");
-    refused(
-        &queue("{ length = 1, half_closed = 'leave' }"),
-        "'leave'",
-        "unknown value `leave`",
-        "did you mean `leaves`?",
-    );
-    refused(
-        &group("endpoints = [81]\nqueue = { length = 1 }"),
-        "{ length",
-        "nobody can ever wait in this queue",
-        "add `max_connections`, to the upstream or to its endpoints",
-    );
-    for (keys, message) in [
-        ("5", "expected a table, found an integer"),
-        ("{ length = 0 }", "this number is out of range"),
-        ("{ length = 65537 }", "this number is out of range"),
-        ("{ length = 1, timeout = '0s' }", "this duration cannot be zero"),
-    ] {
-        let report = report(&queue(keys));
-        assert!(report.starts_with(&format!("error: {message}")), "{report}");
+fn rates() {
+    for wrong in ["50", "50/", "/s", "0/s", "5/0s", "-1/s", "5/fortnight", "1/2/s"] {
+        refused(
+            &format!("{LISTEN}{RULE}[limits]\nper_source = {{ rate = '{wrong}' }}\n"),
+            &format!("'{wrong}'"),
+            &format!("`{wrong}` is not a rate"),
+            "write a count and a time, as in \"50/s\"",
+        );
     }
-}
-
-#[test]
-fn health() {
-    let health = |keys: &str| group(&format!("endpoints = [81]\nhealth = {keys}"));
     refused(
-        &health("{ expect = 'a', expect_regex = 'b' }"),
-        "'b'",
-        "`expect` and `expect_regex` exclude each other",
-        "leave one of them out",
-    );
-    refused(
-        &health("{ expect_regex = '(a' }"),
-        "'(a'",
-        "this regular expression does not compile",
-        "the syntax is that of",
-    );
-    refused(
-        &health("{ expect_regex = 'a{9999999}' }"),
-        "'a{",
-        "this regular expression does not compile",
-        "use smaller counts",
-    );
-    refused(
-        &health(r#"{ send = "\u0081" }"#),
-        "\"\\u0081",
-        "in TOML, ",
-        "only text can be sent; `expect_regex` knows raw bytes",
-    );
-    let long = report(&health(&format!("{{ send = '{}' }}", "x".repeat(4097))));
-    assert!(long.contains("4097 bytes, of at most 4096"), "{long}");
-    for (keys, message) in [
-        ("true", "expected a table, found a boolean"),
-        ("{ interval = '0s' }", "this duration cannot be zero"),
-        ("{ timeout = 1 }", "a duration needs a unit"),
-        ("{ rise = 0 }", "this number is out of range"),
-        ("{ fall = 1001 }", "this number is out of range"),
-        ("{ send = 1 }", "expected a string, found an integer"),
-    ] {
-        let report = report(&health(keys));
-        assert!(report.starts_with(&format!("error: {message}")), "{report}");
-    }
-}
-
-#[test]
-fn ejection() {
-    let eject = |keys: &str| group(&format!("endpoints = [81, 82]\neject = {keys}"));
-    refused(
-        &eject("{ backoff = '2m' }"),
-        "'2m'",
-        "`backoff` is longer than `max`",
-        "lower `backoff`, or raise `max`",
-    );
-    refused(
-        &eject("{ backoff = '2s', max = '1s' }"),
-        "'1s'",
-        "`backoff` is longer than `max`",
-        "lower `backoff`, or raise `max`",
-    );
-    for (keys, message) in [
-        ("'no'", "expected a table, found a string"),
-        ("{ failures = 0 }", "this number is out of range"),
-        ("{ backoff = '0s' }", "this duration cannot be zero"),
-    ] {
-        let report = report(&eject(keys));
-        assert!(report.starts_with(&format!("error: {message}")), "{report}");
-    }
-}
-
-#[test]
-fn what_stands_in() {
-    let rule = |name: &str, condition: &str, stand_in: &str| {
-        format!(
-            "[[rule]]\nname = \"{name}\"\nmatch = '{condition}'\nupstream = 80\non_no_upstream = '{stand_in}'\n"
-        )
-    };
-    refused(
-        &format!("{LISTEN}{}", rule("a", "ssh", "sorry")),
-        "'sorry'",
-        "unknown rule `sorry`",
-        "`close`, `reset` or a rule: `a`",
-    );
-    refused(
-        &format!("{LISTEN}{}", rule("a", "ssh", "a")),
-        "'a'",
-        "`on_no_upstream` goes in a circle: `a` → `a`",
-        "let one of these rules `close` or `reset`",
-    );
-    // The rule that leads into the circle is not part of it.
-    let three = [rule("x", "http", "a"), rule("a", "ssh", "b"), rule("b", "tls", "a")].concat();
-    refused(
-        &format!("{LISTEN}{three}"),
-        "'b'",
-        "`on_no_upstream` goes in a circle: `a` → `b` → `a`",
-        "let one of these rules `close` or `reset`",
+        &format!("{LISTEN}{RULE}[limits]\nper_source = {{ conections = 5 }}\n"),
+        "conections",
+        "unknown key `conections` in `per_source`",
+        "did you mean `connections`?",
     );
 }

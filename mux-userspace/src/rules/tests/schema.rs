@@ -1,14 +1,17 @@
 //! Every key, and what it becomes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::{
-    probe::Probe,
+    probe::{Probe, Probes},
     route::{Group, MaskedBytes, Matcher, Networks, Prefix, Regex},
-    rules::config::{
-        AccessFormat, Address, Balance, Builtin, EjectConfig, EndpointConfig, Expect, HalfClosed,
-        ListenAddress, Otherwise, QueueConfig, RelayChoice, RuleId, SockmapMode, UpstreamId,
+    rules::{
+        config::{
+            AccessFormat, Address, Balance, Builtin, EndpointConfig, ListenAddress, Otherwise,
+            RelayChoice, RuleId, SockmapMode, UpstreamId,
+        },
+        load,
     },
 };
 
@@ -18,6 +21,10 @@ fn tcp(text: &str) -> SocketAddr {
 
 fn prefix(bytes: &[u8]) -> Matcher {
     Matcher::Prefix(Prefix::new(bytes).expect("not empty"))
+}
+
+fn probe(name: &str) -> Probe {
+    Probe::from_name(name).expect(name)
 }
 
 #[test]
@@ -47,21 +54,21 @@ upstream = "unix:/run/sshd.sock"    # a bare absolute path is a Unix socket too
     assert_eq!(listener.on_timeout, Otherwise::Close);
     assert_eq!(listener.on_no_match, Otherwise::Close);
     assert_eq!(listener.max_connections, None);
-    assert_eq!(listener.rules, [RuleId(0), RuleId(1), RuleId(2)]);
+    assert_eq!(listener.rules.ids().collect::<Vec<_>>(), [RuleId(0), RuleId(1), RuleId(2)]);
 
     let names: Vec<&str> = config.rules.iter().map(|rule| &*rule.name).collect();
     assert_eq!(names, ["rule-1", "rule-2", "rule-3"]);
     assert_eq!(config.rules[0].matcher, prefix(b"GET "));
     let tls = Regex::new(r"^\x16\x03[\x00-\x03]").expect("valid");
     assert_eq!(config.rules[1].matcher, Matcher::Regex(tls));
-    assert_eq!(config.rules[2].matcher, Matcher::Probe(Probe::Ssh));
+    assert_eq!(config.rules[2].matcher, Matcher::Probe(probe("ssh")));
     let upstreams: Vec<&str> =
         config.rules.iter().map(|rule| &*config.upstreams[rule.upstream.0].name).collect();
     assert_eq!(upstreams, ["127.0.0.1:80", "192.168.1.1:443", "unix:/run/sshd.sock"]);
     assert_eq!(config.rules[0].relay, RelayChoice::Auto);
 
     assert_eq!(config.timeouts.idle, Some(Duration::from_secs(3600)));
-    assert_eq!(config.limits.max_connections.get(), 10_000);
+    assert_eq!(config.limits.max_connections, None);
     assert_eq!(&*config.log.level, "info");
     assert_eq!(&*config.security.user, "nobody");
     assert_eq!(config.kernel.sockmap, SockmapMode::Auto);
@@ -106,14 +113,14 @@ upstream = 80
     assert_eq!(edge.on_timeout, Otherwise::Rule(RuleId(0)));
     assert_eq!(edge.on_no_match, Otherwise::Reset);
     assert_eq!(edge.max_connections.map(u32::from), Some(10_000));
-    assert_eq!(edge.rules, [RuleId(1), RuleId(0)]);
+    assert_eq!(edge.rules.ids().collect::<Vec<_>>(), [RuleId(1), RuleId(0)]);
 
     assert_eq!(&*local.name, "listener-2");
     assert_eq!(local.address, ListenAddress::Unix("/run/mux.sock".into()));
     assert_eq!(local.sniff_limit, 512);
     assert_eq!(local.on_timeout, Otherwise::Reset);
     assert_eq!(local.on_no_match, Otherwise::Rule(RuleId(1)));
-    assert_eq!(local.rules, [RuleId(0), RuleId(1)]);
+    assert_eq!(local.rules.ids().collect::<Vec<_>>(), [RuleId(0), RuleId(1)]);
 }
 
 #[test]
@@ -233,135 +240,6 @@ balance = "round-robin"
     }
 }
 
-/// The `[[upstream]]` of these keys, as it is compiled.
-fn upstream(keys: &str) -> std::sync::Arc<crate::rules::config::UpstreamConfig> {
-    let text = format!("{LISTEN}[[rule]]\nupstream = \"g\"\n[[upstream]]\nname = \"g\"\n{keys}\n");
-    config(&text).upstreams[0].clone()
-}
-
-#[test]
-fn every_key_of_an_endpoint() {
-    let group = upstream(
-        r#"
-endpoints = [
-    80,
-    { address = "10.0.0.6:443", weight = 65535, max_connections = 9 },
-    { address = "db.internal:1", backup = true, connect_timeout = "100ms" },
-    { address = 81, backup = false, weight = 0x10 },
-]
-connect_timeout = "3s"
-"#,
-    );
-    let weights: Vec<u32> = group.endpoints.iter().map(|endpoint| endpoint.weight).collect();
-    assert_eq!(weights, [1, 65_535, 1, 16]);
-    let backups: Vec<bool> = group.endpoints.iter().map(|endpoint| endpoint.backup).collect();
-    assert_eq!(backups, [false, false, true, false]);
-    let timeouts: Vec<u128> =
-        group.endpoints.iter().map(|endpoint| endpoint.connect_timeout.as_millis()).collect();
-    assert_eq!(timeouts, [3000, 3000, 100, 3000]);
-    assert_eq!(group.endpoints[1].max_connections.map(u32::from), Some(9));
-    assert_eq!(group.endpoints[0].max_connections, None);
-}
-
-#[test]
-fn every_balance() {
-    for (word, balance) in [
-        ("round-robin", Balance::RoundRobin),
-        ("least-connections", Balance::LeastConnections),
-        ("random-two", Balance::RandomTwo),
-        ("source-hash", Balance::SourceHash),
-        ("first", Balance::First),
-    ] {
-        let group = upstream(&format!("endpoints = [80]\nbalance = \"{word}\""));
-        assert_eq!(group.balance, balance, "{word}");
-    }
-}
-
-#[test]
-fn queues() {
-    let queue = |keys: &str| {
-        upstream(&format!("endpoints = [80]\nmax_connections = 1\nqueue = {keys}")).queue
-    };
-    let length = 5;
-    let (timeout, half_closed) = (Duration::from_secs(1), HalfClosed::Leaves);
-    assert_eq!(queue("{ length = 5 }"), Some(QueueConfig { length, timeout, half_closed }));
-    let (timeout, half_closed) = (Duration::from_millis(50), HalfClosed::Waits);
-    assert_eq!(
-        queue("{ length = 5, timeout = '50ms', half_closed = 'waits' }"),
-        Some(QueueConfig { length, timeout, half_closed })
-    );
-    // A limit of an endpoint will do.
-    let group = upstream("endpoints = [{ address = 80, max_connections = 1 }]\nqueue.length = 2");
-    assert_eq!(group.queue.map(|queue| queue.length), Some(2));
-}
-
-#[test]
-fn health() {
-    let health = |keys: &str| {
-        upstream(&format!("endpoints = [80]\nhealth = {keys}"))
-            .health
-            .clone()
-            .expect("there is one")
-    };
-    let defaults = health("{}");
-    assert_eq!(defaults.interval, Duration::from_secs(2));
-    assert_eq!(defaults.timeout, Duration::from_secs(1));
-    assert_eq!((defaults.rise, defaults.fall), (2, 3));
-    assert!(defaults.send.is_empty() && matches!(defaults.expect, Expect::Connection));
-
-    let all = health(
-        r#"{ interval = "100ms", timeout = "50ms", rise = 1, fall = 9, send = "PING\r\n", expect = "+PONG" }"#,
-    );
-    assert_eq!(all.interval, Duration::from_millis(100));
-    assert_eq!(all.timeout, Duration::from_millis(50));
-    assert_eq!((all.rise, all.fall), (1, 9));
-    assert_eq!(&*all.send, b"PING\r\n");
-    let Expect::Prefix(prefix) = &all.expect else { panic!("{:?}", all.expect) };
-    assert_eq!(&**prefix, b"+PONG");
-
-    let Expect::Regex(regex) = health(r"{ expect_regex = '^\xff.' }").expect else { panic!() };
-    assert!(regex.is_match(b"\xff\xfe") && !regex.is_match("\u{ff}a".as_bytes()));
-    assert!(matches!(health("{ send = '', expect = '' }").expect, Expect::Connection));
-}
-
-#[test]
-fn ejection_is_on_where_there_is_somewhere_else_to_go() {
-    let eject = |keys: &str| upstream(keys).eject;
-    let default =
-        EjectConfig { failures: 3, backoff: Duration::from_secs(1), max: Duration::from_secs(60) };
-    assert_eq!(eject("endpoints = [80]"), None);
-    assert_eq!(eject("endpoints = [80, 80]"), None);
-    assert_eq!(eject("endpoints = [80, 81]"), Some(default));
-    assert_eq!(eject("endpoints = [80]\neject = true"), Some(default));
-    assert_eq!(eject("endpoints = [80]\neject = {}"), Some(default));
-    assert_eq!(eject("endpoints = [80, 81]\neject = false"), None);
-    let (backoff, max) = (Duration::from_millis(100), Duration::from_secs(5));
-    assert_eq!(
-        eject("endpoints = [80]\neject = { failures = 1, backoff = '100ms', max = '5s' }"),
-        Some(EjectConfig { failures: 1, backoff, max })
-    );
-}
-
-#[test]
-fn names_can_be_looked_up_more_often() {
-    assert_eq!(upstream("endpoints = ['a:1']\nresolve = '5s'").resolve, Duration::from_secs(5));
-}
-
-#[test]
-fn what_stands_in_for_an_upstream() {
-    let config = config(
-        "listen = '127.0.0.1:0'\n\
-         [[rule]]\nname = 'a'\nmatch = 'ssh'\nupstream = 1\non_no_upstream = 'b'\n\
-         [[rule]]\nname = 'b'\nmatch = 'tls'\nupstream = 2\non_no_upstream = 'sorry'\n\
-         [[rule]]\nname = 'c'\nmatch = 'http'\nupstream = 3\non_no_upstream = 'close'\n\
-         [[rule]]\nname = 'd'\nupstream = 4\non_no_upstream = 'reset'\n\
-         [[rule]]\nname = 'sorry'\nupstream = 5\n",
-    );
-    let all: Vec<Otherwise> = config.rules.iter().map(|rule| rule.on_no_upstream).collect();
-    let rule = |index| Otherwise::Rule(RuleId(index));
-    assert_eq!(all, [rule(1), rule(4), Otherwise::Close, Otherwise::Reset, Otherwise::Reset]);
-}
-
 #[test]
 fn every_matcher() {
     let masked = |offset, value: &[u8], mask: Option<&[u8]>| {
@@ -371,7 +249,7 @@ fn every_matcher() {
     let group = |members: Vec<Matcher>| Group::new(members).expect("not empty");
     let networks = ["10.0.0.0/8", "::1/128"].map(|text| text.parse().expect(text));
     let client = Matcher::Client(Networks::new(networks).expect("not empty"));
-    let tls = Matcher::Probe(Probe::Tls);
+    let tls = Matcher::Probe(probe("tls"));
     for (text, matcher) in [
         ("'tls'", tls.clone()),
         ("{ prefix = 'GET ' }", prefix(b"GET ")),
@@ -403,7 +281,7 @@ fn every_matcher() {
         assert_eq!(config.rules[0].matcher, matcher, "{text}");
     }
     assert_eq!(config(&format!("{LISTEN}{RULE}")).rules[0].matcher, Matcher::Always);
-    for probe in Probe::ALL {
+    for probe in Probe::all() {
         let config = config(&format!("{LISTEN}[[rule]]\nmatch = '{probe}'\nupstream = 80\n"));
         assert_eq!(config.rules[0].matcher, Matcher::Probe(probe));
     }
@@ -421,6 +299,7 @@ drain = "0s"
 [limits]
 max_connections = 5
 max_sniffing = 6
+per_source = {{ connections = 7, rate = "50/10s" }}
 [log]
 level = "debug"
 access = "json"
@@ -438,7 +317,10 @@ flows = 1024
     assert_eq!(config.timeouts.half_closed, Some(Duration::from_secs(120)));
     assert_eq!(config.timeouts.lifetime, Some(Duration::from_secs(86_400)));
     assert_eq!(config.timeouts.drain, Duration::ZERO);
-    assert_eq!(config.limits.max_connections.get(), 5);
+    assert_eq!(config.limits.max_connections.map(NonZeroU32::get), Some(5));
+    assert_eq!(config.limits.per_source.connections.map(NonZeroU32::get), Some(7));
+    let rate = config.limits.per_source.rate.map(|rate| (rate.count.get(), rate.period));
+    assert_eq!(rate, Some((50, Duration::from_secs(10))));
     assert_eq!(config.limits.max_sniffing.get(), 6);
     assert_eq!(&*config.log.level, "debug");
     assert_eq!(config.log.access, AccessFormat::Json);
@@ -468,7 +350,35 @@ fn a_rule_reached_only_by_a_fallback_is_reachable() {
          [[rule]]\nname = 'b'\nupstream = 2\n\
          [[rule]]\nname = 'c'\nmatch = 'ssh'\nupstream = 3\n",
     );
-    assert_eq!(config.listeners[0].rules, [RuleId(0)]);
+    assert_eq!(config.listeners[0].rules.ids().collect::<Vec<_>>(), [RuleId(0)]);
     assert_eq!(config.listeners[0].on_timeout, Otherwise::Rule(RuleId(1)));
     assert_eq!(config.listeners[0].on_no_match, Otherwise::Rule(RuleId(2)));
+}
+
+#[test]
+fn access_lists_and_files_of_networks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("deny.txt"), "10.1.0.0/16 # them\n").expect("it can be written");
+    let path = folder.path().join("rules.toml");
+    let text = "[[listener]]\naddress = '127.0.0.1:0'\nallow = ['10.0.0.0/8']\n\
+                deny = ['file:deny.txt', '10.2.0.0/16']\n\
+                [[rule]]\nmatch = { client = ['file:deny.txt'] }\nupstream = 80\n\
+                [[rule]]\ndeny = ['10.0.0.1']\nupstream = 80\n";
+    fs::write(&path, text).expect("it can be written");
+    let config = load(&path, &Probes::default()).unwrap_or_else(|error| panic!("{error}"));
+    let permits = |address: &str| config.listeners[0].acl.permits(address.parse().ok());
+    for (address, permitted) in [
+        ("10.0.0.1", true),
+        ("10.1.0.1", false),
+        ("10.2.0.1", false),
+        ("192.0.2.1", false),
+        ("2001:db8::1", false),
+        ("a client of a Unix socket, which has no address", false),
+    ] {
+        assert_eq!(permits(address), permitted, "{address}");
+    }
+    assert!(config.rules[1].acl.permits(None));
+    assert!(!config.rules[1].acl.permits("10.0.0.1".parse().ok()));
+    let files: Vec<_> = config.network_files.iter().map(|file| file.path()).collect();
+    assert_eq!(files, [folder.path().join("deny.txt")]);
 }
