@@ -133,8 +133,8 @@ impl PartialEq for Ratio {
 
 impl Eq for Ratio {}
 
-/// Smooth weighted turns, as nginx takes them: each time every member earns its weight, and who
-/// has earned most pays for all. Of weights 5, 1, 1 that makes a a b a c a a, not a a a a a b c.
+/// Smooth weighted turns, as nginx takes them: each time every open member earns its weight, and
+/// the one among those in question that has earned most pays for all. Of weights 5, 1, 1 that makes a a b a c a a, not a a a a a b c.
 ///
 /// A lock rather than an atomic counter into a prepared schedule: with a schedule, the turns of a
 /// member that is not open would all go to its successor.
@@ -151,14 +151,14 @@ impl Turns {
         let mut total = 0;
         let mut best: Option<(i64, usize)> = None;
         for (index, earned) in earned.iter_mut().enumerate() {
-            if !members.is_open(index) || !among(index) {
+            if !members.is_open(index) {
                 continue;
             }
             let weight = i64::from(members.weight(index));
             *earned += weight;
             total += weight;
             // `<=` would prefer the last of equals.
-            if best.is_none_or(|(most, _)| most < *earned) {
+            if best.is_none_or(|(most, _)| most < *earned) && among(index) {
                 best = Some((*earned, index));
             }
         }
@@ -166,6 +166,9 @@ impl Turns {
         if let Some(earned) = earned.get_mut(index) {
             *earned -= total;
         }
+        // Who may not be chosen for long must not save up for as long: turns alone stay within
+        // these bounds.
+        earned.iter_mut().for_each(|earned| *earned = (*earned).clamp(-total, total));
         Some(index)
     }
 }

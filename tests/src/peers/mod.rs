@@ -7,6 +7,7 @@ mod openssl;
 mod ports;
 mod socks;
 mod ssh;
+mod web;
 
 pub use self::{
     curl::curl,
@@ -14,4 +15,5 @@ pub use self::{
     openssl::{Certificate, TlsServer, tls_client},
     socks::socks_server,
     ssh::SshServer,
+    web::Web,
 };

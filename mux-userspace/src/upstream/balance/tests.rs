@@ -260,6 +260,19 @@ fn least_connections_fills_by_weight() {
     assert_eq!(loads, [100, 200, 500]);
 }
 
+/// A member that is busy for long does not save up turns meanwhile.
+#[test]
+fn least_connections_makes_up_for_nothing() {
+    let mut table = Table::of_weights(&[1, 1]);
+    let balancer = balancer(Balance::LeastConnections, 2);
+    table.0[0].load = 1;
+    assert!((0..1000).all(|_| balancer.pick(&table, None) == Some(1)));
+    table.0[0].load = 0;
+    let picks: Vec<_> = (0..8).map(|_| balancer.pick(&table, None)).collect();
+    let first = picks.iter().filter(|pick| **pick == Some(0)).count();
+    assert!((4..=5).contains(&first), "{picks:?}");
+}
+
 /// Connections that end before the next one comes leave all loads at 0: turns by weight then.
 #[test]
 fn least_connections_at_rest_follows_the_weights() {
