@@ -31,9 +31,9 @@ const SASL: u8 = 0xa3;
 const SICILY: RangeInclusive<u8> = 0x89..=0x8b;
 
 /// `scope`; 3 is subordinateSubtree, of a draft that OpenLDAP has.
-const MAX_SCOPE: u8 = 3;
+const SCOPES: RangeInclusive<u8> = 0..=3;
 /// `derefAliases`.
-const MAX_DEREF: u8 = 3;
+const DEREFERENCES: RangeInclusive<u8> = 0..=3;
 /// Content of a message: at least an identifier and a short extended request, at most a
 /// bind with a Kerberos ticket, which Windows limits to 64 KiB.
 const MESSAGE: RangeInclusive<u32> = 10..=0x01_ffff;
@@ -112,8 +112,7 @@ fn identifier(message: &mut Scan<'_>) -> Result<(), Stop> {
 
 /// Up to the tag of `authentication`.
 fn bind(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
-    content.literal(&[INTEGER, 0x01])?;
-    let version = content.one(|byte| matches!(byte, 2 | 3))?;
+    let version = small(&mut content, INTEGER, 2..=3)?;
     let name = name(&mut content)?;
     let is_choice = |byte| matches!(byte, SIMPLE | SASL) || SICILY.contains(&byte);
     let authentication = match content.one(is_choice)? {
@@ -127,10 +126,8 @@ fn bind(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
 /// Up to `derefAliases`.
 fn search(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
     let base = name(&mut content)?;
-    for most in [MAX_SCOPE, MAX_DEREF] {
-        content.literal(&[ENUMERATED, 0x01])?;
-        content.one(|byte| byte <= most)?;
-    }
+    small(&mut content, ENUMERATED, SCOPES)?;
+    small(&mut content, ENUMERATED, DEREFERENCES)?;
     Ok(Request::Search { base })
 }
 
@@ -140,6 +137,13 @@ fn extended(mut content: Scan<'_>) -> Result<Request<'_>, Stop> {
     let length = length(&mut content, OID)?;
     let oid = content.each(length, |byte| byte.is_ascii_digit() || byte == b'.')?;
     Ok(Request::Extended { oid })
+}
+
+/// A number that takes one byte.
+fn small(scan: &mut Scan<'_>, tag: u8, range: RangeInclusive<u8>) -> Result<u8, Stop> {
+    scan.literal(&[tag])?;
+    length(scan, 1..=1)?;
+    scan.one(|byte| range.contains(&byte))
 }
 
 /// `LDAPDN`.

@@ -31,6 +31,16 @@ fn lines() {
 }
 
 #[test]
+fn names_and_numbers() {
+    gives_up_at("tinc", "0 ", "n", 2 + 256);
+    gives_up_at("tinc", "0 n 17.", "1", 7 + 4);
+    gives_up_at("redis", "*1", "0", 9);
+    gives_up_at("redis", "*1\r\n$1", "0", 8);
+    let login = ["\0\u{4}\0\u{1}", "\u{1}\u{2}\0\0", &"\0".repeat(28)].concat();
+    gives_up_at("mysql", &login, "u", 36 + 513);
+}
+
+#[test]
 fn xmpp_headers() {
     gives_up_at("xmpp", "<?xml ", "x", 6 + 129);
     gives_up_at("xmpp", "<stream:stream", " ", 2048);
