@@ -2,6 +2,7 @@
 
 mod abi;
 mod auto;
+mod bench;
 mod config_errors;
 mod defects;
 mod first_run;

@@ -4,10 +4,16 @@ use std::sync::Arc;
 
 /// How a client asks for each service. The first bytes are what multiplexers route by.
 pub(crate) const ECHO: &[u8; 4] = b"ECHO";
-/// Asks the source for bytes without end.
-pub(crate) const BULK: &[u8; 4] = b"BULK";
+/// The one method that the server knows.
+pub(crate) const GET: &[u8] = b"GET /";
+/// Asks the source for bytes without end. Longer than its first word: some multiplexers want five
+/// bytes before they decide anything.
+pub(crate) const BULK: &[u8; 17] = b"BULK, without end";
 /// Begins a stream of small writes, which the sink counts.
 pub(crate) const TINY: &[u8; 4] = b"TINY";
+/// Ends it. Not the end of the stream: multiplexers that have no half-closed streams would close
+/// the other way, too, before the sink has answered.
+pub(crate) const DONE: &[u8; 4] = b"done";
 
 /// A TLS alert record: fatal, `handshake_failure` (RFC 8446, section 6). What the hello service
 /// answers to any ClientHello, so that a work can measure routing without cryptography.

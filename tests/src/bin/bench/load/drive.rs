@@ -20,7 +20,8 @@ use super::{
 };
 use crate::poll::{Nagle, Poller, Target, connect};
 
-/// How long the first answers on all connections may take, and the last ones.
+/// How long the first answers on all connections may take, and the last ones; and how long
+/// nothing at all may come.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at the clock.
 const LOOK: Duration = Duration::from_millis(20);
@@ -45,7 +46,8 @@ pub(crate) fn drive<T: Talk>(
     thread::scope(|scope| {
         let workers: Vec<_> = (0..threads)
             .map(|index| {
-                let share = args.connections / threads + u32::from(index < args.connections % threads);
+                let share =
+                    args.connections / threads + u32::from(index < args.connections % threads);
                 let barrier = Arc::clone(&barrier);
                 let (clock, talk, numbers) = (&clock, &talk, &numbers);
                 scope.spawn(move || {
@@ -86,6 +88,7 @@ fn follow(clock: &Clock, args: &LoadArgs) -> Result<Duration> {
         }
         thread::sleep(Duration::from_millis(1));
     }
+    event("warm")?;
     sleep(clock, args.warm_up());
     event("counting")?;
     let start = Instant::now();
@@ -151,8 +154,15 @@ impl<'a, T: Talk, F: Fn(u64) -> T> Worker<'a, T, F> {
         }
         let mut ready = Vec::new();
         let mut patience: Option<Instant> = None;
+        let mut silent: Option<Instant> = None;
         while !self.conns.is_empty() {
             self.poller.wait(&mut ready, Some(LOOK))?;
+            if !ready.is_empty() {
+                silent = None;
+            } else if silent.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+                self.fault(&format!("{} connections got no answer", self.conns.len()));
+                return Ok(());
+            }
             for &(token, _) in &ready {
                 self.advance(token as usize)?;
             }
@@ -163,7 +173,7 @@ impl<'a, T: Talk, F: Fn(u64) -> T> Worker<'a, T, F> {
                 let end = *patience.get_or_insert_with(|| Instant::now() + PATIENCE);
                 self.drain();
                 if Instant::now() > end {
-                    self.tally.fault(format!("{} connections got no answer", self.conns.len()));
+                    self.fault(&format!("{} connections got no last answer", self.conns.len()));
                     return Ok(());
                 }
             }

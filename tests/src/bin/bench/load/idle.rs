@@ -39,6 +39,7 @@ pub(crate) fn hold(args: &LoadArgs, exchanges: u32) -> Result<Report> {
         };
         streams.push(open().with_context(|| format!("connection {number}"))?);
     }
+    event("warm")?;
     thread::sleep(args.warm_up());
     event("counting")?;
     let start = Instant::now();

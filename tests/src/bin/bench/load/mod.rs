@@ -89,9 +89,6 @@ enum Work {
         /// Server names, asked for in turn
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=10_000))]
         names: u16,
-        /// Bytes of the answer, head and body
-        #[arg(long)]
-        answer: usize,
     },
     /// Connections that say something at first and at last, and are silent between
     Idle {
@@ -126,8 +123,8 @@ pub(crate) fn run(args: &LoadArgs) -> Result<()> {
             let hellos = talk::tls::hellos(&names(*count))?;
             drive::drive(args, Nagle::On, move |index| Exchange::hello(&hellos, index))
         }
-        Work::Tls { names: count, answer } => {
-            let plan = talk::tls::Plan::new(&names(*count), *answer)?;
+        Work::Tls { names: count } => {
+            let plan = talk::tls::Plan::new(&names(*count))?;
             drive::drive(args, Nagle::Off, move |index| Handshake::new(&plan, index))
         }
         Work::Idle { exchanges } => idle::hold(args, *exchanges),

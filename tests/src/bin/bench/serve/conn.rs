@@ -27,7 +27,7 @@ pub(crate) struct Conn {
     out: Out,
     /// What of `out`, or of the source's stream, is written.
     written: usize,
-    /// Bytes that the sink has seen; 1 where the source was asked.
+    /// Bytes that the sink has seen; 1 where the source was asked for its own.
     seen: u64,
     /// Close once `out` is written.
     last: bool,
@@ -95,12 +95,12 @@ impl Conn {
             return Ok(Fate::Waits(EventFlags::IN));
         };
         if count == 0 {
-            return self.ended();
+            return Ok(Fate::Over);
         }
         let taken = tools.buffer.get(..count).unwrap_or_default();
         match self.service {
             Service::Echo => return self.echo(count, tools),
-            Service::Sink => self.seen += count as u64,
+            Service::Sink => return self.count(taken),
             Service::Source => {
                 self.partial.extend_from_slice(taken);
                 if self.partial.len() >= wire::BULK.len() {
@@ -128,12 +128,17 @@ impl Conn {
         Ok(Fate::Waits(EventFlags::IN))
     }
 
-    /// The client has ended its stream.
-    fn ended(&mut self) -> io::Result<Fate> {
-        match self.service {
-            Service::Sink => self.finish(self.seen.to_le_bytes().to_vec()),
-            Service::Http | Service::Echo | Service::Source | Service::Hello => Ok(Fate::Over),
+    /// Counts what came; answers if that was all.
+    fn count(&mut self, taken: &[u8]) -> io::Result<Fate> {
+        self.seen += taken.len() as u64;
+        // The last bytes, of which some may have come before.
+        self.partial.extend_from_slice(taken);
+        let before = self.partial.len().saturating_sub(wire::DONE.len());
+        self.partial.drain(..before);
+        if self.partial == wire::DONE {
+            return self.finish(self.seen.to_le_bytes().to_vec());
         }
+        Ok(Fate::Waits(EventFlags::IN))
     }
 
     /// Writes its last bytes.
@@ -184,6 +189,10 @@ impl Conn {
     /// Answers the first request that is complete; further ones wait until it is written.
     fn answer(&mut self, tools: &mut Tools) -> io::Result<Fate> {
         loop {
+            let method = wire::GET.get(..self.partial.len()).unwrap_or(wire::GET);
+            if !self.partial.starts_with(method) {
+                return Ok(Fate::Over);
+            }
             let Some(end) = self.partial.windows(4).position(|four| four == b"\r\n\r\n") else {
                 let too_long = self.partial.len() > LONGEST;
                 return Ok(if too_long { Fate::Over } else { Fate::Waits(EventFlags::IN) });
@@ -219,15 +228,72 @@ impl Conn {
 
 /// Whether a TLS record is there as a whole (RFC 8446, section 5.1).
 fn record_is_complete(bytes: &[u8]) -> bool {
-    let length = bytes.get(3..RECORD_HEADER).map(|length| {
-        length.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte))
-    });
+    let length = bytes
+        .get(3..RECORD_HEADER)
+        .map(|length| length.iter().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)));
     length.is_some_and(|length| bytes.len() >= RECORD_HEADER + length)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::unix::net::UnixStream,
+    };
+
     use super::*;
+
+    fn pair(service: Service) -> (Conn, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Conn::new(ours.into(), service), theirs)
+    }
+
+    #[test]
+    fn the_sink_answers_after_its_last_word_even_if_that_comes_in_pieces() {
+        let mut tools = Tools::default();
+        let (mut conn, mut peer) = pair(Service::Sink);
+        for piece in ["TINY....", "...do", "n"] {
+            peer.write_all(piece.as_bytes()).unwrap();
+            assert!(matches!(conn.advance(&mut tools), Fate::Waits(EventFlags::IN)));
+        }
+        peer.write_all(b"e").unwrap();
+        assert!(matches!(conn.advance(&mut tools), Fate::Over));
+        let mut count = [0; 8];
+        peer.read_exact(&mut count).unwrap();
+        assert_eq!(u64::from_le_bytes(count), 15);
+    }
+
+    #[test]
+    fn requests_that_come_together_are_answered_in_turn() {
+        let mut tools = Tools::default();
+        let (mut conn, mut peer) = pair(Service::Http);
+        let two = [wire::request(5, Persistence::Keep), wire::request(7, Persistence::Close)];
+        peer.write_all(&two.concat()).unwrap();
+        assert!(matches!(conn.advance(&mut tools), Fate::Over));
+        drop(conn);
+        let mut answers = Vec::new();
+        peer.read_to_end(&mut answers).unwrap();
+        let expected =
+            [wire::response(5, Persistence::Keep), wire::response(7, Persistence::Close)].concat();
+        assert_eq!(answers, expected);
+    }
+
+    #[test]
+    fn an_answer_larger_than_the_buffers_goes_on_when_there_is_room() {
+        let mut tools = Tools::default();
+        let (mut conn, mut peer) = pair(Service::Http);
+        peer.write_all(&wire::request(4 << 20, Persistence::Close)).unwrap();
+        assert!(matches!(conn.advance(&mut tools), Fate::Waits(EventFlags::OUT)));
+        let expected = wire::response(4 << 20, Persistence::Close);
+        let mut answer = vec![0; expected.len()];
+        let mut read = 0;
+        while read < answer.len() {
+            read += peer.read(&mut answer[read..]).unwrap();
+            let _ = conn.advance(&mut tools);
+        }
+        assert!(answer == *expected);
+    }
 
     #[test]
     fn a_record_is_complete_with_its_last_byte() {

@@ -52,11 +52,7 @@ pub(crate) struct Tools {
 
 impl Default for Tools {
     fn default() -> Self {
-        Self {
-            buffer: vec![0; READ].into(),
-            pattern: wire::pattern(),
-            responses: HashMap::new(),
-        }
+        Self { buffer: vec![0; READ].into(), pattern: wire::pattern(), responses: HashMap::new() }
     }
 }
 

@@ -31,14 +31,12 @@ use crate::{
 pub(crate) struct Plan {
     config: Arc<ClientConfig>,
     names: Vec<ServerName<'static>>,
-    /// Bytes of the answer, head and body.
-    answer: usize,
 }
 
 impl Plan {
     /// # Errors
     /// A name that is none.
-    pub(crate) fn new(names: &[String], answer: usize) -> Result<Self> {
+    pub(crate) fn new(names: &[String]) -> Result<Self> {
         let names = names
             .iter()
             .map(|name| ServerName::try_from(name.clone()).with_context(|| name.clone()))
@@ -52,7 +50,7 @@ impl Plan {
             .with_no_client_auth();
         // Each handshake is a whole one.
         config.resumption = Resumption::disabled();
-        Ok(Self { config: Arc::new(config), names, answer })
+        Ok(Self { config: Arc::new(config), names })
     }
 
     fn connection(&self, number: u64) -> Result<ClientConnection, Error> {
@@ -68,7 +66,7 @@ impl Plan {
 /// # Errors
 /// A name that is none.
 pub(crate) fn hellos(names: &[String]) -> Result<Vec<Arc<[u8]>>> {
-    let plan = Plan::new(names, 0)?;
+    let plan = Plan::new(names)?;
     (0..names.len() as u64)
         .map(|number| {
             let mut hello = Vec::new();
@@ -81,9 +79,8 @@ pub(crate) fn hellos(names: &[String]) -> Result<Vec<Arc<[u8]>>> {
 /// A handshake, a request, an answer, the end.
 pub(crate) struct Handshake {
     tls: Result<Box<ClientConnection>, Error>,
-    answer: usize,
     asked: bool,
-    received: usize,
+    answer: Vec<u8>,
     begun: Instant,
 }
 
@@ -91,9 +88,8 @@ impl Handshake {
     pub(crate) fn new(plan: &Plan, number: u64) -> Self {
         Self {
             tls: plan.connection(number).map(Box::new),
-            answer: plan.answer,
             asked: false,
-            received: 0,
+            answer: Vec::new(),
             begun: Instant::now(),
         }
     }
@@ -124,10 +120,12 @@ impl Talk for Handshake {
             match tls.read_tls(&mut Socket(socket)) {
                 Ok(0) => ended = true,
                 Ok(_) => {
-                    let state = tls.process_new_packets().map_err(|error| wrong(error.to_string()))?;
-                    let mut plain = vec![0; state.plaintext_bytes_to_read()];
-                    tls.reader().read_exact(&mut plain)?;
-                    self.received += plain.len();
+                    let state =
+                        tls.process_new_packets().map_err(|error| wrong(error.to_string()))?;
+                    let start = self.answer.len();
+                    self.answer.resize(start + state.plaintext_bytes_to_read(), 0);
+                    let plain = self.answer.get_mut(start..).unwrap_or_default();
+                    tls.reader().read_exact(plain)?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Step::Wait(EventFlags::IN));
@@ -135,10 +133,10 @@ impl Talk for Handshake {
                 Err(error) => return Err(error),
             }
             if ended {
-                if self.received != self.answer {
-                    return Err(wrong(format!("an answer of {} bytes", self.received)));
+                if !is_whole(&self.answer) {
+                    return Err(wrong(format!("an answer of {} bytes", self.answer.len())));
                 }
-                context.unit(self.received as u64, self.begun, Instant::now());
+                context.unit(self.answer.len() as u64, self.begun, Instant::now());
                 return Ok(Step::Again);
             }
         }
@@ -147,6 +145,18 @@ impl Talk for Handshake {
     fn may_end(&self, _: &Clock) -> bool {
         false
     }
+}
+
+/// Whether an HTTP answer is a good one, with as many bytes as it says.
+fn is_whole(answer: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(answer) else { return false };
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let mut lines = head.split("\r\n");
+    lines.next().is_some_and(|status| status.starts_with("HTTP/1.1 200 "))
+        && lines.any(|line| {
+            line.strip_prefix("Content-Length: ").and_then(|size| size.parse().ok())
+                == Some(body.len())
+        })
 }
 
 /// A socket as rustls wants it.
@@ -218,6 +228,14 @@ impl ServerCertVerifier for AnyCertificate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cut_answer_is_not_whole() {
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n";
+        assert!(is_whole(answer));
+        (0..answer.len()).for_each(|end| assert!(!is_whole(&answer[..end]), "{end}"));
+        assert!(!is_whole(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"));
+    }
 
     #[test]
     fn each_hello_is_a_record_with_its_name() {
