@@ -11,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     doctor,
+    probe::Probes,
     rules::{
         self, Style,
         config::{Config, KernelConfig, ListenAddress, RelayChoice},
@@ -167,7 +168,8 @@ fn exit_code(error: &ServeError) -> u8 {
             exit::NOT_PERMITTED
         }
         ServeError::RelayRequired { permission: true, .. } => exit::NOT_PERMITTED,
-        ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
+        ServeError::Descriptors(_)
+        | ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
         ServeError::AccessLog { source, .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -183,7 +185,7 @@ fn exit_code(error: &ServeError) -> u8 {
 }
 
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    rules::load(path).map_err(|error| {
+    rules::load(path, &Probes::default()).map_err(|error| {
         let style = if io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
         eprintln!("{}", error.render(style).trim_end());
         exit::CONFIG.into()

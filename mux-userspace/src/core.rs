@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     kernel::{Handle, books::Way},
+    limit::sniffing::Sniffing,
     relay::{Control, Stop, pool::Pool, watch::Watch},
     rules::config::Timeouts,
     shared::Shared,
@@ -38,6 +39,8 @@ pub struct Core {
     pub pool: Pool,
     /// Addresses of names.
     pub resolver: Resolver,
+    /// Its connections that are being sniffed.
+    pub sniffing: Sniffing,
     /// Its connections' tasks.
     pub tasks: TaskTracker,
     flows: RefCell<Slab<Entry>>,
@@ -70,12 +73,13 @@ impl Core {
     pub fn new(index: u16, shared: Arc<Shared>, kernel: Option<Handle>) -> io::Result<Rc<Self>> {
         Ok(Rc::new(Self {
             index,
-            shared,
             kernel,
             watch: Watch::new()?,
-            pool: Pool::default(),
+            pool: Pool::new(shared.limits.pipes_per_core),
+            sniffing: Sniffing::new(shared.limits.sniffing_per_core),
             resolver: Resolver::default(),
             tasks: TaskTracker::new(),
+            shared,
             flows: RefCell::default(),
             sequence: Cell::new(0),
         }))

@@ -12,9 +12,12 @@ use std::{
 use tracing::debug;
 
 use crate::{
-    account::{Counter, Record},
+    account::{self, Counter, Record},
     core::{Core, FlowHandle},
-    limit::Permit,
+    limit::{
+        Permit,
+        source::{self, Place},
+    },
     net::{Peer, Stream},
     relay::{
         Close, Ends, Mode, Plan, Side, Stop,
@@ -39,8 +42,8 @@ enum Early {
     SniffAborted(std::io::Error),
     /// No rule took it; true: reset it.
     NoRule { phase: Phase, reset: bool },
-    /// Refused at a limit.
-    Limited(&'static str, Counter),
+    /// Refused at a limit or by an access list.
+    Refused(&'static str, Counter),
     /// No endpoint answered.
     Unreachable(upstream::Unreachable),
     /// Ordered to end.
@@ -55,8 +58,14 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
 
     match open(&core, &listener, client, peer, &mut record, &handle).await {
         Ok(flow) => {
+            if let Some(hook) = &core.shared.hooks.on_connect {
+                hook(&account::Flow::new(&record, None));
+            }
             let close = relay(&core, flow, &mut record, &handle).await;
             account(&core, &record, &close);
+            if let Some(hook) = &core.shared.hooks.on_close {
+                hook(&account::Flow::new(&record, Some(close.name())));
+            }
             core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {
@@ -76,6 +85,7 @@ struct Flow {
     prefix: Vec<u8>,
     plan: Plan,
     _permits: [Permit; 2],
+    _place: Option<Place>,
 }
 
 /// Sniffs, routes and connects. A connection that is refused is closed here.
@@ -89,12 +99,19 @@ async fn open(
 ) -> Result<Flow, Early> {
     let config = &core.shared.config;
     let limits = &core.shared.limits;
+    let place = match admit(core, listener, peer) {
+        Ok(place) => place,
+        Err(early) => {
+            client.reset();
+            return Err(early);
+        }
+    };
     let found = {
-        let _sniffing = limits
-            .sniffing
-            .try_acquire()
-            .ok_or(Early::Limited("sniffing-limit", Counter::SniffingLimit))?;
-        let sniffing = sniff::sniff(&mut client, peer, &config.rules, listener, &core.pool);
+        let (_place, evicted) = core.sniffing.enter(&handle.control);
+        if evicted {
+            core.shared.counters.count(Counter::SniffingLimit);
+        }
+        let sniffing = sniff::sniff(&mut client, peer, listener, &core.pool);
         or_stopped(handle, sniffing).await?.map_err(Early::SniffAborted)?
     };
     record.sniffed = Some(record.accepted.elapsed());
@@ -115,13 +132,18 @@ async fn open(
     record.rule = Some(Arc::clone(&rule.name));
     record.why = Some(decision.why);
     record.upstream = Some(Arc::clone(&group.name));
+    if !rule.acl.permits(peer.ip()) {
+        record.seen = decision.seen;
+        client.reset();
+        return Err(Early::Refused("rule-denied", Counter::RuleDenied));
+    }
     let permits = [
         limits.rules[decision.rule.0]
             .try_acquire()
-            .ok_or(Early::Limited("rule-limit", Counter::RuleLimit))?,
+            .ok_or(Early::Refused("rule-limit", Counter::RuleLimit))?,
         limits.upstreams[rule.upstream.0]
             .try_acquire()
-            .ok_or(Early::Limited("upstream-limit", Counter::UpstreamLimit))?,
+            .ok_or(Early::Refused("upstream-limit", Counter::UpstreamLimit))?,
     ];
 
     let start = Instant::now();
@@ -150,7 +172,21 @@ async fn open(
         });
     }
     record.seen = decision.seen;
-    Ok(Flow { ends, prefix, plan, _permits: permits })
+    Ok(Flow { ends, prefix, plan, _permits: permits, _place: place })
+}
+
+/// Lets a client in whom the listener's access list permits and whose source has a place.
+fn admit(core: &Core, listener: &ListenerConfig, peer: Peer) -> Result<Option<Place>, Early> {
+    if !listener.acl.permits(peer.ip()) {
+        return Err(Early::Refused("listener-denied", Counter::ListenerDenied));
+    }
+    let (Some(sources), Some(address)) = (&core.shared.limits.sources, peer.ip()) else {
+        return Ok(None);
+    };
+    sources.admit(address, Instant::now()).map(Some).map_err(|refused| match refused {
+        source::Refused::Connections => Early::Refused("source-limit", Counter::SourceLimit),
+        source::Refused::Rate => Early::Refused("source-rate", Counter::SourceRate),
+    })
 }
 
 /// Runs `future` unless the flow is ordered to end first.
@@ -185,7 +221,7 @@ fn about(
         listener: listener.name.to_string(),
         rule: core.shared.config.rules[rule.0].name.to_string(),
         why: decision.why.name(),
-        probe: seen.map(|seen| seen.probe.name()),
+        probe: seen.map(|seen| seen.probe.name().to_owned()),
         details: seen.map(|seen| seen.details.to_json()),
         details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
         relay: Mode::Copy.name(),
@@ -196,7 +232,7 @@ fn about(
 
 /// Relays until the flow is over; both connections are closed on return.
 async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
-    let Flow { mut ends, prefix, mut plan, _permits } = flow;
+    let Flow { mut ends, prefix, mut plan, _permits, _place } = flow;
     let mut duplex = Duplex::new(prefix);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
@@ -351,7 +387,7 @@ impl Early {
                 let name = if *reset { "no-match-reset" } else { "no-match" };
                 (name, String::new(), Some(Counter::NoMatch))
             }
-            Self::Limited(name, counter) => (name, String::new(), Some(*counter)),
+            Self::Refused(name, counter) => (name, String::new(), Some(*counter)),
             Self::Unreachable(unreachable) => {
                 ("unreachable", unreachable.to_string(), Some(Counter::Unreachable))
             }

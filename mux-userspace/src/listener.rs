@@ -363,16 +363,8 @@ mod tests {
 
     #[test]
     fn port_0_is_the_same_port_on_every_core() {
-        let listener = ListenerConfig {
-            name: "l".into(),
-            address: ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()),
-            sniff_timeout: Duration::from_secs(1),
-            sniff_limit: 1,
-            on_timeout: crate::rules::config::Otherwise::Close,
-            on_no_match: crate::rules::config::Otherwise::Close,
-            max_connections: None,
-            rules: Vec::new(),
-        };
+        let address = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        let listener = ListenerConfig::new("l", address, Arc::default());
         let bound = bind(&listener, 3, false).unwrap();
         let ports: Vec<_> =
             bound.sockets.iter().map(|socket| local_address(socket).unwrap().port()).collect();

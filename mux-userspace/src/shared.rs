@@ -13,10 +13,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    account::{AccessLog, Counters},
+    account::{AccessLog, Counters, Hooks},
     kernel::books::Books,
-    limit::Limit,
+    limit::{Limit, source::Sources},
     rules::config::{Config, RelayChoice},
+    server::Budget,
 };
 
 /// Shared by all cores; lives as long as the daemon serves.
@@ -36,6 +37,8 @@ pub struct Shared {
     pub counters: Arc<Counters>,
     /// The access log.
     pub access: AccessLog,
+    /// The embedding program's callbacks.
+    pub hooks: Hooks,
     /// Limits.
     pub limits: Limits,
     /// Stop accepting, let flows end.
@@ -53,8 +56,12 @@ pub struct Limits {
     pub connections: Arc<Semaphore>,
     /// Connections a listener; accepting waits for a place. Indexed as the listeners are.
     pub listeners: Vec<Option<Arc<Semaphore>>>,
-    /// Connections being sniffed; refused beyond.
-    pub sniffing: Limit,
+    /// Connections a source; refused beyond. `None`: not limited.
+    pub sources: Option<Arc<Sources>>,
+    /// Connections being sniffed, a core; beyond, the oldest is closed.
+    pub sniffing_per_core: NonZeroU32,
+    /// Pipes for splice(2), a core; beyond, flows are copied.
+    pub pipes_per_core: usize,
     /// Flows a rule; refused beyond. Indexed as the rules are.
     pub rules: Vec<Limit>,
     /// Flows an upstream; refused beyond. Indexed as the upstreams are.
@@ -66,16 +73,22 @@ pub struct Limits {
 impl Limits {
     /// Those of a configuration, all places free.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, budget: Budget, cores: usize) -> Self {
+        let cores = NonZeroU32::new(cores as u32).unwrap_or(NonZeroU32::MIN);
         let semaphore = |most: NonZeroU32| Arc::new(Semaphore::new(most.get() as usize));
         Self {
-            connections: semaphore(config.limits.max_connections),
+            connections: semaphore(budget.connections),
             listeners: config
                 .listeners
                 .iter()
                 .map(|listener| listener.max_connections.map(semaphore))
                 .collect(),
-            sniffing: Limit::new(Some(config.limits.max_sniffing)),
+            sources: Sources::new(config.limits.per_source),
+            sniffing_per_core: NonZeroU32::new(
+                config.limits.max_sniffing.get().div_ceil(cores.get()),
+            )
+            .unwrap_or(NonZeroU32::MIN),
+            pipes_per_core: budget.pipes_per_core,
             rules: config.rules.iter().map(|rule| Limit::new(rule.max_connections)).collect(),
             upstreams: config
                 .upstreams

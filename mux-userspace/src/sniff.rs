@@ -2,15 +2,15 @@
 //!
 //! Knows no protocol. The bytes read are kept: they are the prefix that the upstream gets first.
 
-use std::{future::poll_fn, io, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     net::{Peer, Stream},
     relay::pool::Pool,
-    route::{Outcome, Phase, Sniffed, route},
-    rules::config::{ListenerConfig, Rule},
+    route::{Outcome, Phase, Progress, Sniffed, route},
+    rules::config::ListenerConfig,
 };
 
 /// Reads after which the sniff lets a slow sender's bytes gather: every read looks at all rules
@@ -39,16 +39,16 @@ pub struct Sniff {
 pub async fn sniff(
     stream: &mut Stream,
     peer: Peer,
-    rules: &[Arc<Rule>],
     listener: &ListenerConfig,
     pool: &Pool,
 ) -> io::Result<Sniff> {
     let deadline = Instant::now() + listener.sniff_timeout;
     let mut found =
         Sniff { outcome: Outcome::Close, prefix: Vec::new(), reads: 0, phase: Phase::Open };
+    let mut progress = Progress::default();
     loop {
         let sniffed = Sniffed { bytes: &found.prefix, client: peer.ip(), phase: found.phase };
-        match route(rules, listener, &sniffed) {
+        match route(listener, &sniffed, &mut progress) {
             // In the other phases every rule decides; were there one that does not, waiting would
             // help nobody.
             Outcome::NeedMore(_) if !found.phase.is_open() => return Ok(found),

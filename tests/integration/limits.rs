@@ -11,10 +11,13 @@ fn echoes(client: &Conn) -> Result<()> {
 #[test]
 fn running_out_of_descriptors_is_survived() -> Result<()> {
     let server = Server::echo()?;
-    let daemon = Starter::new(&format!("[[rule]]\nupstream = \"{}\"\n", server.name()))
-        .user_space()
-        .descriptors(64)
-        .start()?;
+    // Of our own user: another's limits are not ours to change.
+    let daemon = Daemon::user_space(&format!(
+        "[[rule]]\nupstream = \"{}\"\n[security]\nuser = \"root\"\n",
+        server.name()
+    ))?;
+    // Less than it had when it worked its budget out.
+    daemon.proc().limit_descriptors(64)?;
     let clients = (0..200).map(|_| daemon.connect()).collect::<Result<Vec<_>>>()?;
     daemon.wait_log("cannot accept")?;
     // Those that have a place are served.
@@ -124,11 +127,33 @@ fn connections_beyond_an_upstreams_limit_are_refused() -> Result<()> {
 }
 
 #[test]
-fn sniffing_beyond_its_limit_is_refused_and_flows_are_not() -> Result<()> {
-    let daemon = Daemon::user_space(
-        "[[rule]]\nmatch = { prefix = \"echo\" }\nupstream = \"builtin:echo\"\n\
-         [limits]\nmax_sniffing = 2\n",
-    )?;
+fn a_configuration_that_cannot_fit_is_refused() -> Result<()> {
+    let rules = |most: u32| {
+        format!("[[rule]]\nupstream = \"builtin:echo\"\n[limits]\nmax_connections = {most}\n")
+    };
+    let output = Starter::new(&rules(1000)).user_space().descriptors(1024).fail()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(78), "{}: {text}", output.status);
+    ensure!(text.contains("1000 connections can need"), "{text}");
+    ensure!(text.contains("LimitNOFILE") && text.contains("max_connections"), "{text}");
+    let daemon = Starter::new(&rules(100)).user_space().descriptors(1024).start()?;
+    echoes(&daemon.connect()?)?;
+    // Where the file does not say, it is what fits.
+    let rules = "[[rule]]\nupstream = \"builtin:echo\"\n";
+    let daemon = Starter::new(rules).user_space().descriptors(1024).start()?;
+    let line = daemon.wait_log("limits connections=")?;
+    let most = line.split("connections=").nth(1).and_then(|rest| rest.split(' ').next());
+    let most: u32 = most.context("a number")?.parse()?;
+    ensure!((100..500).contains(&most), "{line}");
+    Ok(())
+}
+
+/// The oldest gives its place: clients that are slow take those of one another only.
+#[test]
+fn a_new_connection_takes_the_place_of_the_one_sniffed_for_longest() -> Result<()> {
+    let rules = "[[rule]]\nmatch = { prefix = \"echo\" }\nupstream = \"builtin:echo\"\n\
+                 [limits]\nmax_sniffing = 2\n";
+    let daemon = Starter::new(rules).user_space().arguments(&["--threads", "1"]).start()?;
     let flow = daemon.connect()?;
     flow.send("echo")?;
     flow.expect("echo")?;
@@ -136,13 +161,50 @@ fn sniffing_beyond_its_limit_is_refused_and_flows_are_not() -> Result<()> {
     for client in &slow {
         client.send_one_by_one("ec")?;
     }
-    let refused = daemon.connect()?;
-    let access = daemon.access_of(refused.local()?)?;
+    let new = daemon.connect()?;
+    let access = daemon.access_of(slow[0].local()?)?;
     ensure!(access.close() == "sniffing-limit", "{access:?}");
-    echoes(&flow)?;
-    for client in &slow {
-        client.send("ho")?;
+    for client in [&flow, &new, &slow[1]] {
+        client.send(if std::ptr::eq(client, &slow[1]) { "ho" } else { "echo" })?;
         client.expect("echo")?;
     }
     Ok(())
+}
+
+fn from(number: u8, daemon: &Daemon) -> Result<Conn> {
+    Conn::tcp_from([127, 0, 0, number].into(), daemon.address())
+}
+
+#[test]
+fn a_source_has_its_own_limits() -> Result<()> {
+    let daemon = Daemon::user_space(
+        "[[rule]]\nupstream = \"builtin:echo\"\n\
+         [limits]\nper_source = { connections = 2 }\n",
+    )?;
+    let held = [from(1, &daemon)?, from(1, &daemon)?];
+    held.iter().try_for_each(echoes)?;
+    let refused = from(1, &daemon)?;
+    let access = daemon.access_of(refused.local()?)?;
+    ensure!(access.close() == "source-limit", "{access:?}");
+    refused.expect_reset()?;
+    echoes(&from(2, &daemon)?)?;
+    drop(held);
+    eventually_true("there is a place again", || {
+        from(1, &daemon).is_ok_and(|client| echoes(&client).is_ok())
+    })
+}
+
+#[test]
+fn a_source_has_its_own_rate() -> Result<()> {
+    let daemon = Daemon::user_space(
+        "[[rule]]\nupstream = \"builtin:echo\"\n\
+         [limits]\nper_source = { rate = \"3/h\" }\n",
+    )?;
+    for _ in 0..3 {
+        echoes(&from(1, &daemon)?)?;
+    }
+    let refused = from(1, &daemon)?;
+    let access = daemon.access_of(refused.local()?)?;
+    ensure!(access.close() == "source-rate", "{access:?}");
+    echoes(&from(2, &daemon)?)
 }

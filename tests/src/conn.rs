@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr},
+    net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     thread::ScopedJoinHandle,
@@ -31,6 +31,21 @@ impl Conn {
         socket
             .connect_timeout(&address.into(), deadline())
             .with_context(|| format!("connecting to {address}"))?;
+        Self::from_socket(socket)
+    }
+
+    /// Connects over TCP from an address of this machine's, such as another one of loopback's.
+    ///
+    /// # Errors
+    /// bind(2)'s and connect(2)'s.
+    pub fn tcp_from(source: IpAddr, address: SocketAddr) -> Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .with_context(|| format!("binding to {source}"))?;
+        socket
+            .connect_timeout(&address.into(), deadline())
+            .with_context(|| format!("connecting from {source} to {address}"))?;
         Self::from_socket(socket)
     }
 
@@ -183,6 +198,30 @@ impl Conn {
         }
         ensure!(bytes == expected, "received {:?}, not {:?}", show(&bytes), show(expected));
         Ok(())
+    }
+
+    /// Reads so many bytes.
+    ///
+    /// # Errors
+    /// The stream ends before, or the deadline.
+    pub fn bytes(&self, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let mut at = 0;
+        while at < length {
+            match self.read(&mut bytes[at..])? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                read => at += read,
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads `N` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Self::bytes`].
+    pub fn exact<const N: usize>(&self) -> Result<[u8; N]> {
+        Ok(self.bytes(N)?.as_slice().try_into()?)
     }
 
     /// Receives everything up to the end.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 /// A process.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +56,17 @@ impl Proc {
     pub fn descriptors(self) -> Result<usize> {
         let path = self.path("fd");
         Ok(fs::read_dir(&path).with_context(|| path.display().to_string())?.count())
+    }
+
+    /// Sets its limit of open descriptors, while it runs.
+    ///
+    /// # Errors
+    /// prlimit(2)'s.
+    pub fn limit_descriptors(self, most: u64) -> Result<()> {
+        let limit = Rlimit { current: Some(most), maximum: Some(most) };
+        let pid = Pid::from_raw(self.0 as i32).context("a process id")?;
+        prlimit(Some(pid), Resource::Nofile, limit)?;
+        Ok(())
     }
 
     /// What its threads have used so far. Threads that ended count for the ticks only.

@@ -32,8 +32,20 @@ counters! {
     AcceptExhausted = "accept_exhausted",
     /// accept(2) failed for that one connection.
     AcceptAborted = "accept_aborted",
-    /// Refused: `[limits] max_sniffing`.
+    /// Closed: sniffed for longest when a new connection needed a place (`[limits] max_sniffing`).
     SniffingLimit = "sniffing_limit",
+    /// Reset: `[limits] per_source` connections.
+    SourceLimit = "source_limit",
+    /// Reset: `[limits] per_source` rate.
+    SourceRate = "source_rate",
+    /// Reset: the listener's `allow` and `deny`.
+    ListenerDenied = "listener_denied",
+    /// Reset: the rule's `allow` and `deny`.
+    RuleDenied = "rule_denied",
+    /// Files of networks that had changed and were read again.
+    NetworkFileRead = "network_file_read",
+    /// Files of networks that had changed and could not be used.
+    NetworkFileFailed = "network_file_failed",
     /// Refused: a rule's `max_connections`.
     RuleLimit = "rule_limit",
     /// Refused: an upstream's `max_connections`.

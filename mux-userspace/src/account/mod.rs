@@ -2,10 +2,12 @@
 
 pub mod access;
 pub mod counters;
+pub mod hooks;
 pub mod record;
 
 pub use self::{
     access::AccessLog,
     counters::{Counter, Counters},
+    hooks::{Flow, Hooks},
     record::Record,
 };

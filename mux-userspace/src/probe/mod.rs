@@ -3,119 +3,204 @@
 //! A probe is a function of a byte slice and nothing else: no socket, no clock, no state
 //! between calls. It is called again with a longer slice when more bytes have arrived.
 //! Its verdict is *monotone*: once it says [`Verdict::Match`] or [`Verdict::NoMatch`] of
-//! some bytes, it says so of every extension of them. It must never panic on any input.
+//! some bytes, it says so of every extension of them. It must never panic on any input,
+//! and to recognise it needs no allocation; only what it tells ([`Details`]) is allocated,
+//! once, for the rule that wins.
+//!
+//! A protocol is one file with one `PROTOCOL`, entered in [`Probe::all`].
 
-pub mod http1;
-pub mod http2;
-pub mod socks4;
-pub mod socks5;
-pub mod ssh;
+mod details;
+mod families;
+pub mod http;
+pub(crate) mod http1;
+pub(crate) mod http2;
+mod socks4;
+mod socks5;
+mod ssh;
 mod text;
 pub mod tls;
 mod verdict;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use serde::Serialize;
+pub use self::{
+    details::{Details, Value},
+    http::HttpVersion,
+    text::PeerText,
+    tls::TlsVersion,
+    verdict::Verdict,
+};
 
-pub use self::{text::PeerText, verdict::Verdict};
+pub(crate) use self::http1::MAX_METHOD;
 
-/// A recogniser of one protocol, or of a family of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Probe {
-    /// A TLS ClientHello of any version from SSL 3.0 on.
-    Tls,
-    /// An SSH identification string.
-    Ssh,
-    /// HTTP/1, or HTTP/2 with prior knowledge.
-    Http,
-    /// An HTTP/1 request line.
-    Http1,
-    /// The HTTP/2 connection preface.
-    Http2,
-    /// SOCKS4, SOCKS4a or SOCKS5.
-    Socks,
-    /// A SOCKS4 or SOCKS4a request.
-    Socks4,
-    /// A SOCKS5 greeting.
-    Socks5,
+/// A protocol that mux knows.
+#[derive(Debug)]
+struct Protocol {
+    /// Its name in rules files and logs; lower-case.
+    name: &'static str,
+    /// The fewest bytes of which `examine` can say [`Verdict::Match`].
+    shortest: usize,
+    /// The protocols that it consists of, if it is a family of them.
+    members: &'static [&'static Protocol],
+    /// Whether these first bytes are this protocol.
+    examine: fn(&[u8]) -> Verdict<()>,
+    /// What there is to tell of bytes that are.
+    details: fn(&[u8]) -> Details,
+}
+
+/// In the order of the reference.
+const PROTOCOLS: &[&Protocol] = &[
+    &tls::PROTOCOL,
+    &ssh::PROTOCOL,
+    &families::HTTP,
+    &http1::PROTOCOL,
+    &http2::PROTOCOL,
+    &families::SOCKS,
+    &socks4::PROTOCOL,
+    &socks5::PROTOCOL,
+];
+
+/// Recognises a protocol that mux does not know: what a program that embeds mux registers
+/// with [`Probes::register`].
+///
+/// Any `Fn(&[u8]) -> Verdict<()>` is one.
+pub trait Recognise: Send + Sync {
+    /// Whether `bytes`, the first ones of a connection, are this protocol. Must be monotone
+    /// (see the [module](self)); asked again whenever more bytes have arrived.
+    fn examine(&self, bytes: &[u8]) -> Verdict<()>;
+
+    /// What there is to tell of bytes that are; for the access log.
+    fn details(&self, bytes: &[u8]) -> Details {
+        let _ = bytes;
+        Details::new()
+    }
+
+    /// The fewest bytes of which [`Recognise::examine`] can say [`Verdict::Match`]; a lower
+    /// bound will do.
+    fn shortest_match(&self) -> usize {
+        0
+    }
+}
+
+impl<F: Fn(&[u8]) -> Verdict<()> + Send + Sync> Recognise for F {
+    fn examine(&self, bytes: &[u8]) -> Verdict<()> {
+        self(bytes)
+    }
+}
+
+/// A recogniser of one protocol, or of a family of them. Cheap to clone.
+#[derive(Clone)]
+pub struct Probe(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Known(&'static Protocol),
+    Custom { name: Arc<str>, recogniser: Arc<dyn Recognise> },
 }
 
 impl Probe {
-    /// Every probe.
-    pub const ALL: [Self; 8] = [
-        Self::Tls,
-        Self::Ssh,
-        Self::Http,
-        Self::Http1,
-        Self::Http2,
-        Self::Socks,
-        Self::Socks4,
-        Self::Socks5,
-    ];
+    /// Every probe that mux has.
+    pub fn all() -> impl ExactSizeIterator<Item = Self> {
+        PROTOCOLS.iter().map(|protocol| Self(Kind::Known(protocol)))
+    }
+
+    /// The probe of mux's own of this name; names are lower-case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::all().find(|probe| probe.name() == name)
+    }
+
+    /// The probe `tls`.
+    pub(crate) const fn tls() -> Self {
+        Self(Kind::Known(&tls::PROTOCOL))
+    }
+
+    /// The probe `http1`.
+    pub(crate) const fn http1() -> Self {
+        Self(Kind::Known(&http1::PROTOCOL))
+    }
+
+    /// The probe `http2`.
+    pub(crate) const fn http2() -> Self {
+        Self(Kind::Known(&http2::PROTOCOL))
+    }
+
+    /// A probe of the caller's.
+    #[must_use]
+    pub fn custom(name: &str, recogniser: impl Recognise + 'static) -> Self {
+        Self(Kind::Custom { name: name.into(), recogniser: Arc::new(recogniser) })
+    }
 
     /// Its name in rules files and logs.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Ssh => "ssh",
-            Self::Http => "http",
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Socks => "socks",
-            Self::Socks4 => "socks4",
-            Self::Socks5 => "socks5",
+    pub fn name(&self) -> &str {
+        match &self.0 {
+            Kind::Known(protocol) => protocol.name,
+            Kind::Custom { name, .. } => name,
         }
-    }
-
-    /// The probe of this name; names are lower-case.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|probe| probe.name() == name)
     }
 
     /// Whether `bytes`, the first ones of a connection, are this protocol.
     #[must_use]
-    pub fn examine(self, bytes: &[u8]) -> Verdict<Details> {
-        match self {
-            Self::Tls => tls::examine(bytes).map(Details::Tls),
-            Self::Ssh => ssh::examine(bytes).map(Details::Ssh),
-            Self::Http => Self::Http1.examine(bytes).or_else(|| Self::Http2.examine(bytes)),
-            Self::Http1 => http1::examine(bytes).map(Details::Http1),
-            Self::Http2 => http2::examine(bytes).map(Details::Http2),
-            Self::Socks => Self::Socks4.examine(bytes).or_else(|| Self::Socks5.examine(bytes)),
-            Self::Socks4 => socks4::examine(bytes).map(Details::Socks4),
-            Self::Socks5 => socks5::examine(bytes).map(Details::Socks5),
+    pub fn examine(&self, bytes: &[u8]) -> Verdict<()> {
+        match &self.0 {
+            Kind::Known(protocol) => (protocol.examine)(bytes),
+            Kind::Custom { recogniser, .. } => recogniser.examine(bytes),
+        }
+    }
+
+    /// What there is to tell of bytes of which [`Probe::examine`] says [`Verdict::Match`].
+    #[must_use]
+    pub fn details(&self, bytes: &[u8]) -> Details {
+        match &self.0 {
+            Kind::Known(protocol) => (protocol.details)(bytes),
+            Kind::Custom { recogniser, .. } => recogniser.details(bytes),
         }
     }
 
     /// The fewest bytes of which it can say [`Verdict::Match`].
     #[must_use]
-    pub const fn shortest_match(self) -> usize {
-        match self {
-            Self::Tls => tls::SHORTEST,
-            Self::Ssh => ssh::SHORTEST,
-            Self::Http | Self::Http1 => http1::SHORTEST,
-            Self::Http2 => http2::PREFACE.len(),
-            Self::Socks4 => socks4::SHORTEST,
-            Self::Socks | Self::Socks5 => socks5::SHORTEST,
+    pub fn shortest_match(&self) -> usize {
+        match &self.0 {
+            Kind::Known(protocol) => protocol.shortest,
+            Kind::Custom { recogniser, .. } => recogniser.shortest_match(),
         }
     }
 
-    /// Whether it matches everything that `other` matches.
+    /// Whether it visibly matches everything that `other` matches.
     #[must_use]
-    pub fn includes(self, other: Self) -> bool {
-        match self {
-            Self::Http => matches!(other, Self::Http | Self::Http1 | Self::Http2),
-            Self::Socks => matches!(other, Self::Socks | Self::Socks4 | Self::Socks5),
-            Self::Tls | Self::Ssh | Self::Http1 | Self::Http2 | Self::Socks4 | Self::Socks5 => {
-                self == other
-            }
+    pub fn includes(&self, other: &Self) -> bool {
+        let member = |mine: &Protocol, theirs: &Protocol| {
+            mine.members.iter().any(|member| member.name == theirs.name)
+        };
+        match (&self.0, &other.0) {
+            (Kind::Known(mine), Kind::Known(theirs)) => self == other || member(mine, theirs),
+            (Kind::Known(_) | Kind::Custom { .. }, Kind::Custom { .. })
+            | (Kind::Custom { .. }, Kind::Known(_)) => self == other,
         }
+    }
+}
+
+impl PartialEq for Probe {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Kind::Known(mine), Kind::Known(theirs)) => mine.name == theirs.name,
+            (Kind::Custom { recogniser: mine, .. }, Kind::Custom { recogniser: theirs, .. }) => {
+                Arc::ptr_eq(mine, theirs)
+            }
+            (Kind::Known(_), Kind::Custom { .. }) | (Kind::Custom { .. }, Kind::Known(_)) => false,
+        }
+    }
+}
+
+impl Eq for Probe {}
+
+impl fmt::Debug for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Probe({})", self.name())
     }
 }
 
@@ -125,47 +210,58 @@ impl fmt::Display for Probe {
     }
 }
 
-/// What a probe saw.
-///
-/// [`Display`](fmt::Display) is one short line of `key=value` pairs (empty where there is
-/// nothing to tell); [`Serialize`] is a flat object. In both, what the peer sent is
-/// escaped, see [`PeerText`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Details {
-    /// Of [`Probe::Tls`].
-    Tls(tls::ClientHello),
-    /// Of [`Probe::Ssh`].
-    Ssh(ssh::Identification),
-    /// Of [`Probe::Http1`] and [`Probe::Http`].
-    Http1(http1::Request),
-    /// Of [`Probe::Http2`] and [`Probe::Http`].
-    Http2(http2::Preface),
-    /// Of [`Probe::Socks4`] and [`Probe::Socks`].
-    Socks4(socks4::Request),
-    /// Of [`Probe::Socks5`] and [`Probe::Socks`].
-    Socks5(socks5::Greeting),
+/// The probes that rules can name: mux's own, and those of the program that embeds it.
+#[derive(Clone, Debug)]
+pub struct Probes(BTreeMap<Box<str>, Probe>);
+
+/// Why [`Probes::register`] refuses.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// There is a probe of this name.
+    #[error("there is a probe `{0}` already")]
+    Taken(String),
+    /// Not a name that a rules file could use.
+    #[error("`{0}` is not a probe's name: 1 to 64 of a-z, 0-9, `-` and `_`, a letter first")]
+    Name(String),
 }
 
-impl Details {
-    /// The same as a JSON value: a flat object.
-    #[must_use]
-    pub fn to_json(&self) -> serde_json::Value {
-        // Only maps with non-string keys and failing Serialize impls are errors; there are none.
-        serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
+impl Default for Probes {
+    fn default() -> Self {
+        Self(Probe::all().map(|probe| (probe.name().into(), probe)).collect())
     }
 }
 
-impl fmt::Display for Details {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tls(hello) => hello.fmt(f),
-            Self::Ssh(identification) => identification.fmt(f),
-            Self::Http1(request) => request.fmt(f),
-            Self::Http2(preface) => preface.fmt(f),
-            Self::Socks4(request) => request.fmt(f),
-            Self::Socks5(greeting) => greeting.fmt(f),
+impl Probes {
+    /// Makes a probe known to rules.
+    ///
+    /// # Errors
+    /// [`RegisterError`]: its name is taken, or cannot be one.
+    pub fn register(&mut self, probe: Probe) -> Result<(), RegisterError> {
+        let name = probe.name();
+        let allowed =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if !name.starts_with(|c: char| c.is_ascii_lowercase())
+            || name.len() > 64
+            || !name.chars().all(allowed)
+        {
+            return Err(RegisterError::Name(name.to_owned()));
         }
+        if self.get(name).is_some() {
+            return Err(RegisterError::Taken(name.to_owned()));
+        }
+        self.0.insert(name.into(), probe);
+        Ok(())
+    }
+
+    /// The probe of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Probe> {
+        self.0.get(name)
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.keys().map(AsRef::as_ref)
     }
 }
 

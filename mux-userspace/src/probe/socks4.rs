@@ -3,14 +3,9 @@
 //! Neither has an RFC: "SOCKS: A protocol for TCP proxy across firewalls" (Ying-Da Lee)
 //! and "SOCKS 4A: A Simple Extension to SOCKS 4 Protocol" (the same) define them.
 
-use std::{fmt, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use serde::Serialize;
-
-use super::{
-    text::{Pairs, PeerText},
-    verdict::Verdict,
-};
+use super::{Details, Protocol, verdict::Verdict};
 
 /// VN.
 const VERSION: u8 = 0x04;
@@ -23,58 +18,47 @@ const HEADER: usize = 8;
 /// Longest USERID and longest host name, without their NUL.
 const MAX_TEXT: usize = 255;
 /// The header and an empty USERID's NUL.
-pub(super) const SHORTEST: usize = HEADER + 1;
-
-/// A request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Request {
-    /// What the client asks for.
-    pub command: Command,
-    /// DSTPORT.
-    pub port: u16,
-    /// DSTIP, or in SOCKS4a the host name.
-    pub host: PeerText,
-    /// USERID, if there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<PeerText>,
-}
-
-/// CD.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Command {
-    /// 0x01.
-    Connect,
-    /// 0x02.
-    Bind,
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connect => "connect",
-            Self::Bind => "bind",
-        })
-    }
-}
-
-impl fmt::Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { command, port, host, user } = self;
-        let mut pairs = Pairs::new(f);
-        pairs.pair("command", command)?;
-        pairs.pair("host", host)?;
-        pairs.pair("port", port)?;
-        pairs.optional("user", user.as_ref())
-    }
-}
+const SHORTEST: usize = HEADER + 1;
 
 /// Matches once USERID and, in SOCKS4a, the host name have ended.
-pub(super) fn examine(bytes: &[u8]) -> Verdict<Request> {
+pub(super) const PROTOCOL: Protocol =
+    Protocol { name: "socks4", shortest: SHORTEST, members: &[], examine, details };
+
+fn examine(bytes: &[u8]) -> Verdict<()> {
+    request(bytes).map(|_| ())
+}
+
+/// `command` (CD), `host` (DSTIP, or in SOCKS4a the host name), `port` and `user` (USERID).
+fn details(bytes: &[u8]) -> Details {
+    let Verdict::Match(Request { command, port, host, user }) = request(bytes) else {
+        return Details::new();
+    };
+    let details = Details::new().with("command", command);
+    let details = match host {
+        Host::Address(address) => details.with("host", address.to_string()),
+        Host::Name(name) => details.with("host", name),
+    };
+    details.with("port", port).with_some("user", (!user.is_empty()).then_some(user))
+}
+
+/// A request.
+struct Request<'a> {
+    command: &'static str,
+    port: u16,
+    host: Host<'a>,
+    user: &'a [u8],
+}
+
+enum Host<'a> {
+    Address(Ipv4Addr),
+    Name(&'a [u8]),
+}
+
+fn request(bytes: &[u8]) -> Verdict<Request<'_>> {
     let command = match bytes {
         [] | [VERSION] => return Verdict::NeedMore(bytes.len() + 1),
-        [VERSION, CONNECT, ..] => Command::Connect,
-        [VERSION, BIND, ..] => Command::Bind,
+        [VERSION, CONNECT, ..] => "connect",
+        [VERSION, BIND, ..] => "bind",
         [..] => return Verdict::NoMatch,
     };
     let Some((&[_, _, port_high, port_low, a, b, c, d], rest)) =
@@ -92,18 +76,13 @@ pub(super) fn examine(bytes: &[u8]) -> Verdict<Request> {
     let host = if [a, b, c] == [0, 0, 0] && d != 0 {
         match until_nul(rest) {
             Text::Complete { text: [], rest: _ } | Text::TooLong => return Verdict::NoMatch,
-            Text::Complete { text, rest: _ } => PeerText::new(text),
+            Text::Complete { text, rest: _ } => Host::Name(text),
             Text::Partial => return Verdict::NeedMore(bytes.len() + 1),
         }
     } else {
-        PeerText::new(Ipv4Addr::new(a, b, c, d).to_string().as_bytes())
+        Host::Address(Ipv4Addr::new(a, b, c, d))
     };
-    Verdict::Match(Request {
-        command,
-        port: u16::from_be_bytes([port_high, port_low]),
-        host,
-        user: (!user.is_empty()).then(|| PeerText::new(user)),
-    })
+    Verdict::Match(Request { command, port: u16::from_be_bytes([port_high, port_low]), host, user })
 }
 
 /// A text that ends in NUL, as far as it has arrived.

@@ -1,39 +1,34 @@
 //! SOCKS5: the client's greeting (RFC 1928 3).
 
-use std::fmt;
-
-use serde::Serialize;
-
-use super::verdict::{Verdict, starts_with};
+use super::{
+    Details, Protocol, Value,
+    verdict::{Verdict, starts_with},
+};
 
 /// VER (RFC 1928 3).
 const VERSION: u8 = 0x05;
 /// VER and NMETHODS.
 const HEADER: usize = 2;
-/// VER, NMETHODS and one method.
-pub(super) const SHORTEST: usize = HEADER + 1;
-
-/// A greeting.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Greeting {
-    /// METHODS: 0x00 none, 0x01 GSSAPI, 0x02 user name and password (RFC 1928 3).
-    pub methods: Vec<u8>,
-}
-
-impl fmt::Display for Greeting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { methods } = self;
-        f.write_str("methods=")?;
-        for (index, method) in methods.iter().enumerate() {
-            write!(f, "{}0x{method:02x}", if index == 0 { "" } else { "," })?;
-        }
-        Ok(())
-    }
-}
 
 /// Matches once all the methods are there. Zero methods are refused: RFC 1928 3 gives the
 /// field 1 to 255 bytes, and two bytes are little to be sure of.
-pub(super) fn examine(bytes: &[u8]) -> Verdict<Greeting> {
+pub(super) const PROTOCOL: Protocol =
+    Protocol { name: "socks5", shortest: HEADER + 1, members: &[], examine, details };
+
+fn examine(bytes: &[u8]) -> Verdict<()> {
+    greeting(bytes).map(|_| ())
+}
+
+/// METHODS: 0x00 none, 0x01 GSSAPI, 0x02 user name and password (RFC 1928 3).
+fn details(bytes: &[u8]) -> Details {
+    match greeting(bytes) {
+        Verdict::Match(methods) => Details::new().with("methods", Value::Codes(methods.into())),
+        Verdict::NoMatch | Verdict::NeedMore(_) => Details::new(),
+    }
+}
+
+/// METHODS.
+fn greeting(bytes: &[u8]) -> Verdict<&[u8]> {
     match starts_with(bytes, &[VERSION]) {
         Verdict::Match(()) => {}
         Verdict::NoMatch => return Verdict::NoMatch,
@@ -44,8 +39,5 @@ pub(super) fn examine(bytes: &[u8]) -> Verdict<Greeting> {
         return Verdict::NoMatch;
     }
     let end = HEADER + usize::from(count);
-    match bytes.get(HEADER..end) {
-        Some(methods) => Verdict::Match(Greeting { methods: methods.into() }),
-        None => Verdict::NeedMore(end),
-    }
+    bytes.get(HEADER..end).map_or(Verdict::NeedMore(end), Verdict::Match)
 }

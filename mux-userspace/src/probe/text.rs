@@ -58,28 +58,6 @@ impl Serialize for PeerText {
     }
 }
 
-/// Writes `key=value` pairs with single spaces between them, leaving out absent values.
-pub(super) struct Pairs<'a, 'f> {
-    f: &'a mut fmt::Formatter<'f>,
-    separator: &'static str,
-}
-
-impl<'a, 'f> Pairs<'a, 'f> {
-    pub(super) fn new(f: &'a mut fmt::Formatter<'f>) -> Self {
-        Self { f, separator: "" }
-    }
-
-    pub(super) fn pair(&mut self, key: &str, value: impl fmt::Display) -> fmt::Result {
-        write!(self.f, "{}{key}={value}", self.separator)?;
-        self.separator = " ";
-        Ok(())
-    }
-
-    pub(super) fn optional(&mut self, key: &str, value: Option<impl fmt::Display>) -> fmt::Result {
-        value.map_or(Ok(()), |value| self.pair(key, value))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::PeerText;

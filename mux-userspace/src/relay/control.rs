@@ -18,6 +18,8 @@ pub enum Stop {
     Lifetime,
     /// The drain deadline.
     Drain,
+    /// It was sniffed for longest when a new connection needed a place.
+    Evicted,
 }
 
 impl Stop {
@@ -29,6 +31,7 @@ impl Stop {
             Self::HalfClosed => "half-closed-timeout",
             Self::Lifetime => "lifetime",
             Self::Drain => "drain-deadline",
+            Self::Evicted => "sniffing-limit",
         }
     }
 }

@@ -2,7 +2,7 @@
 //! are in user space's hands.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     ops::{Deref, DerefMut},
     os::fd::OwnedFd,
@@ -27,6 +27,9 @@ pub struct Pool(Rc<Inner>);
 struct Inner {
     buffers: RefCell<Vec<Box<[u8]>>>,
     pipes: RefCell<Vec<PipeEnds>>,
+    /// Pipes that there are, idle or not.
+    open_pipes: Cell<usize>,
+    most_pipes: usize,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,12 @@ pub struct Pipe {
 }
 
 impl Pool {
+    /// A pool with at most so many pipes at once.
+    #[must_use]
+    pub fn new(most_pipes: usize) -> Self {
+        Self(Rc::new(Inner { most_pipes, ..Inner::default() }))
+    }
+
     /// A buffer, with whatever its last user left in it.
     #[must_use]
     pub fn buffer(&self) -> Buffer {
@@ -65,14 +74,18 @@ impl Pool {
     /// An empty pipe.
     ///
     /// # Errors
-    /// pipe2(2)'s: `EMFILE`, `ENFILE`.
+    /// pipe2(2)'s: `EMFILE`, which it also is when the pool has as many as it may; `ENFILE`.
     pub fn pipe(&self) -> io::Result<Pipe> {
         let ends = match self.0.pipes.borrow_mut().pop() {
             Some(ends) => ends,
+            None if self.0.open_pipes.get() >= self.0.most_pipes => {
+                return Err(io::Error::from_raw_os_error(libc::EMFILE));
+            }
             None => {
                 let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
                 // Refused (the user's pages are used up): the default size works too.
                 let _ = fcntl_setpipe_size(&write, PIPE_SIZE);
+                self.0.open_pipes.set(self.0.open_pipes.get() + 1);
                 PipeEnds { read, write }
             }
         };
@@ -126,13 +139,12 @@ impl Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         // A pipe with a flow's bytes in it must never serve another flow.
-        if let Some(ends) = self.ends.take()
-            && self.held == 0
-        {
-            let mut kept = self.pool.0.pipes.borrow_mut();
-            if kept.len() < KEEP {
-                kept.push(ends);
-            }
+        let Some(ends) = self.ends.take() else { return };
+        let mut kept = self.pool.0.pipes.borrow_mut();
+        if self.held == 0 && kept.len() < KEEP {
+            kept.push(ends);
+        } else {
+            self.pool.0.open_pipes.set(self.pool.0.open_pipes.get().saturating_sub(1));
         }
     }
 }
@@ -143,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_pipe_with_bytes_left_is_not_reused() {
-        let pool = Pool::default();
+        let pool = Pool::new(8);
         let mut pipe = pool.pipe().unwrap();
         rustix::io::write(pipe.write_end(), b"left").unwrap();
         pipe.held = 4;
@@ -154,8 +166,22 @@ mod tests {
     }
 
     #[test]
+    fn there_are_no_more_pipes_than_the_pool_may_have() {
+        let pool = Pool::new(2);
+        let (first, second) = (pool.pipe().unwrap(), pool.pipe().unwrap());
+        assert_eq!(pool.pipe().unwrap_err().raw_os_error(), Some(libc::EMFILE));
+        drop(first);
+        let mut again = pool.pipe().unwrap();
+        assert!(pool.pipe().is_err());
+        // One that is closed, not kept, makes room as well.
+        again.held = 1;
+        drop(again);
+        drop((pool.pipe().unwrap(), second));
+    }
+
+    #[test]
     fn buffers_are_reused_up_to_a_bound() {
-        let pool = Pool::default();
+        let pool = Pool::new(8);
         let many: Vec<_> = (0..KEEP + 5).map(|_| pool.buffer()).collect();
         drop(many);
         assert_eq!(pool.0.buffers.borrow().len(), KEEP);

@@ -1,10 +1,8 @@
 //! Conditions, compiled: every value of [`Matcher`] can be evaluated, and none can fail.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::{Phase, Regex, Sniffed};
+use super::{HttpMatcher, NetworkFile, Networks, Phase, Predicate, Regex, Sniffed, TlsMatcher};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -22,6 +20,12 @@ pub enum Matcher {
     Bytes(MaskedBytes),
     /// A probe recognises its protocol.
     Probe(Probe),
+    /// A TLS client offers these.
+    Tls(TlsMatcher),
+    /// An HTTP client asks for this.
+    Http(HttpMatcher),
+    /// A function of the embedding program's says so.
+    Predicate(Predicate),
     /// The client's address is in one of these networks.
     Client(Networks),
     /// All of these hold.
@@ -36,21 +40,23 @@ impl Matcher {
     /// Whether the condition holds.
     ///
     /// In [`Phase::Open`] the verdict is sure, in Kleene's three-valued logic, and monotone
-    /// in the bytes. In the other phases it is never [`Verdict::NeedMore`]: what is not true
-    /// of these bytes is false.
+    /// in the bytes, but for [`Matcher::is_tentative`] ones. In the other phases it is never
+    /// [`Verdict::NeedMore`]: what is not true of these bytes is false.
     #[must_use]
-    pub fn evaluate(&self, sniffed: &Sniffed<'_>) -> Verdict<Option<Seen>> {
+    pub fn evaluate(&self, sniffed: &Sniffed<'_>) -> Verdict<()> {
         let phase = sniffed.phase;
         match self {
-            Self::Always => Verdict::Match(None),
-            Self::Prefix(prefix) => settle(prefix.examine(sniffed.bytes), phase).map(|()| None),
-            Self::Regex(regex) => regex.examine(sniffed.bytes, phase).map(|()| None),
-            Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase).map(|()| None),
-            Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase)
-                .map(|details| Some(Seen { probe: *probe, details })),
+            Self::Always => Verdict::Match(()),
+            Self::Prefix(prefix) => settle(prefix.examine(sniffed.bytes), phase),
+            Self::Regex(regex) => regex.examine(sniffed.bytes, phase),
+            Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
+            Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
+            Self::Tls(tls) => settle(tls.examine(sniffed.bytes), phase),
+            Self::Http(http) => settle(http.examine(sniffed.bytes), phase),
+            Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
-                    Verdict::Match(None)
+                    Verdict::Match(())
                 } else {
                     Verdict::NoMatch
                 }
@@ -61,21 +67,82 @@ impl Matcher {
                 .iter()
                 .fold(Verdict::NoMatch, |sum, member| sum.or_else(|| member.evaluate(sniffed))),
             Self::Not(inner) => match inner.evaluate(sniffed) {
-                Verdict::Match(_) => Verdict::NoMatch,
-                Verdict::NoMatch => Verdict::Match(None),
+                Verdict::Match(()) => Verdict::NoMatch,
+                Verdict::NoMatch => Verdict::Match(()),
                 Verdict::NeedMore(total) => Verdict::NeedMore(total),
             },
         }
     }
+
+    /// What the first probe in it saw that made it match, if one did: to be asked once
+    /// [`Matcher::evaluate`] has said [`Verdict::Match`].
+    #[must_use]
+    pub fn seen(&self, sniffed: &Sniffed<'_>) -> Option<Seen> {
+        let matches = |member: &&Self| member.evaluate(sniffed).is_match();
+        let saw = |probe: Probe| {
+            let details = probe.details(sniffed.bytes);
+            Some(Seen { probe, details })
+        };
+        match self {
+            Self::Probe(probe) => saw(probe.clone()),
+            Self::Tls(_) => saw(Probe::tls()),
+            Self::Http(_) => saw(HttpMatcher::probe(sniffed.bytes)),
+            Self::All(group) => group.members().iter().find_map(|member| member.seen(sniffed)),
+            Self::Any(group) => group.members().iter().find(matches)?.seen(sniffed),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Predicate(_)
+            | Self::Client(_)
+            | Self::Not(_) => None,
+        }
+    }
+
+    /// The files of networks in it.
+    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+        match self {
+            Self::Client(networks) => found.extend(networks.files().iter().cloned()),
+            Self::All(group) | Self::Any(group) => {
+                group.members().iter().for_each(|member| member.network_files(found));
+            }
+            Self::Not(inner) => inner.network_files(found),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Predicate(_) => {}
+        }
+    }
+
+    /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].
+    #[must_use]
+    pub fn is_tentative(&self) -> bool {
+        match self {
+            Self::Predicate(predicate) => predicate.is_tentative(),
+            Self::All(group) | Self::Any(group) => group.members().iter().any(Self::is_tentative),
+            Self::Not(inner) => inner.is_tentative(),
+            Self::Always
+            | Self::Prefix(_)
+            | Self::Regex(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Client(_) => false,
+        }
+    }
 }
 
-/// Kleene's "and", of which the first member that saw something gives the details.
-fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<Option<Seen>> {
-    let mut first_seen = None;
+/// Kleene's "and".
+fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<()> {
     let mut undecided: Option<usize> = None;
     for member in members {
         match member.evaluate(sniffed) {
-            Verdict::Match(seen) => first_seen = first_seen.or(seen),
+            Verdict::Match(()) => {}
             Verdict::NoMatch => return Verdict::NoMatch,
             // The first of them to change its mind may make the whole false.
             Verdict::NeedMore(total) => {
@@ -83,7 +150,7 @@ fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<Option<Seen>> {
             }
         }
     }
-    undecided.map_or(Verdict::Match(first_seen), Verdict::NeedMore)
+    undecided.map_or(Verdict::Match(()), Verdict::NeedMore)
 }
 
 /// Takes "not yet" for "no" where there will be no more bytes.
@@ -188,6 +255,16 @@ impl MaskedBytes {
         Ok(Self { offset, value, mask })
     }
 
+    /// The first bytes that it demands in full; may be none.
+    pub(super) fn literal(&self) -> &[u8] {
+        let whole = if self.offset == 0 {
+            self.mask.iter().take_while(|&&bits| bits == 0xff).count()
+        } else {
+            0
+        };
+        &self.value[..whole]
+    }
+
     /// One past the last byte compared.
     pub(super) fn end(&self) -> usize {
         self.offset + self.value.len()
@@ -203,32 +280,6 @@ impl MaskedBytes {
         } else {
             Verdict::NeedMore(bytes.len().max(self.offset) + 1)
         }
-    }
-}
-
-/// Networks; at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Networks(Box<[IpNet]>);
-
-impl Networks {
-    /// # Errors
-    /// [`EmptyMatcher`] when there are none.
-    pub fn new(networks: impl Into<Box<[IpNet]>>) -> Result<Self, EmptyMatcher> {
-        let networks = networks.into();
-        if networks.is_empty() { Err(EmptyMatcher) } else { Ok(Self(networks)) }
-    }
-
-    /// Whether the address is in one of them. An IPv4 client of a dual-stack listener
-    /// (`::ffff:10.0.0.1`) is an IPv4 client.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(&address))
-    }
-
-    /// Whether every address of `other` is, visibly, in one of these.
-    pub(super) fn includes(&self, other: &Self) -> bool {
-        other.0.iter().all(|theirs| self.0.iter().any(|mine| mine.contains(theirs)))
     }
 }
 

@@ -5,21 +5,34 @@
 //! bytes, until it decides.
 
 mod covers;
+mod http;
 mod matcher;
+mod names;
+mod networks;
+mod predicate;
 mod regex;
+mod table;
+mod tls;
 
 #[cfg(test)]
 mod tests;
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
+use self::table::Found;
 pub use self::{
-    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Networks, Prefix},
+    http::{FieldName, HttpConditions, HttpMatcher},
+    matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Prefix},
+    names::{Name, NameError, NamePattern, Names},
+    networks::{MAX_FILE, NetworkFile, NetworkFileError, Networks, parse_network},
+    predicate::Predicate,
     regex::{Regex, RegexError},
+    table::{Progress, Table},
+    tls::{Sni, TlsMatcher},
 };
 use crate::{
-    probe::{Seen, Verdict},
-    rules::config::{ListenerConfig, Otherwise, Rule, RuleId},
+    probe::Seen,
+    rules::config::{ListenerConfig, Otherwise, RuleId},
 };
 
 /// What is known of a connection when it is routed.
@@ -111,23 +124,20 @@ impl Why {
 /// after it. In the other phases it counts as what it is of these bytes, which for a probe
 /// or a prefix is no match.
 ///
-/// `rules` are those of the whole configuration, which the listener's ids index; an id
-/// beyond them (there is none in a loaded configuration) is passed over.
+/// `progress` is the connection's, of the default value at first; the bytes of a later call
+/// begin with those of the earlier ones.
 #[must_use]
-pub fn route(rules: &[Arc<Rule>], listener: &ListenerConfig, sniffed: &Sniffed<'_>) -> Outcome {
-    for &id in &listener.rules {
-        let Some(rule) = rules.get(id.0) else { continue };
-        match rule.matcher.evaluate(sniffed) {
-            Verdict::Match(seen) => {
-                return Outcome::Routed(Decision { rule: id, why: Why::Matched, seen });
-            }
-            Verdict::NoMatch => {}
-            Verdict::NeedMore(total) => return Outcome::NeedMore(total),
+pub fn route(listener: &ListenerConfig, sniffed: &Sniffed<'_>, progress: &mut Progress) -> Outcome {
+    match listener.rules.find(sniffed, progress) {
+        Found::Rule(id, rule) => {
+            let seen = rule.matcher.seen(sniffed);
+            Outcome::Routed(Decision { rule: id, why: Why::Matched, seen })
         }
-    }
-    match sniffed.phase {
-        Phase::TimedOut => otherwise(listener.on_timeout, Why::OnTimeout),
-        Phase::Open | Phase::Ended | Phase::Full => otherwise(listener.on_no_match, Why::OnNoMatch),
+        Found::NeedMore(total) => Outcome::NeedMore(total),
+        Found::None if sniffed.phase == Phase::TimedOut => {
+            otherwise(listener.on_timeout, Why::OnTimeout)
+        }
+        Found::None => otherwise(listener.on_no_match, Why::OnNoMatch),
     }
 }
 

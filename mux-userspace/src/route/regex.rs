@@ -18,6 +18,11 @@ use regex_automata::{
     },
 };
 
+use regex_syntax::hir::{
+    self, Hir,
+    literal::{ExtractKind, Extractor},
+};
+
 use super::Phase;
 use crate::probe::Verdict;
 
@@ -35,6 +40,9 @@ pub struct Regex {
     pattern: Box<str>,
     engine: Engine,
     shortest: Option<usize>,
+    /// What every match begins with, where every match is at the beginning; see
+    /// [`Regex::prefixes`].
+    prefixes: Option<Box<[Box<[u8]>]>>,
     /// Whether the byte after a match, or the end, can undo it: `$`, `\b` and the like.
     looks_ahead: bool,
 }
@@ -77,6 +85,7 @@ impl Regex {
             pattern: pattern.into(),
             engine,
             shortest: hir.properties().minimum_len(),
+            prefixes: prefixes(&hir),
             looks_ahead: looks_ahead(nfa.look_set_any()),
         })
     }
@@ -91,6 +100,12 @@ impl Regex {
     #[must_use]
     pub fn shortest_match(&self) -> Option<usize> {
         self.shortest
+    }
+
+    /// Byte strings of which one begins whatever matches. `None`: it can match elsewhere than
+    /// at the beginning, or there are too many, or they say nothing.
+    pub(super) fn prefixes(&self) -> Option<&[Box<[u8]>]> {
+        self.prefixes.as_deref()
     }
 
     /// Whether it matches.
@@ -142,6 +157,20 @@ impl Regex {
         }
         if dfa.is_dead_state(state) { Verdict::NoMatch } else { Verdict::NeedMore(bytes.len() + 1) }
     }
+}
+
+/// See [`Regex::prefixes`].
+fn prefixes(hir: &Hir) -> Option<Box<[Box<[u8]>]>> {
+    if !hir.properties().look_set_prefix().contains(hir::Look::Start) {
+        return None;
+    }
+    let sequence = Extractor::new().kind(ExtractKind::Prefix).extract(hir);
+    let literals = sequence.literals()?;
+    literals
+        .iter()
+        .map(|literal| literal.as_bytes())
+        .map(|bytes| (!bytes.is_empty()).then(|| bytes.into()))
+        .collect()
 }
 
 /// The verdict when nothing is left to wait for.

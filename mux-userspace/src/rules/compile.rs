@@ -7,17 +7,15 @@ use toml::Spanned;
 use super::{
     address::{AddressError, parse_address},
     config::{
-        Address, Balance, Config, ListenAddress, ListenerConfig, Otherwise, Rule, RuleId,
-        UpstreamConfig, UpstreamId,
+        Address, Config, ListenAddress, ListenerConfig, Otherwise, Rule, RuleId, UpstreamConfig,
+        UpstreamId,
     },
     diagnostic::Diagnostic,
-    raw::{
-        DEFAULT_CONNECT_TIMEOUT, DEFAULT_RETRIES, RawConfig, RawListener, RawRule, RawTarget,
-        RawUpstream, not_an_address,
-    },
+    raw::{RawConfig, RawListener, RawRule, RawTarget, RawUpstream, not_an_address},
     suggest::did_you_mean_or_list,
     table::Problems,
 };
+use crate::route::Table;
 
 /// Words that `on_timeout` and `on_no_match` take beside a rule's name.
 const CLOSE: &str = "close";
@@ -36,7 +34,7 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
     let mut upstreams = Upstreams::new(upstreams, problems);
     let rule_names = names(rules.iter().map(|rule| rule.name.as_ref()), "rule", problems);
     let places = Places { rules: rules.iter().map(|rule| rule.span.clone()).collect() };
-    let rules = rules
+    let rules: Vec<Arc<Rule>> = rules
         .into_iter()
         .zip(&rule_names.all)
         .filter_map(|(raw, name)| rule(raw, name, &mut upstreams, problems).map(Arc::new))
@@ -49,12 +47,26 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
         .into_iter()
         .zip(&listener_names.all)
         .filter_map(|(raw, name)| {
-            listener(raw, name, &rule_names, &mut addresses, problems).map(Arc::new)
+            listener(raw, name, &rule_names, &rules, &mut addresses, problems).map(Arc::new)
         })
         .collect();
 
     let upstreams = upstreams.compiled.into_iter().map(Arc::new).collect();
-    (Config { listeners, rules, upstreams, timeouts, limits, log, security, kernel }, places)
+    let network_files = problems.network_files();
+    (
+        Config {
+            listeners,
+            rules,
+            upstreams,
+            timeouts,
+            limits,
+            log,
+            security,
+            kernel,
+            network_files,
+        },
+        places,
+    )
 }
 
 /// Names of the rules or of the listeners.
@@ -177,14 +189,7 @@ impl Upstreams {
         if let Some(earlier) = earlier {
             return UpstreamId(self.groups + earlier);
         }
-        self.compiled.push(UpstreamConfig {
-            name: name.into(),
-            endpoints: vec![address],
-            balance: Balance::default(),
-            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
-            retries: DEFAULT_RETRIES,
-            max_connections: None,
-        });
+        self.compiled.push(UpstreamConfig::single(address));
         UpstreamId(self.compiled.len() - 1)
     }
 }
@@ -195,26 +200,30 @@ fn rule(
     upstreams: &mut Upstreams,
     problems: &Problems,
 ) -> Option<Rule> {
-    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections } = raw;
+    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections, acl } = raw;
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
-    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections })
+    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections, acl })
 }
 
 fn listener(
     raw: RawListener,
     name: &Arc<str>,
-    rules: &Names,
+    names: &Names,
+    rules: &[Arc<Rule>],
     addresses: &mut Vec<ListenAddress>,
     problems: &Problems,
 ) -> Option<ListenerConfig> {
-    let on_timeout = otherwise(raw.on_timeout.as_ref(), rules, problems);
-    let on_no_match = otherwise(raw.on_no_match.as_ref(), rules, problems);
-    let rules = match raw.rules {
-        None => (0..rules.all.len()).map(RuleId).collect(),
-        Some(written) => rule_list(&written.into_inner(), rules, problems),
+    let on_timeout = otherwise(raw.on_timeout.as_ref(), names, problems);
+    let on_no_match = otherwise(raw.on_no_match.as_ref(), names, problems);
+    let ids = match raw.rules {
+        None => (0..names.all.len()).map(RuleId).collect(),
+        Some(written) => rule_list(&written.into_inner(), names, problems),
     };
+    // A rule that is wrong is not there; the file is refused then.
+    let rules = ids.into_iter().filter_map(|id| Some((id, Arc::clone(rules.get(id.0)?))));
+    let rules = Arc::new(Table::new(rules));
 
     let address = raw.address?;
     let span = address.span();
@@ -234,6 +243,7 @@ fn listener(
         on_timeout,
         on_no_match,
         max_connections: raw.max_connections,
+        acl: raw.acl,
         rules,
     })
 }

@@ -3,9 +3,19 @@
 //! Every value here is already valid: names are resolved to indices, numbers are in
 //! range, regular expressions are compiled. Nothing in this file reads text.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use crate::route::Matcher;
+use crate::{
+    limit::source::PerSource,
+    route::{Matcher, NetworkFile, Networks, Table},
+};
 
 /// Index of a rule in [`Config::rules`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +45,8 @@ pub struct Config {
     pub security: SecurityConfig,
     /// `[kernel]`.
     pub kernel: KernelConfig,
+    /// Files of networks that rules and listeners name, each once.
+    pub network_files: Vec<Arc<NetworkFile>>,
 }
 
 impl Config {
@@ -76,8 +88,52 @@ pub struct ListenerConfig {
     pub on_no_match: Otherwise,
     /// Flows and connections being sniffed at once. `None`: only the global limit.
     pub max_connections: Option<NonZeroU32>,
+    /// Who may connect.
+    pub acl: Acl,
     /// The rules tried, in order.
-    pub rules: Vec<RuleId>,
+    pub rules: Arc<Table>,
+}
+
+impl ListenerConfig {
+    /// Default of [`ListenerConfig::sniff_timeout`].
+    pub const SNIFF_TIMEOUT: Duration = Duration::from_secs(3);
+    /// Default of [`ListenerConfig::sniff_limit`]: a post-quantum ClientHello fits.
+    pub const SNIFF_LIMIT: usize = 64 << 10;
+
+    /// A listener with the defaults, which tries these rules.
+    #[must_use]
+    pub fn new(name: &str, address: ListenAddress, rules: Arc<Table>) -> Self {
+        Self {
+            name: name.into(),
+            address,
+            sniff_timeout: Self::SNIFF_TIMEOUT,
+            sniff_limit: Self::SNIFF_LIMIT,
+            on_timeout: Otherwise::Close,
+            on_no_match: Otherwise::Close,
+            max_connections: None,
+            acl: Acl::default(),
+            rules,
+        }
+    }
+}
+
+/// `allow` and `deny` of a listener or a rule.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Acl {
+    /// Only these, if there is a list.
+    pub allow: Option<Networks>,
+    /// Not these, even if they are allowed.
+    pub deny: Option<Networks>,
+}
+
+impl Acl {
+    /// Whether a client may connect. A client of a Unix socket has no address: where there is
+    /// an `allow` list, it is not on it.
+    #[must_use]
+    pub fn permits(&self, client: Option<IpAddr>) -> bool {
+        let is_in = |networks: &Networks| client.is_some_and(|client| networks.contains(client));
+        self.allow.as_ref().is_none_or(is_in) && !self.deny.as_ref().is_some_and(is_in)
+    }
 }
 
 /// Where a listener listens.
@@ -113,6 +169,8 @@ pub struct Rule {
     pub relay: RelayChoice,
     /// Flows of this rule at once.
     pub max_connections: Option<NonZeroU32>,
+    /// Whom it serves; others that match it are refused.
+    pub acl: Acl,
 }
 
 /// `relay = "…"`.
@@ -163,6 +221,26 @@ pub struct UpstreamConfig {
     pub retries: u32,
     /// Flows at once to the whole group.
     pub max_connections: Option<NonZeroU32>,
+}
+
+impl UpstreamConfig {
+    /// Default of [`UpstreamConfig::connect_timeout`].
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+    /// Default of [`UpstreamConfig::retries`].
+    pub const RETRIES: u32 = 2;
+
+    /// One address, with the defaults; named as the address prints.
+    #[must_use]
+    pub fn single(address: Address) -> Self {
+        Self {
+            name: address.to_string().into(),
+            endpoints: vec![address],
+            balance: Balance::default(),
+            connect_timeout: Self::CONNECT_TIMEOUT,
+            retries: Self::RETRIES,
+            max_connections: None,
+        }
+    }
 }
 
 /// Order in which a group's endpoints are tried.
@@ -254,17 +332,26 @@ impl Default for Timeouts {
 /// `[limits]`.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connections of all listeners at once. Default 10,000.
-    pub max_connections: NonZeroU32,
-    /// Connections being sniffed at once. Default 2,000.
+    /// Connections of all listeners at once. Default: [`Limits::DEFAULT_CONNECTIONS`], or what
+    /// the limit of open files allows.
+    pub max_connections: Option<NonZeroU32>,
+    /// Connections being sniffed at once, shared equally by the cores. Default 2,000.
     pub max_sniffing: NonZeroU32,
+    /// For each source.
+    pub per_source: PerSource,
+}
+
+impl Limits {
+    /// Most connections, where the file does not say.
+    pub const DEFAULT_CONNECTIONS: NonZeroU32 = NonZeroU32::new(10_000).expect("not 0");
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: NonZeroU32::new(10_000).unwrap_or(NonZeroU32::MAX),
+            max_connections: None,
             max_sniffing: NonZeroU32::new(2_000).unwrap_or(NonZeroU32::MAX),
+            per_source: PerSource::default(),
         }
     }
 }

@@ -27,7 +27,7 @@ fn unused(config: &Config, id: RuleId) -> Option<Complaint> {
     let is_used = config
         .listeners
         .iter()
-        .any(|listener| listener.rules.contains(&id) || is_otherwise(listener, id));
+        .any(|listener| listener.rules.contains(id) || is_otherwise(listener, id));
     (!is_used).then(|| {
         let name = &config.rules[id.0].name;
         (
@@ -50,7 +50,7 @@ fn never_matches(config: &Config, id: RuleId) -> Option<Complaint> {
     let listener = config
         .listeners
         .iter()
-        .find(|listener| listener.rules.contains(&id) && listener.sniff_limit < shortest)?;
+        .find(|listener| listener.rules.contains(id) && listener.sniff_limit < shortest)?;
     Some((
         format!("rule `{name}` can never match on listener `{}`", listener.name),
         format!(
@@ -63,11 +63,15 @@ fn never_matches(config: &Config, id: RuleId) -> Option<Complaint> {
 /// A rule that comes, on one of its listeners, after one that takes all its connections.
 fn unreachable(config: &Config, id: RuleId) -> Option<Complaint> {
     config.listeners.iter().find_map(|listener| {
-        let position = listener.rules.iter().position(|&other| other == id)?;
+        if !listener.rules.contains(id) {
+            return None;
+        }
         let rule = &config.rules[id.0];
-        let earlier = listener.rules[..position]
-            .iter()
-            .map(|earlier| &config.rules[earlier.0])
+        let earlier = listener
+            .rules
+            .rules()
+            .take_while(|(earlier, _)| *earlier != id)
+            .map(|(_, earlier)| earlier)
             .find(|earlier| {
                 // Where another rule is certain, not even the timeout is ever reached.
                 earlier.matcher.is_certain()

@@ -1,19 +1,20 @@
 //! `match = …`: from a string or a table to a [`Matcher`].
 
-use std::{net::IpAddr, ops::Range};
+use std::{ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 use toml::de::DeValue;
 
 use super::{
     diagnostic::Diagnostic,
+    heads,
     suggest::did_you_mean_or_list,
     table::{Problems, Table, Value, into_table, unavailable, wrong_type},
     values::{integer, list, string},
 };
-use crate::{
-    probe::Probe,
-    route::{EmptyMatcher, Group, MaskedBytes, Matcher, Networks, Prefix, Regex, RegexError},
+use crate::route::{
+    EmptyMatcher, Group, MaskedBytes, Matcher, NetworkFile, NetworkFileError, Networks, Prefix,
+    Regex, RegexError, parse_network,
 };
 
 /// Probes of the schema that this version does not have.
@@ -47,14 +48,11 @@ const LATER_PROBES: [&str; 27] = [
     "ftp",
 ];
 
-/// Of these the server speaks first, so that no probe can ever see them.
-const SERVER_FIRST: [&str; 4] = ["mysql", "smtp", "vnc", "ftp"];
-
 /// Reads a matcher. `None`: it is wrong, and the problems say how.
 pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
     let span = value.span();
     match value.into_inner() {
-        DeValue::String(name) => problems.keep(probe(span, &name)),
+        DeValue::String(name) => problems.keep(probe(span, &name, problems)),
         DeValue::Table(table) => {
             condition(Table::new("`match`", toml::Spanned::new(span, table), problems))
         }
@@ -67,22 +65,15 @@ pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> 
     }
 }
 
-fn probe(span: Range<usize>, name: &str) -> Result<Matcher, Diagnostic> {
-    if let Some(probe) = Probe::from_name(name) {
-        return Ok(Matcher::Probe(probe));
-    }
-    if SERVER_FIRST.contains(&name) {
-        return Err(unavailable(
-            span,
-            name,
-            "the server speaks first here: name this rule as the listener's `on_timeout`",
-        ));
+fn probe(span: Range<usize>, name: &str, problems: &Problems) -> Result<Matcher, Diagnostic> {
+    let probes = &problems.surroundings().probes;
+    if let Some(probe) = probes.get(name) {
+        return Ok(Matcher::Probe(probe.clone()));
     }
     if LATER_PROBES.contains(&name) {
         return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
     }
-    let names = Probe::ALL.map(Probe::name);
-    let hint = did_you_mean_or_list(name, names, "probes", "write a table instead");
+    let hint = did_you_mean_or_list(name, probes.names(), "probes", "write a table instead");
     Err(Diagnostic::new(span, format!("unknown probe `{name}`")).hint(hint))
 }
 
@@ -94,13 +85,20 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
 
     // The order of evaluation: what needs no byte first, what costs most last.
     let mut members: Vec<Matcher> = Vec::new();
-    members.extend(table.take("client", client).map(toml::Spanned::into_inner));
+    let client = table.take("client", |value| networks(value, problems));
+    members.extend(client.map(|networks| Matcher::Client(networks.into_inner())));
     members.extend(table.take("prefix", prefix).map(toml::Spanned::into_inner));
     members.extend(table.take("prefix_hex", prefix_hex).map(toml::Spanned::into_inner));
     if let Some(value) = table.value("bytes") {
         members.extend(bytes(value, problems));
     }
-    members.extend(table.take("regex", regex).map(toml::Spanned::into_inner));
+    if let Some(value) = table.value("tls") {
+        members.extend(heads::tls(value, problems).map(Matcher::Tls));
+    }
+    if let Some(value) = table.value("http") {
+        members.extend(heads::http(value, problems).map(Matcher::Http));
+    }
+    members.extend(table.take("regex", pattern).map(|regex| Matcher::Regex(regex.into_inner())));
     if let Some(value) = table.value("all") {
         members.extend(group(value, problems).map(Matcher::All));
     }
@@ -110,10 +108,7 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     if let Some(value) = table.value("not") {
         members.extend(matcher(value, problems).map(|inner| Matcher::Not(Box::new(inner))));
     }
-    for name in ["tls", "http"] {
-        table.unavailable(name, &format!("match every {name} client with `match = \"{name}\"`"));
-    }
-    for key in table.take_keys(|key| Probe::from_name(key).is_some()) {
+    for key in table.take_keys(|key| problems.surroundings().probes.get(key).is_some()) {
         problems.add(
             Diagnostic::new(key.span(), format!("the probe `{}` takes no value", key.get_ref()))
                 .hint(format!(
@@ -185,10 +180,11 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn regex(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+/// A regular expression.
+pub(super) fn pattern(value: Value<'_>) -> Result<Regex, Diagnostic> {
     let span = value.span();
     let pattern = string(value)?;
-    Regex::new(&pattern).map(Matcher::Regex).map_err(|error| {
+    Regex::new(&pattern).map_err(|error| {
         let hint = match error {
             RegexError::Syntax(_) => "the syntax is that of https://docs.rs/regex, on bytes",
             RegexError::TooLarge => "use smaller counts in `{…}`",
@@ -222,26 +218,54 @@ fn bytes(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
     problems.keep(masked).map(Matcher::Bytes)
 }
 
-/// `["10.0.0.0/8", "::1"]`
-fn client(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+/// `["10.0.0.0/8", "::1", "file:allow.txt"]`
+pub(super) fn networks(value: Value<'_>, problems: &Problems) -> Result<Networks, Diagnostic> {
     let span = value.span();
-    let networks: Vec<IpNet> = list(value)?.into_iter().map(network).collect::<Result<_, _>>()?;
-    Networks::new(networks).map(Matcher::Client).map_err(|EmptyMatcher| {
+    let (mut written, mut files) = (Vec::new(), Vec::new());
+    for value in list(value)? {
+        let span = value.span();
+        let text = string(value)?;
+        match text.strip_prefix("file:") {
+            Some(path) => files.push(network_file(span, path, problems)?),
+            None => written.push(network(span, &text)?),
+        }
+    }
+    Networks::with_files(written, files).map_err(|EmptyMatcher| {
         Diagnostic::new(span, "an empty list of networks would match nobody")
             .hint("name at least one, such as \"10.0.0.0/8\"")
     })
 }
 
-fn network(value: Value<'_>) -> Result<IpNet, Diagnostic> {
-    let span = value.span();
-    let text = string(value)?;
-    if text.starts_with("file:") {
-        return Err(unavailable(span, "file:", "write the networks into the list itself"));
+fn network_file(
+    span: Range<usize>,
+    path: &str,
+    problems: &Problems,
+) -> Result<Arc<NetworkFile>, Diagnostic> {
+    if path.is_empty() || path.contains('\0') {
+        return Err(Diagnostic::new(span, "this cannot be a path")
+            .hint("write \"file:/etc/mux/allow.txt\""));
     }
-    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    network.map_err(|_| {
-        Diagnostic::new(span, format!("`{text}` is neither an IP address nor a network"))
-            .hint("write \"10.0.0.0/8\", \"2001:db8::/32\" or \"10.0.0.1\"")
+    problems.network_file(path).map_err(|error| {
+        let hint = match error {
+            NetworkFileError::Io { .. } => {
+                "relative paths are taken from the rules file's directory"
+            }
+            NetworkFileError::TooLarge(_) => "join its networks into larger ones",
+            NetworkFileError::Line { .. } => {
+                "a line has one network or address, such as 10.0.0.0/8; `#` begins a comment"
+            }
+        };
+        Diagnostic::new(span, "this file of networks cannot be used")
+            .label(error.to_string())
+            .hint(hint)
+    })
+}
+
+fn network(span: Range<usize>, text: &str) -> Result<IpNet, Diagnostic> {
+    parse_network(text).ok_or_else(|| {
+        Diagnostic::new(span, format!("`{text}` is neither an IP address nor a network")).hint(
+            "write \"10.0.0.0/8\", \"2001:db8::/32\", \"10.0.0.1\" or \"file:/etc/mux/allow.txt\"",
+        )
     })
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `settings`, `matches` |
+//! | keys → raw shapes | `raw`, `settings`, `matches`, `heads`, `names` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
 //! | what went wrong → a report with file, line, column, caret and hint | `diagnostic`, `suggest` |
@@ -16,8 +16,10 @@ mod address;
 mod compile;
 pub mod config;
 mod diagnostic;
+mod heads;
 mod lint;
 mod matches;
+mod names;
 mod raw;
 mod settings;
 mod suggest;
@@ -43,6 +45,7 @@ pub use self::{
     diagnostic::{Diagnostic, Report, Style},
     units::{UnitError, parse_duration, parse_size},
 };
+use crate::probe::Probes;
 
 /// Why there is no configuration. Its `Display` is the whole report, for people.
 #[derive(Debug, Error)]
@@ -95,11 +98,20 @@ fn remedy(error: &io::Error) -> impl fmt::Display {
     }
 }
 
-/// Reads and compiles a rules file.
+/// What a rules file can refer to beside itself.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The probes that it can name.
+    pub probes: Probes,
+    /// Where files that it names by relative paths are; empty: the working directory.
+    pub directory: PathBuf,
+}
+
+/// Reads and compiles a rules file, which may name these probes.
 ///
 /// # Errors
 /// [`LoadError`]: the file cannot be read, is not UTF-8, or says something wrong.
-pub fn load(path: &Path) -> Result<Config, LoadError> {
+pub fn load(path: &Path, probes: &Probes) -> Result<Config, LoadError> {
     let bytes = fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
     let name = path.display().to_string();
     let text = std::str::from_utf8(&bytes).map_err(|error| {
@@ -111,14 +123,24 @@ pub fn load(path: &Path) -> Result<Config, LoadError> {
             column: before.len() - line_start + 1,
         }
     })?;
-    parse(&name, text)
+    let directory = path.parent().unwrap_or(Path::new("")).to_owned();
+    parse_in(&name, text, Surroundings { probes: probes.clone(), directory })
+}
+
+/// Compiles the text of a rules file that names mux's own probes and files relative to the
+/// working directory; `name` is what reports call it.
+///
+/// # Errors
+/// [`LoadError::Invalid`]: the text is not TOML or says something wrong.
+pub fn parse(name: &str, text: &str) -> Result<Config, LoadError> {
+    parse_in(name, text, Surroundings::default())
 }
 
 /// Compiles the text of a rules file; `name` is what reports call it.
 ///
 /// # Errors
 /// [`LoadError::Invalid`]: the text is not TOML or says something wrong.
-pub fn parse(name: &str, text: &str) -> Result<Config, LoadError> {
+pub fn parse_in(name: &str, text: &str, surroundings: Surroundings) -> Result<Config, LoadError> {
     let invalid = |diagnostics| LoadError::Invalid(Report::new(name, text, diagnostics));
     let (root, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
@@ -126,7 +148,7 @@ pub fn parse(name: &str, text: &str) -> Result<Config, LoadError> {
         return Err(invalid(errors.iter().map(syntax_error).collect()));
     }
 
-    let problems = Problems::default();
+    let problems = Problems::new(surroundings);
     let raw = raw::read(root, &problems);
     let (config, places) = compile::compile(raw, &problems);
     if problems.len() == 0 {

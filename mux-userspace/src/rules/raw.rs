@@ -11,8 +11,8 @@ use toml::{
 use super::{
     address::{local_port, parse_address, parse_listen},
     config::{
-        Address, Balance, KernelConfig, Limits, ListenAddress, LogConfig, RelayChoice,
-        SecurityConfig, Timeouts,
+        Acl, Address, Balance, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
+        RelayChoice, SecurityConfig, Timeouts, UpstreamConfig,
     },
     diagnostic::Diagnostic,
     matches, settings,
@@ -23,12 +23,8 @@ use crate::route::Matcher;
 
 /// What `sniff_limit` can be, bytes; the connection's buffer is as large.
 const SNIFF_LIMIT: std::ops::RangeInclusive<u64> = 1..=1 << 20;
-const DEFAULT_SNIFF_LIMIT: usize = 64 << 10;
-const DEFAULT_SNIFF_TIMEOUT: Duration = Duration::from_secs(3);
 /// More endpoints than this to try one after the other is a mistake.
 const MAX_RETRIES: u64 = 100;
-pub(super) const DEFAULT_RETRIES: u32 = 2;
-pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A whole file.
 pub(super) struct RawConfig {
@@ -51,6 +47,7 @@ pub(super) struct RawListener {
     pub(super) on_timeout: Option<Spanned<String>>,
     pub(super) on_no_match: Option<Spanned<String>>,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) acl: Acl,
     pub(super) rules: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
@@ -63,6 +60,7 @@ pub(super) struct RawRule {
     pub(super) upstream: Option<Spanned<RawTarget>>,
     pub(super) relay: RelayChoice,
     pub(super) max_connections: Option<NonZeroU32>,
+    pub(super) acl: Acl,
 }
 
 /// A rule's `upstream`.
@@ -137,11 +135,12 @@ fn listen(root: &mut Table<'_, '_>) -> Vec<RawListener> {
             RawListener {
                 address: address.map(|address| Spanned::new(span, address)),
                 name: None,
-                sniff_timeout: DEFAULT_SNIFF_TIMEOUT,
-                sniff_limit: DEFAULT_SNIFF_LIMIT,
+                sniff_timeout: ListenerConfig::SNIFF_TIMEOUT,
+                sniff_limit: ListenerConfig::SNIFF_LIMIT,
                 on_timeout: None,
                 on_no_match: None,
                 max_connections: None,
+                acl: Acl::default(),
                 rules: None,
             }
         })
@@ -158,19 +157,29 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
     let on_timeout = table.take("on_timeout", string);
     let on_no_match = table.take("on_no_match", string);
     let max_connections = table.take("max_connections", count);
+    let acl = acl(&mut table);
     let rules = table.take("rules", rule_names);
     table.unavailable("accept_proxy_protocol", "let the proxy before mux pass plain TCP to it");
     table.finish();
     RawListener {
         name,
         address,
-        sniff_timeout: sniff_timeout.map_or(DEFAULT_SNIFF_TIMEOUT, Spanned::into_inner),
-        sniff_limit: sniff_limit.map_or(DEFAULT_SNIFF_LIMIT, Spanned::into_inner),
+        sniff_timeout: sniff_timeout.map_or(ListenerConfig::SNIFF_TIMEOUT, Spanned::into_inner),
+        sniff_limit: sniff_limit.map_or(ListenerConfig::SNIFF_LIMIT, Spanned::into_inner),
         on_timeout,
         on_no_match,
         max_connections: max_connections.map(Spanned::into_inner),
+        acl,
         rules,
     }
+}
+
+/// `allow` and `deny`.
+fn acl(table: &mut Table<'_, '_>) -> Acl {
+    let problems = table.problems();
+    let allow = table.take("allow", |value| matches::networks(value, problems));
+    let deny = table.take("deny", |value| matches::networks(value, problems));
+    Acl { allow: allow.map(Spanned::into_inner), deny: deny.map(Spanned::into_inner) }
 }
 
 fn listen_address(value: Value<'_>) -> Result<ListenAddress, Diagnostic> {
@@ -215,6 +224,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         .map(|relay| (relay.name(), relay));
     let relay = table.take("relay", |value| choice(value, &relays));
     let max_connections = table.take("max_connections", count);
+    let acl = acl(&mut table);
     table.unavailable("proxy_protocol", "the upstream sees mux's own address for now");
     table.finish();
     RawRule {
@@ -224,6 +234,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         upstream,
         relay: relay.map_or(RelayChoice::Auto, Spanned::into_inner),
         max_connections: max_connections.map(Spanned::into_inner),
+        acl,
     }
 }
 
@@ -276,8 +287,9 @@ fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
         name,
         endpoints: endpoints.map(Spanned::into_inner).unwrap_or_default(),
         balance: balance.map_or(Balance::default(), Spanned::into_inner),
-        connect_timeout: connect_timeout.map_or(DEFAULT_CONNECT_TIMEOUT, Spanned::into_inner),
-        retries: retries.map_or(DEFAULT_RETRIES, Spanned::into_inner),
+        connect_timeout: connect_timeout
+            .map_or(UpstreamConfig::CONNECT_TIMEOUT, Spanned::into_inner),
+        retries: retries.map_or(UpstreamConfig::RETRIES, Spanned::into_inner),
         max_connections: max_connections.map(Spanned::into_inner),
     }
 }

@@ -13,8 +13,10 @@ use super::{
     },
     diagnostic::Diagnostic,
     table::{Problems, Table, Value, into_table},
+    units::parse_duration,
     values::{choice, count, duration, integer, optional_duration, size, string},
 };
+use crate::limit::source::Rate;
 
 /// What `send_buffer` can be: below, a single segment does not fit; above, the kernel's
 /// own arithmetic (it doubles `SO_SNDBUF`, socket(7)) nears the end of an `int`.
@@ -57,12 +59,41 @@ pub(super) fn timeouts(root: &mut Table<'_, '_>) -> Timeouts {
 pub(super) fn limits(root: &mut Table<'_, '_>) -> Limits {
     let mut limits = Limits::default();
     if let Some(mut table) = root.table("limits", "[limits]") {
-        set(&mut limits.max_connections, table.take("max_connections", count));
+        limits.max_connections = table.take("max_connections", count).map(Spanned::into_inner);
         set(&mut limits.max_sniffing, table.take("max_sniffing", count));
-        table.unavailable("per_source", "limit all sources together with `max_connections`");
+        if let Some(mut table) = table.table("per_source", "`per_source`") {
+            let connections = table.take("connections", count);
+            let rate = table.take("rate", rate);
+            limits.per_source.connections = connections.map(Spanned::into_inner);
+            limits.per_source.rate = rate.map(Spanned::into_inner);
+            table.finish();
+        }
         table.finish();
     }
     limits
+}
+
+/// `"50/s"`, `"10/m"` or `"100/10s"`.
+fn rate(value: Value<'_>) -> Result<Rate, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    parse_rate(&text).ok_or_else(|| {
+        Diagnostic::new(span, format!("`{text}` is not a rate"))
+            .hint("write a count and a time, as in \"50/s\", \"10/m\" or \"100/10s\"")
+    })
+}
+
+fn parse_rate(text: &str) -> Option<Rate> {
+    let (count, period) = text.split_once('/')?;
+    let one = format!("1{period}");
+    let period = parse_duration(if period.starts_with(|c: char| c.is_ascii_digit()) {
+        period
+    } else {
+        &one
+    })
+    .ok()?;
+    let count = count.parse().ok()?;
+    (!period.is_zero()).then_some(Rate { count, period })
 }
 
 pub(super) fn log(root: &mut Table<'_, '_>) -> LogConfig {

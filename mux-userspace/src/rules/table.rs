@@ -1,24 +1,57 @@
 //! Takes the keys out of a TOML table, and reports the ones nobody asked for.
 
-use std::{cell::RefCell, ops::Range};
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use toml::{
     Spanned,
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{diagnostic::Diagnostic, suggest::did_you_mean_or_list};
+use super::{Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
+use crate::route::{NetworkFile, NetworkFileError};
 
 /// A TOML value and where it stands.
 pub(super) type Value<'i> = Spanned<DeValue<'i>>;
 
-/// What is wrong so far. Reading goes on after a problem, to find the others too.
+/// What is wrong so far, and what there is to be named. Reading goes on after a problem, to
+/// find the others too.
 #[derive(Default)]
-pub(super) struct Problems(RefCell<Vec<Diagnostic>>);
+pub(super) struct Problems {
+    found: RefCell<Vec<Diagnostic>>,
+    surroundings: Surroundings,
+    network_files: RefCell<Vec<Arc<NetworkFile>>>,
+}
 
 impl Problems {
+    /// None so far.
+    pub(super) fn new(surroundings: Surroundings) -> Self {
+        Self { surroundings, ..Self::default() }
+    }
+
+    /// The file of networks of this path, read once however often it is named.
+    pub(super) fn network_file(&self, path: &str) -> Result<Arc<NetworkFile>, NetworkFileError> {
+        let path = self.surroundings.directory.join(path);
+        let mut files = self.network_files.borrow_mut();
+        if let Some(file) = files.iter().find(|file| file.path() == path) {
+            return Ok(Arc::clone(file));
+        }
+        let file = Arc::new(NetworkFile::open(path)?);
+        files.push(Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// All files of networks that were named.
+    pub(super) fn network_files(&self) -> Vec<Arc<NetworkFile>> {
+        self.network_files.borrow().clone()
+    }
+
+    /// What the text can refer to.
+    pub(super) fn surroundings(&self) -> &Surroundings {
+        &self.surroundings
+    }
+
     pub(super) fn add(&self, diagnostic: Diagnostic) {
-        self.0.borrow_mut().push(diagnostic);
+        self.found.borrow_mut().push(diagnostic);
     }
 
     /// Keeps a value; a problem is recorded instead.
@@ -27,11 +60,11 @@ impl Problems {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.found.borrow().len()
     }
 
     pub(super) fn into_inner(self) -> Vec<Diagnostic> {
-        self.0.into_inner()
+        self.found.into_inner()
     }
 }
 
@@ -137,6 +170,15 @@ impl<'i, 'p> Table<'i, 'p> {
         if let Some((name, _)) = self.remove(key) {
             self.problems.add(unavailable(name.span(), key, hint));
         }
+    }
+
+    /// Takes all keys that are still there, with their values: of a table that has keys of the
+    /// user's own.
+    pub(super) fn entries(&mut self) -> Vec<(Spanned<String>, Value<'i>)> {
+        let taken = std::mem::take(&mut self.entries).into_iter();
+        taken
+            .map(|(key, value)| (Spanned::new(key.span(), key.into_inner().into_owned()), value))
+            .collect()
     }
 
     /// Takes the keys that are still there and are like this, in the order of the text.

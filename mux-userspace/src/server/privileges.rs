@@ -37,16 +37,25 @@ fn refused<E: std::fmt::Display>(action: &'static str) -> impl FnOnce(E) -> Drop
     move |error| DropError::Refused { action, reason: error.to_string() }
 }
 
-/// Raises the soft limit of file descriptors to the hard one: a flow takes two.
-pub fn raise_descriptor_limit() {
+/// Raises the soft limit of file descriptors to the hard one: a flow takes two. Gives the limit
+/// that is in force then.
+pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
+    let in_force = |limit: Rlimit| limit.current.unwrap_or(u64::MAX);
     if limit.current == limit.maximum {
-        return;
+        return in_force(limit);
     }
     let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, wanted) {
         warn!(%error, "cannot raise the limit of open files");
     }
+    in_force(getrlimit(Resource::Nofile))
+}
+
+/// The limit of file descriptors in force.
+#[must_use]
+pub fn descriptor_limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Becomes `user` if this is root, and gives up every capability for good. Call it while there is

@@ -36,7 +36,7 @@ pub struct About {
     /// How that came.
     pub why: &'static str,
     /// The probe that matched, if the rule has one.
-    pub probe: Option<&'static str>,
+    pub probe: Option<String>,
     /// What it saw.
     pub details: Option<serde_json::Value>,
     /// The same in one line.
@@ -52,8 +52,8 @@ pub struct About {
 
 impl About {
     fn text(&self) -> String {
-        let probe = match self.probe {
-            Some(probe) if self.details_text.is_empty() => probe.to_owned(),
+        let probe = match &self.probe {
+            Some(probe) if self.details_text.is_empty() => probe.clone(),
             Some(probe) => format!("{probe} ({})", self.details_text),
             None => "-".into(),
         };

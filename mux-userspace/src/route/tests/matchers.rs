@@ -106,13 +106,11 @@ fn probes_give_details_through_groups() {
     let get = b"GET / HTTP/1.1\r\n";
     let seen = |matcher: &Matcher| {
         let sniffed = Sniffed { bytes: get, client: None, phase: Phase::Open };
-        match matcher.evaluate(&sniffed) {
-            Verdict::Match(seen) => seen.map(|seen| (seen.probe, seen.details.to_string())),
-            other => panic!("{other:?}"),
-        }
+        assert!(matcher.evaluate(&sniffed).is_match());
+        matcher.seen(&sniffed).map(|seen| (seen.probe.to_string(), seen.details.to_string()))
     };
-    let http = Matcher::Probe(Probe::Http);
-    let expected = Some((Probe::Http, "method=GET path=/ version=1.1".to_owned()));
+    let http = probe("http");
+    let expected = Some(("http".to_owned(), "method=GET path=/ version=1.1".to_owned()));
     assert_eq!(seen(&http), expected);
     assert_eq!(seen(&all_of(vec![prefix(b"G"), http.clone()])), expected);
     assert_eq!(seen(&any_of(vec![prefix(b"X"), http.clone()])), expected);
@@ -157,9 +155,9 @@ fn covering() {
     assert!(!prefix(b"GET ").covers(&prefix(b"G")));
     assert!(regex("^G").covers(&prefix(b"GET ")));
     assert!(!regex("^G$").covers(&prefix(b"G")));
-    assert!(Matcher::Probe(Probe::Ssh).covers(&prefix(b"SSH-2.0-")));
-    assert!(Matcher::Probe(Probe::Http).covers(&Matcher::Probe(Probe::Http2)));
-    assert!(!Matcher::Probe(Probe::Http1).covers(&Matcher::Probe(Probe::Http)));
+    assert!(probe("ssh").covers(&prefix(b"SSH-2.0-")));
+    assert!(probe("http").covers(&probe("http2")));
+    assert!(!probe("http1").covers(&probe("http")));
     assert!(client(&["10.0.0.0/8"]).covers(&client(&["10.1.0.0/16", "10.2.0.0/16"])));
     assert!(!client(&["10.1.0.0/16"]).covers(&client(&["10.0.0.0/8"])));
     assert!(prefix(b"a").covers(&any_of(vec![prefix(b"ab"), prefix(b"ac")])));

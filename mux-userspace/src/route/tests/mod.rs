@@ -1,11 +1,17 @@
 //! Matchers and routing, against fixtures and against naive models of themselves.
 
+mod fixtures;
+mod http;
 mod matchers;
 mod properties;
 mod regexes;
 mod routing;
+mod tls;
 
-use super::{Group, MaskedBytes, Matcher, Networks, Phase, Prefix, Regex, Sniffed};
+use super::{
+    Group, MaskedBytes, Matcher, Networks, Phase, Predicate, Prefix, Regex, Sniffed,
+    table::{Found, find_naively},
+};
 use crate::probe::{Probe, Verdict};
 
 const PHASES: [Phase; 4] = [Phase::Open, Phase::Ended, Phase::Full, Phase::TimedOut];
@@ -27,6 +33,10 @@ fn client(networks: &[&str]) -> Matcher {
     Matcher::Client(Networks::new(networks).expect("not empty"))
 }
 
+fn probe(name: &str) -> Matcher {
+    Matcher::Probe(Probe::from_name(name).expect(name))
+}
+
 fn all_of(members: Vec<Matcher>) -> Matcher {
     Matcher::All(Group::new(members).expect("not empty"))
 }
@@ -42,7 +52,7 @@ fn not(inner: Matcher) -> Matcher {
 /// The verdict without its details.
 fn verdict(matcher: &Matcher, bytes: &[u8], phase: Phase) -> Verdict<()> {
     let client = Some([10, 0, 0, 1].into());
-    matcher.evaluate(&Sniffed { bytes, client, phase }).map(|_| ())
+    matcher.evaluate(&Sniffed { bytes, client, phase })
 }
 
 /// The shortest prefix of which the matcher is sure, and what it is sure of.
@@ -61,7 +71,9 @@ fn one_of_each() -> Vec<Matcher> {
         prefix(b"GET "),
         regex("^GE"),
         masked(1, b"E", None),
-        Matcher::Probe(Probe::Http1),
+        probe("http1"),
+        tls::sni(&["a.example"]),
+        http::http(http::hosts(&["a.example"])),
         client(&["10.0.0.0/8"]),
         all_of(vec![prefix(b"G"), regex("E")]),
         any_of(vec![prefix(b"G"), regex("E")]),

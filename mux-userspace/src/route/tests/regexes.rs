@@ -136,3 +136,34 @@ proptest! {
         prop_assert_eq!(sure.map(|(len, _)| len), first, "{}", pattern);
     }
 }
+
+#[test]
+fn what_every_match_begins_with() {
+    let prefixes = |pattern: &str| {
+        let regex = Regex::new(pattern).expect(pattern);
+        regex.prefixes().map(|all| {
+            all.iter().map(|bytes| bytes.escape_ascii().to_string()).collect::<Vec<_>>().join(" ")
+        })
+    };
+    for (pattern, expected) in [
+        (r"^GET /", Some("GET /")),
+        (
+            r"^(?:GET|PUT)\s",
+            Some(
+                "GET\\t GET\\n GET\\x0b GET\\x0c GET\\r GET  PUT\\t PUT\\n PUT\\x0b PUT\\x0c PUT\\r PUT ",
+            ),
+        ),
+        (
+            r"^\x16\x03[\x00-\x03]",
+            Some("\\x16\\x03\\x00 \\x16\\x03\\x01 \\x16\\x03\\x02 \\x16\\x03\\x03"),
+        ),
+        (r"\Aab", Some("ab")),
+        (r"GET", None),
+        (r"^a|b", None),
+        (r"(?m)^a", None),
+        (r"^a*b?", None),
+        (r"^", None),
+    ] {
+        assert_eq!(prefixes(pattern).as_deref(), expected, "{pattern}");
+    }
+}

@@ -398,3 +398,43 @@ fn the_order_is_the_listeners() {
     let report = report(&file("'all', 'ssh'"));
     assert!(report.contains("rule `ssh` is unreachable on listener `listener-1`"), "{report}");
 }
+
+#[test]
+fn files_of_networks_that_cannot_be_used() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("list");
+    let text = format!(
+        "{LISTEN}[[rule]]\nmatch = {{ client = ['file:{}'] }}\nupstream = 80\n",
+        path.display()
+    );
+    let at = format!("'file:{}'", path.display());
+    let message = "this file of networks cannot be used";
+    refused(&text, &at, message, "relative paths are taken from the rules file's directory");
+    std::fs::write(&path, "10.0.0.0/8\nlocalhost\n").expect("it can be written");
+    refused(&text, &at, message, "a line has one network or address, such as 10.0.0.0/8");
+    assert!(report(&text).contains("list:2: `localhost` is neither"), "{}", report(&text));
+    refused(
+        &text.replace(&at, "'file:'"),
+        "'file:'",
+        "this cannot be a path",
+        "write \"file:/etc/mux/allow.txt\"",
+    );
+}
+
+#[test]
+fn rates() {
+    for wrong in ["50", "50/", "/s", "0/s", "5/0s", "-1/s", "5/fortnight", "1/2/s"] {
+        refused(
+            &format!("{LISTEN}{RULE}[limits]\nper_source = {{ rate = '{wrong}' }}\n"),
+            &format!("'{wrong}'"),
+            &format!("`{wrong}` is not a rate"),
+            "write a count and a time, as in \"50/s\"",
+        );
+    }
+    refused(
+        &format!("{LISTEN}{RULE}[limits]\nper_source = {{ conections = 5 }}\n"),
+        "conections",
+        "unknown key `conections` in `per_source`",
+        "did you mean `connections`?",
+    );
+}

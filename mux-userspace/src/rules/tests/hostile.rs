@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 
 use super::*;
-use crate::rules::load;
+use crate::{probe::Probes, rules::load};
 
 /// A file with everything in it.
 const FILE: &str = r#"
@@ -57,8 +57,8 @@ fn is_answered(text: &str) -> Result<(), TestCaseError> {
                 prop_assert!(config.upstreams.get(rule.upstream.0).is_some());
             }
             for listener in &config.listeners {
-                prop_assert!(!listener.rules.is_empty());
-                prop_assert!(listener.rules.iter().all(|id| id.0 < config.rules.len()));
+                prop_assert!(listener.rules.ids().next().is_some());
+                prop_assert!(listener.rules.ids().all(|id| id.0 < config.rules.len()));
             }
             prop_assert!(config.upstreams.iter().all(|upstream| !upstream.endpoints.is_empty()));
         }
@@ -139,16 +139,16 @@ proptest! {
 fn files_that_cannot_be_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = folder.path().join("rules.toml");
-    let error = load(&missing).expect_err("there is no file").to_string();
+    let error = load(&missing, &Probes::default()).expect_err("there is no file").to_string();
     assert!(error.starts_with(&format!("cannot read {}: ", missing.display())), "{error}");
     assert!(error.ends_with("= hint: name a file that is there: `--rules rules.toml`"), "{error}");
 
-    let error = load(folder.path()).expect_err("it is a folder").to_string();
+    let error = load(folder.path(), &Probes::default()).expect_err("it is a folder").to_string();
     assert!(error.ends_with("= hint: name a file in this directory"), "{error}");
 
     let invalid = folder.path().join("latin1.toml");
     fs::write(&invalid, b"listen = 1\nname = \"\xe9\"\n").expect("written");
-    let error = load(&invalid).expect_err("it is not UTF-8").to_string();
+    let error = load(&invalid, &Probes::default()).expect_err("it is not UTF-8").to_string();
     let expected = format!("{}:2:9: this is not UTF-8\n  = hint: ", invalid.display());
     assert!(error.starts_with(&expected), "{error}");
 }
@@ -159,9 +159,9 @@ fn files_that_can_be_read() {
     let path = folder.path().join("rules.toml");
     // An editor's byte order mark and Windows line ends do no harm.
     fs::write(&path, format!("\u{feff}{LISTEN}{RULE}").replace('\n', "\r\n")).expect("written");
-    assert_eq!(load(&path).expect("valid").rules.len(), 1);
+    assert_eq!(load(&path, &Probes::default()).expect("valid").rules.len(), 1);
 
     fs::write(&path, "[[rule]]\nupstrem = 80\n").expect("written");
-    let error = load(Path::new(&path)).expect_err("a typo").to_string();
+    let error = load(Path::new(&path), &Probes::default()).expect_err("a typo").to_string();
     assert!(error.contains(&format!("{}:2:1\n", path.display())), "{error}");
 }

@@ -1,6 +1,7 @@
 //! Rules files: the schema, everything that can be wrong with one, and hostile ones.
 
 mod errors;
+mod heads;
 mod hostile;
 mod schema;
 mod unavailable;

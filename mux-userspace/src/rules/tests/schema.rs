@@ -1,14 +1,17 @@
 //! Every key, and what it becomes.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use super::*;
 use crate::{
-    probe::Probe,
+    probe::{Probe, Probes},
     route::{Group, MaskedBytes, Matcher, Networks, Prefix, Regex},
-    rules::config::{
-        AccessFormat, Address, Balance, Builtin, ListenAddress, Otherwise, RelayChoice, RuleId,
-        SockmapMode, UpstreamId,
+    rules::{
+        config::{
+            AccessFormat, Address, Balance, Builtin, ListenAddress, Otherwise, RelayChoice, RuleId,
+            SockmapMode, UpstreamId,
+        },
+        load,
     },
 };
 
@@ -18,6 +21,10 @@ fn tcp(text: &str) -> SocketAddr {
 
 fn prefix(bytes: &[u8]) -> Matcher {
     Matcher::Prefix(Prefix::new(bytes).expect("not empty"))
+}
+
+fn probe(name: &str) -> Probe {
+    Probe::from_name(name).expect(name)
 }
 
 #[test]
@@ -47,21 +54,21 @@ upstream = "unix:/run/sshd.sock"    # a bare absolute path is a Unix socket too
     assert_eq!(listener.on_timeout, Otherwise::Close);
     assert_eq!(listener.on_no_match, Otherwise::Close);
     assert_eq!(listener.max_connections, None);
-    assert_eq!(listener.rules, [RuleId(0), RuleId(1), RuleId(2)]);
+    assert_eq!(listener.rules.ids().collect::<Vec<_>>(), [RuleId(0), RuleId(1), RuleId(2)]);
 
     let names: Vec<&str> = config.rules.iter().map(|rule| &*rule.name).collect();
     assert_eq!(names, ["rule-1", "rule-2", "rule-3"]);
     assert_eq!(config.rules[0].matcher, prefix(b"GET "));
     let tls = Regex::new(r"^\x16\x03[\x00-\x03]").expect("valid");
     assert_eq!(config.rules[1].matcher, Matcher::Regex(tls));
-    assert_eq!(config.rules[2].matcher, Matcher::Probe(Probe::Ssh));
+    assert_eq!(config.rules[2].matcher, Matcher::Probe(probe("ssh")));
     let upstreams: Vec<&str> =
         config.rules.iter().map(|rule| &*config.upstreams[rule.upstream.0].name).collect();
     assert_eq!(upstreams, ["127.0.0.1:80", "192.168.1.1:443", "unix:/run/sshd.sock"]);
     assert_eq!(config.rules[0].relay, RelayChoice::Auto);
 
     assert_eq!(config.timeouts.idle, Some(Duration::from_secs(3600)));
-    assert_eq!(config.limits.max_connections.get(), 10_000);
+    assert_eq!(config.limits.max_connections, None);
     assert_eq!(&*config.log.level, "info");
     assert_eq!(&*config.security.user, "nobody");
     assert_eq!(config.kernel.sockmap, SockmapMode::Auto);
@@ -106,14 +113,14 @@ upstream = 80
     assert_eq!(edge.on_timeout, Otherwise::Rule(RuleId(0)));
     assert_eq!(edge.on_no_match, Otherwise::Reset);
     assert_eq!(edge.max_connections.map(u32::from), Some(10_000));
-    assert_eq!(edge.rules, [RuleId(1), RuleId(0)]);
+    assert_eq!(edge.rules.ids().collect::<Vec<_>>(), [RuleId(1), RuleId(0)]);
 
     assert_eq!(&*local.name, "listener-2");
     assert_eq!(local.address, ListenAddress::Unix("/run/mux.sock".into()));
     assert_eq!(local.sniff_limit, 512);
     assert_eq!(local.on_timeout, Otherwise::Reset);
     assert_eq!(local.on_no_match, Otherwise::Rule(RuleId(1)));
-    assert_eq!(local.rules, [RuleId(0), RuleId(1)]);
+    assert_eq!(local.rules.ids().collect::<Vec<_>>(), [RuleId(0), RuleId(1)]);
 }
 
 #[test]
@@ -230,7 +237,7 @@ fn every_matcher() {
     let group = |members: Vec<Matcher>| Group::new(members).expect("not empty");
     let networks = ["10.0.0.0/8", "::1/128"].map(|text| text.parse().expect(text));
     let client = Matcher::Client(Networks::new(networks).expect("not empty"));
-    let tls = Matcher::Probe(Probe::Tls);
+    let tls = Matcher::Probe(probe("tls"));
     for (text, matcher) in [
         ("'tls'", tls.clone()),
         ("{ prefix = 'GET ' }", prefix(b"GET ")),
@@ -262,7 +269,7 @@ fn every_matcher() {
         assert_eq!(config.rules[0].matcher, matcher, "{text}");
     }
     assert_eq!(config(&format!("{LISTEN}{RULE}")).rules[0].matcher, Matcher::Always);
-    for probe in Probe::ALL {
+    for probe in Probe::all() {
         let config = config(&format!("{LISTEN}[[rule]]\nmatch = '{probe}'\nupstream = 80\n"));
         assert_eq!(config.rules[0].matcher, Matcher::Probe(probe));
     }
@@ -280,6 +287,7 @@ drain = "0s"
 [limits]
 max_connections = 5
 max_sniffing = 6
+per_source = {{ connections = 7, rate = "50/10s" }}
 [log]
 level = "debug"
 access = "json"
@@ -297,7 +305,10 @@ flows = 1024
     assert_eq!(config.timeouts.half_closed, Some(Duration::from_secs(120)));
     assert_eq!(config.timeouts.lifetime, Some(Duration::from_secs(86_400)));
     assert_eq!(config.timeouts.drain, Duration::ZERO);
-    assert_eq!(config.limits.max_connections.get(), 5);
+    assert_eq!(config.limits.max_connections.map(NonZeroU32::get), Some(5));
+    assert_eq!(config.limits.per_source.connections.map(NonZeroU32::get), Some(7));
+    let rate = config.limits.per_source.rate.map(|rate| (rate.count.get(), rate.period));
+    assert_eq!(rate, Some((50, Duration::from_secs(10))));
     assert_eq!(config.limits.max_sniffing.get(), 6);
     assert_eq!(&*config.log.level, "debug");
     assert_eq!(config.log.access, AccessFormat::Json);
@@ -327,7 +338,35 @@ fn a_rule_reached_only_by_a_fallback_is_reachable() {
          [[rule]]\nname = 'b'\nupstream = 2\n\
          [[rule]]\nname = 'c'\nmatch = 'ssh'\nupstream = 3\n",
     );
-    assert_eq!(config.listeners[0].rules, [RuleId(0)]);
+    assert_eq!(config.listeners[0].rules.ids().collect::<Vec<_>>(), [RuleId(0)]);
     assert_eq!(config.listeners[0].on_timeout, Otherwise::Rule(RuleId(1)));
     assert_eq!(config.listeners[0].on_no_match, Otherwise::Rule(RuleId(2)));
+}
+
+#[test]
+fn access_lists_and_files_of_networks() {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("deny.txt"), "10.1.0.0/16 # them\n").expect("it can be written");
+    let path = folder.path().join("rules.toml");
+    let text = "[[listener]]\naddress = '127.0.0.1:0'\nallow = ['10.0.0.0/8']\n\
+                deny = ['file:deny.txt', '10.2.0.0/16']\n\
+                [[rule]]\nmatch = { client = ['file:deny.txt'] }\nupstream = 80\n\
+                [[rule]]\ndeny = ['10.0.0.1']\nupstream = 80\n";
+    fs::write(&path, text).expect("it can be written");
+    let config = load(&path, &Probes::default()).unwrap_or_else(|error| panic!("{error}"));
+    let permits = |address: &str| config.listeners[0].acl.permits(address.parse().ok());
+    for (address, permitted) in [
+        ("10.0.0.1", true),
+        ("10.1.0.1", false),
+        ("10.2.0.1", false),
+        ("192.0.2.1", false),
+        ("2001:db8::1", false),
+        ("a client of a Unix socket, which has no address", false),
+    ] {
+        assert_eq!(permits(address), permitted, "{address}");
+    }
+    assert!(config.rules[1].acl.permits(None));
+    assert!(!config.rules[1].acl.permits("10.0.0.1".parse().ok()));
+    let files: Vec<_> = config.network_files.iter().map(|file| file.path()).collect();
+    assert_eq!(files, [folder.path().join("deny.txt")]);
 }

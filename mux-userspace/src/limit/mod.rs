@@ -1,5 +1,8 @@
 //! Counted permits: how many of a thing there may be at once, across cores.
 
+pub mod sniffing;
+pub mod source;
+
 use std::{
     num::NonZeroU32,
     sync::{

@@ -1,0 +1,66 @@
+//! Access lists, and the files that they name.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use mux_tests::{Conn, Daemon, Starter, eventually_true};
+
+fn from(number: u8, daemon: &Daemon) -> Result<Conn> {
+    Conn::tcp_from([127, 0, 0, number].into(), daemon.address())
+}
+
+fn is_served(number: u8, daemon: &Daemon) -> bool {
+    from(number, daemon)
+        .is_ok_and(|client| client.send("echo?").is_ok() && client.expect("echo?").is_ok())
+}
+
+#[test]
+fn who_is_not_permitted_is_reset_before_a_byte_is_read() -> Result<()> {
+    let daemon = Daemon::user_space(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nallow = [\"127.0.0.0/30\"]\ndeny = [\"127.0.0.2\"]\n\
+         [[rule]]\nname = \"mine\"\ndeny = [\"127.0.0.3\"]\nupstream = \"builtin:echo\"\n",
+    )?;
+    ensure!(is_served(1, &daemon));
+    for (number, close) in [(2, "listener-denied"), (9, "listener-denied"), (3, "rule-denied")] {
+        let client = from(number, &daemon)?;
+        let access = daemon.access_of(client.local()?)?;
+        ensure!(access.close() == close, "{access:?}");
+        client.expect_reset()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_list_in_a_file_is_read_again_when_it_changes() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let list = folder.path().join("deny");
+    // Others than root can read it: the daemon has become one by then.
+    let write = |text: &str| -> Result<()> {
+        let new = folder.path().join("new");
+        fs::write(&new, text)?;
+        Ok(fs::rename(new, &list)?)
+    };
+    open_to_all(folder.path())?;
+    write("127.0.0.2\n")?;
+    let rules = format!(
+        "[[rule]]\nname = \"inside\"\nmatch = {{ not = {{ client = [\"file:{}\"] }} }}\nupstream = \"builtin:echo\"\n",
+        list.display()
+    );
+    let daemon = Starter::new(&rules).user_space().start()?;
+    ensure!(is_served(1, &daemon) && !is_served(2, &daemon));
+    write("127.0.0.1\n")?;
+    eventually_true("the new list is in force", || {
+        is_served(2, &daemon) && !is_served(1, &daemon)
+    })?;
+    // One that is wrong changes nothing, and is told once.
+    write("127.0.0.2\nnobody\n")?;
+    daemon.wait_log("deny:2: `nobody` is neither an IP address nor a network")?;
+    ensure!(is_served(2, &daemon) && !is_served(1, &daemon));
+    write("")?;
+    eventually_true("the newest list is in force", || is_served(1, &daemon))
+}
+
+fn open_to_all(folder: &std::path::Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?)
+}
