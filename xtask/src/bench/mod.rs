@@ -2,7 +2,7 @@
 //!
 //! `work` says what is done, `subjects` through what (with their `configs`, filled by `template`), `backend` is what is behind
 //! them, and `load` runs the generator; both ends are `mux-bench` of `mux-tests`. `run` makes the rounds, `usage` and `environment` look
-//! at the machine, `child` sees to the end of what was started. `results` is what is saved; `stats`, `table`,
+//! at the machine, `child` sees to the end of what was started. `syscalls` counts with strace. `results` is what is saved; `stats`, `table`,
 //! `plot`, `docs` and `compare` make something of it.
 
 mod backend;
@@ -17,6 +17,7 @@ mod results;
 mod run;
 mod stats;
 mod subjects;
+mod syscalls;
 mod table;
 mod template;
 mod usage;
@@ -77,6 +78,9 @@ pub(crate) struct BenchArgs {
     /// Write docs/benchmarks.md, and its charts
     #[arg(long)]
     write_docs: bool,
+    /// Do not measure: count the system calls that a unit of work costs mux, with strace
+    #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "from", "compare", "write_docs"])]
+    syscalls: bool,
     /// Print works and subjects, and end
     #[arg(long)]
     list: bool,
@@ -97,6 +101,9 @@ pub(crate) fn command(args: &BenchArgs) -> Result<()> {
     if args.list {
         list();
         return Ok(());
+    }
+    if args.syscalls {
+        return syscalls::count(&programs()?, processors());
     }
     let results = match &args.from {
         Some(path) => Results::load(path)?,
@@ -130,14 +137,11 @@ fn list() {
 }
 
 fn measure(args: &BenchArgs) -> Result<Results> {
-    let programs = match env::var_os(MUX).zip(env::var_os(ENDS)) {
-        Some((mux, ends)) => run::Programs { mux: mux.into(), ends: ends.into() },
-        None => prepare()?,
-    };
+    let programs = programs()?;
     let namespace = enter_namespace(&programs)?;
     let (fallback_rounds, fallback_seconds, fallback_warm_up) =
         if args.quick { (3, 1.0, 0.2) } else { (5, 2.0, 0.5) };
-    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let processors = processors();
     let plan = run::Plan {
         works: works(args),
         subjects: chosen_subjects(args, &programs.mux),
@@ -154,6 +158,17 @@ fn measure(args: &BenchArgs) -> Result<Results> {
     results.save(&output)?;
     sh::status(format!("saved: {}", output.display()));
     Ok(results)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn programs() -> Result<run::Programs> {
+    match env::var_os(MUX).zip(env::var_os(ENDS)) {
+        Some((mux, ends)) => Ok(run::Programs { mux: mux.into(), ends: ends.into() }),
+        None => prepare(),
+    }
 }
 
 /// Installs what is missing, and builds.

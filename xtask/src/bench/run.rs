@@ -197,7 +197,10 @@ fn cell(subject: &dyn Subject, work: &dyn Work) -> Cell {
 }
 
 /// A directory that programs can enter which have become another user.
-fn scratch() -> Result<tempfile::TempDir> {
+///
+/// # Errors
+/// The file system's.
+pub(crate) fn scratch() -> Result<tempfile::TempDir> {
     let directory = tempfile::Builder::new().prefix("mux-bench-").tempdir()?;
     open_to_all(directory.path())?;
     Ok(directory)

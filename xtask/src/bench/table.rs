@@ -162,7 +162,7 @@ pub(crate) fn percent(ratio: f64) -> String {
 }
 
 /// A table with its columns below each other.
-fn render(head: &[String], rows: &[Vec<String>]) -> String {
+pub(crate) fn render(head: &[String], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         std::iter::once(head)
             .chain(rows.iter().map(Vec::as_slice))

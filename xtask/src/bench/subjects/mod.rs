@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Result;
 
-pub(crate) use self::mux::Relay;
+pub(crate) use self::mux::{Mux, Relay};
 use super::{
     backend::{Address, Backends},
     child::Program,
@@ -92,7 +92,7 @@ pub(crate) const NGINX_STREAM: &str = "libnginx-mod-stream";
 
 /// Every subject, in the order of tables.
 pub(crate) fn all(mux: &Path) -> Vec<Box<dyn Subject>> {
-    let ours = |relay| -> Box<dyn Subject> { Box::new(mux::Mux::new(mux, relay)) };
+    let ours = |relay| -> Box<dyn Subject> { Box::new(Mux::new(mux, relay)) };
     vec![
         Box::new(direct::Direct),
         ours(Relay::Auto),

@@ -21,7 +21,7 @@ use crate::{
 const RULES: &str = include_str!("../configs/mux.toml");
 
 /// mux with a relay.
-pub(super) struct Mux {
+pub(crate) struct Mux {
     program: PathBuf,
     relay: Relay,
 }
@@ -37,8 +37,46 @@ pub(crate) enum Relay {
 }
 
 impl Mux {
-    pub(super) fn new(program: &Path, relay: Relay) -> Self {
+    pub(crate) fn new(program: &Path, relay: Relay) -> Self {
         Self { program: program.to_owned(), relay }
+    }
+
+    /// The command that starts it, with its rules file written.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn command(&self, stage: &Stage<'_>) -> Result<Command> {
+        let at =
+            |service| -> Result<String> { Ok(tcp(&stage.backends.address(service)?)?.to_string()) };
+        let http = match stage.http()? {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let names: String = stage
+            .names()?
+            .iter()
+            .map(|(name, server)| rule(name, name, &server.to_string()))
+            .collect();
+        let values = Values::from([
+            ("port", stage.address.port().to_string()),
+            ("closed", stage.backends.closed.to_string()),
+            ("echo", at(Service::Echo)?),
+            ("source", at(Service::Source)?),
+            ("sink", at(Service::Sink)?),
+            ("http", http),
+            ("names", names),
+        ]);
+        let file = stage.write("rules.toml", RULES, &values)?;
+        let mut command = Privileges::here().command(&self.program);
+        command.arg("--rules").arg(file).args(["--threads", &stage.workers.to_string()]);
+        match self.relay {
+            Relay::Auto => {}
+            Relay::Copy => drop(command.args(["--relay", "copy"])),
+            Relay::Splice => drop(command.args(["--relay", "splice"])),
+            Relay::Sockmap => drop(command.args(["--relay", "sockmap"])),
+        }
+        command.env_remove("RUST_LOG");
+        Ok(command)
     }
 
     /// Whether this build takes rules by server name, which it is asked itself.
@@ -93,37 +131,7 @@ impl Subject for Mux {
     }
 
     fn start(&self, stage: &Stage<'_>) -> Result<Running> {
-        let at =
-            |service| -> Result<String> { Ok(tcp(&stage.backends.address(service)?)?.to_string()) };
-        let http = match stage.http()? {
-            Address::Tcp(address) => address.to_string(),
-            Address::Unix(path) => format!("unix:{}", path.display()),
-        };
-        let names: String = stage
-            .names()?
-            .iter()
-            .map(|(name, server)| rule(name, name, &server.to_string()))
-            .collect();
-        let values = Values::from([
-            ("port", stage.address.port().to_string()),
-            ("closed", stage.backends.closed.to_string()),
-            ("echo", at(Service::Echo)?),
-            ("source", at(Service::Source)?),
-            ("sink", at(Service::Sink)?),
-            ("http", http),
-            ("names", names),
-        ]);
-        let file = stage.write("rules.toml", RULES, &values)?;
-        let mut command = Privileges::here().command(&self.program);
-        command.arg("--rules").arg(file).args(["--threads", &stage.workers.to_string()]);
-        match self.relay {
-            Relay::Auto => {}
-            Relay::Copy => drop(command.args(["--relay", "copy"])),
-            Relay::Splice => drop(command.args(["--relay", "splice"])),
-            Relay::Sockmap => drop(command.args(["--relay", "sockmap"])),
-        }
-        command.env_remove("RUST_LOG");
-        stage.run(self.name(), &mut command)
+        stage.run(self.name(), &mut self.command(stage)?)
     }
 }
 
