@@ -524,6 +524,7 @@ fn add_rule(config: &mut Config, rule: NewRule) -> Result<(), StartError> {
         name: name.into(),
         matcher,
         upstream,
+        on_no_upstream: Otherwise::Reset,
         relay: RelayChoice::Auto,
         max_connections: None,
         acl: Acl::default(),

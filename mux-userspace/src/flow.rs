@@ -29,7 +29,7 @@ use crate::{
     rules::config::{ListenerConfig, RuleId},
     sniff::{Aborted, Sniff, Sniffer},
     sys,
-    upstream::{self, builtin},
+    upstream::{self, Places, Visitor, builtin},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what
@@ -47,8 +47,8 @@ enum Early {
     NoRule { phase: Phase, reset: bool },
     /// Refused at a limit or by an access list.
     Refused(&'static str, Counter),
-    /// No endpoint answered.
-    Unreachable(upstream::Unreachable),
+    /// No upstream to be had.
+    NoUpstream(upstream::Failure),
     /// Ordered to end.
     Stopped(Stop),
 }
@@ -90,8 +90,9 @@ struct Flow {
     prefix: Vec<u8>,
     guard: Option<Guard>,
     plan: Plan,
-    _permits: [Permit; 2],
+    _permit: Permit,
     _place: Option<Place>,
+    _places: Places,
 }
 
 /// Sniffs, routes and connects. A connection that is refused is closed here.
@@ -138,30 +139,30 @@ async fn open(
         client.reset();
         return Err(Early::Refused("rule-denied", Counter::RuleDenied));
     }
-    let permits = [
-        limits.rules[decision.rule.0]
-            .try_acquire()
-            .ok_or(Early::Refused("rule-limit", Counter::RuleLimit))?,
-        limits.upstreams[rule.upstream.0]
-            .try_acquire()
-            .ok_or(Early::Refused("upstream-limit", Counter::UpstreamLimit))?,
-    ];
+    let permit = limits.rules[decision.rule.0]
+        .try_acquire()
+        .ok_or(Early::Refused("rule-limit", Counter::RuleLimit))?;
 
     let start = Instant::now();
-    let connecting = upstream::connect(core, rule.upstream, record.client);
-    let connected = match or_stopped(handle, connecting).await? {
+    let visitor = Visitor { client: &client, peer: record.client, handle };
+    let connected = or_stopped(handle, upstream::connect(core, decision.rule, visitor)).await?;
+    let connected = match connected {
         Ok(connected) => connected,
-        Err(unreachable) => {
+        Err(failure) => {
             record.seen = decision.seen;
             // RST: nothing was delivered, and a clean end could pass for an answer.
-            client.reset();
-            return Err(Early::Unreachable(unreachable));
+            if failure.reset {
+                client.reset();
+            }
+            return Err(Early::NoUpstream(failure));
         }
     };
     record.connected = Some(start.elapsed());
+    record.upstream = Some(connected.upstream);
     record.endpoint = Some(connected.endpoint.clone());
 
-    let header = rule.proxy_protocol.map(|version| {
+    let announced = config.rules[connected.rule.0].proxy_protocol;
+    let header = announced.map(|version| {
         let flow = Announcement {
             client: record.client,
             accepted: &client,
@@ -183,7 +184,16 @@ async fn open(
         });
     }
     record.seen = decision.seen;
-    Ok(Flow { ends, header, prefix, guard, plan, _permits: permits, _place: place })
+    Ok(Flow {
+        ends,
+        header,
+        prefix,
+        guard,
+        plan,
+        _permit: permit,
+        _place: place,
+        _places: connected.places,
+    })
 }
 
 /// A connection that was let in and is sniffed.
@@ -287,7 +297,7 @@ fn about(
 
 /// Relays until the flow is over; both connections are closed on return.
 async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
-    let Flow { mut ends, header, prefix, guard, mut plan, _permits, _place } = flow;
+    let Flow { mut ends, header, prefix, guard, mut plan, _permit, _place, _places } = flow;
     let mut duplex = Duplex::new(prefix).announced_by(header).guarded_by(guard);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
@@ -459,8 +469,9 @@ impl Early {
                 (name, String::new(), Some(Counter::NoMatch))
             }
             Self::Refused(name, counter) => (name, String::new(), Some(*counter)),
-            Self::Unreachable(unreachable) => {
-                ("unreachable", unreachable.to_string(), Some(Counter::Unreachable))
+            Self::NoUpstream(failure) => {
+                let refused = &failure.refused;
+                (refused.name(), failure.error.clone(), Some(refused.counter()))
             }
             Self::Stopped(stop) => (stop.name(), String::new(), None),
         }

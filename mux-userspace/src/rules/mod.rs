@@ -4,7 +4,7 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `identity`, `settings`, `matches`, `heads`, `names` |
+//! | keys → raw shapes | `raw`, `identity`, `settings`, `matches`, `heads`, `names`, `upstream` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
 //! | what may be meant otherwise | `warn`, `places` |
@@ -28,6 +28,7 @@ mod settings;
 mod suggest;
 mod table;
 mod units;
+mod upstream;
 mod values;
 mod warn;
 

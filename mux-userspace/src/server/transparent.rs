@@ -90,8 +90,8 @@ impl Needed {
         let transparent =
             config.upstreams.iter().filter(|up| up.source == Some(Source::Transparent));
         let mut needed = Self::default();
-        for address in transparent.flat_map(|upstream| &upstream.endpoints) {
-            match address {
+        for endpoint in transparent.flat_map(|upstream| &upstream.endpoints) {
+            match &endpoint.address {
                 Address::Ip(ip) if ip.is_ipv4() == (family == Family::V4) => {
                     needed.loopback |= ip.ip().is_loopback();
                     needed.remote |= !ip.ip().is_loopback();
