@@ -3,9 +3,10 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `vm` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `vm`, `bench` and `doctor` are the other commands.
 
 mod apt;
+mod bench;
 mod daemon;
 mod doctor;
 mod ebpf;
@@ -36,6 +37,8 @@ enum Xtask {
     Torture(torture::TortureArgs),
     /// Test the kernel relay on other kernels, in virtual machines
     Vm(vm::VmArgs),
+    /// Measure mux against direct access and other multiplexers
+    Bench(bench::BenchArgs),
     /// Build the eBPF half and replace (or check) the committed object
     Ebpf(ebpf::EbpfArgs),
     /// Show what building, testing and running need, and what to do about what is missing
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
         Xtask::Torture(args) => torture::command(&args),
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
     };

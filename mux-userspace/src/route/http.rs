@@ -1,8 +1,10 @@
 //! `http = { … }`: conditions on a request's head, of HTTP/1 and of HTTP/2.
 //!
 //! Each is decided as soon as what it is about is there: of HTTP/1, version, method and path
-//! with the request line, a field with its line. The head of an HTTP/2 request is there at
-//! once, when its field block is.
+//! with the request line, a field with its line. HTTP/2's version is known with the preface, the
+//! rest of it at once, when the field block is there.
+
+use std::fmt;
 
 use super::{
     EmptyMatcher, Names, Phase, Regex,
@@ -16,7 +18,11 @@ use crate::probe::{
 
 /// An HTTP request whose head can be read, and of which all conditions hold.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HttpMatcher(HttpConditions);
+pub struct HttpMatcher {
+    conditions: HttpConditions,
+    /// Whether the version alone decides, which HTTP/2's preface tells.
+    version_alone: bool,
+}
 
 /// The conditions; `None`, and no headers, are none. Of each list, one has to fit.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,6 +57,47 @@ impl FieldName {
     }
 }
 
+/// What it asks for, as rules files call it: `host a.example; path_prefix /api`.
+impl fmt::Display for HttpMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HttpConditions {
+            versions,
+            methods,
+            hosts,
+            paths,
+            path_prefixes,
+            path_regexes,
+            headers,
+        } = &self.conditions;
+        let texts = |key: &str, list: &Option<Vec<Box<str>>>| {
+            let texts = list.as_ref()?.iter().map(|text| text.escape_default().to_string());
+            Some(format!("{key} {}", texts.collect::<Vec<_>>().join(", ")))
+        };
+        let versions = versions.as_ref().map(|list| {
+            let names = list.iter().map(|version| version.name());
+            format!("version {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let regexes = path_regexes.as_ref().map(|list| {
+            let patterns = list.iter().map(|regex| format!("/{regex}/"));
+            format!("path {}", patterns.collect::<Vec<_>>().join(", "))
+        });
+        let fields = headers.iter().map(|(name, regex)| format!("header {} /{regex}/", name.0));
+        let all: Vec<String> = [
+            versions,
+            texts("method", methods),
+            hosts.as_ref().map(|hosts| format!("host {hosts}")),
+            texts("path", paths),
+            texts("path_prefix", path_prefixes),
+            regexes,
+        ]
+        .into_iter()
+        .flatten()
+        .chain(fields)
+        .collect();
+        f.write_str(&all.join("; "))
+    }
+}
+
 impl HttpMatcher {
     /// All of these.
     ///
@@ -63,7 +110,9 @@ impl HttpMatcher {
         if conditions.path_regexes.as_ref().is_some_and(Vec::is_empty) {
             return Err(EmptyMatcher);
         }
-        Ok(Self(HttpConditions {
+        let version_alone =
+            HttpConditions { versions: None, ..conditions.clone() } == HttpConditions::default();
+        let conditions = HttpConditions {
             versions: conditions.versions.map(set).transpose()?,
             methods: conditions.methods.map(set).transpose()?,
             hosts: conditions.hosts,
@@ -71,33 +120,21 @@ impl HttpMatcher {
             path_prefixes: conditions.path_prefixes.map(set).transpose()?,
             path_regexes: conditions.path_regexes,
             headers: conditions.headers,
-        }))
+        };
+        Ok(Self { conditions, version_alone })
     }
 
     /// The hosts, if it demands any.
     #[must_use]
     pub const fn hosts(&self) -> Option<&Names> {
-        self.0.hosts.as_ref()
+        self.conditions.hosts.as_ref()
     }
 
     /// Whether the host alone decides.
     #[must_use]
     pub fn is_host_alone(&self) -> bool {
-        let HttpConditions {
-            versions,
-            methods,
-            hosts: _,
-            paths,
-            path_prefixes,
-            path_regexes,
-            headers,
-        } = &self.0;
-        versions.is_none()
-            && methods.is_none()
-            && paths.is_none()
-            && path_prefixes.is_none()
-            && path_regexes.is_none()
-            && headers.is_empty()
+        let others = HttpConditions { hosts: None, ..self.conditions.clone() };
+        others == HttpConditions::default()
     }
 
     pub(super) fn examine(&self, bytes: &[u8]) -> Verdict<()> {
@@ -107,10 +144,12 @@ impl HttpMatcher {
             Verdict::NoMatch
         };
         http1.or_else(|| {
-            if self.wants(|version| version == HttpVersion::Http2) {
-                http2::request(bytes).and_then(|head| self.holds(&head))
-            } else {
+            if !self.wants(|version| version == HttpVersion::Http2) {
                 Verdict::NoMatch
+            } else if self.version_alone {
+                Probe::http2().examine(bytes)
+            } else {
+                http2::request(bytes).and_then(|head| self.holds(&head))
             }
         })
     }
@@ -128,12 +167,12 @@ impl HttpMatcher {
     }
 
     fn wants(&self, version: impl Fn(HttpVersion) -> bool) -> bool {
-        let versions = self.0.versions.as_deref().unwrap_or(&HttpVersion::ALL);
+        let versions = self.conditions.versions.as_deref().unwrap_or(&HttpVersion::ALL);
         versions.iter().any(|&wanted| version(wanted))
     }
 
     fn holds(&self, head: &impl Head) -> Verdict<()> {
-        let conditions = &self.0;
+        let conditions = &self.conditions;
         let version = listed(conditions.versions.as_deref(), |wanted| *wanted == head.version());
         let method =
             listed(conditions.methods.as_deref(), |wanted| wanted.as_bytes() == head.method());
@@ -153,7 +192,7 @@ impl HttpMatcher {
     }
 
     fn holds_of_path(&self, path: Option<&[u8]>) -> bool {
-        let HttpConditions { paths, path_prefixes, path_regexes, .. } = &self.0;
+        let HttpConditions { paths, path_prefixes, path_regexes, .. } = &self.conditions;
         let Some(path) = path else {
             return paths.is_none() && path_prefixes.is_none() && path_regexes.is_none();
         };
@@ -164,7 +203,7 @@ impl HttpMatcher {
 
     /// Whether it visibly matches all that `other` does.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        let (mine, theirs) = (&self.0, &other.0);
+        let (mine, theirs) = (&self.conditions, &other.conditions);
         let hosts = match (&mine.hosts, &theirs.hosts) {
             (None, _) => true,
             (Some(_), None) => false,
@@ -178,7 +217,7 @@ impl HttpMatcher {
     }
 
     fn covers_paths(&self, theirs: &HttpConditions) -> bool {
-        let mine = &self.0;
+        let mine = &self.conditions;
         let under = |path: &str, prefixes: &[Box<str>]| {
             prefixes.iter().any(|prefix| path.starts_with(&**prefix))
         };
@@ -201,11 +240,15 @@ impl HttpMatcher {
         let least = |list: &Option<Vec<Box<str>>>| {
             list.iter().flatten().map(|text| text.len()).min().unwrap_or(1)
         };
-        let path = least(&self.0.paths).max(least(&self.0.path_prefixes));
+        let path = least(&self.conditions.paths).max(least(&self.conditions.path_prefixes));
         let http1 = self
             .wants(|version| version != HttpVersion::Http2)
-            .then(|| REST_OF_LINE + least(&self.0.methods) + path);
-        let http2 = http2::SHORTEST_REQUEST;
+            .then(|| REST_OF_LINE + least(&self.conditions.methods) + path);
+        let http2 = if self.version_alone {
+            Probe::http2().shortest_match()
+        } else {
+            http2::SHORTEST_REQUEST
+        };
         http1.map_or(http2, |http1| {
             if self.wants(|version| version == HttpVersion::Http2) {
                 http1.min(http2)

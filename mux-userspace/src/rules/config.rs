@@ -50,6 +50,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// Defaults alone: to be given listeners, rules and upstreams.
+    pub(crate) fn empty() -> Self {
+        Self {
+            listeners: Vec::new(),
+            rules: Vec::new(),
+            upstreams: Vec::new(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            log: LogConfig::default(),
+            security: SecurityConfig::default(),
+            kernel: KernelConfig::default(),
+            network_files: Vec::new(),
+        }
+    }
+
     /// The same with other listeners: one on each of these addresses, named `listener-1`, …,
     /// and otherwise like the first one of the file. No addresses: nothing changes.
     #[must_use]
@@ -277,6 +292,11 @@ impl UpstreamConfig {
             health: None,
             eject: None,
         }
+    }
+
+    /// The addresses of its endpoints, in file order.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.endpoints.iter().map(|endpoint| &endpoint.address)
     }
 }
 

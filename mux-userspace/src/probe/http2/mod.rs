@@ -1,9 +1,9 @@
 //! HTTP/2 with prior knowledge: the connection preface (RFC 9113 3.4), and the first request.
 //!
 //! The preface is a constant and makes the probe sure. What is asked for stands in the frames
-//! after it, which clients send at once: they need not wait for the server's SETTINGS
-//! (RFC 9113 3.4), and curl, nghttp2 and gRPC do not. One that does wait is undecided until
-//! the sniff times out, because nobody answers it before there is an upstream.
+//! after it. Clients may send them at once (RFC 9113 3.4), and curl, h2load and nghttp do.
+//! One that waits for the server's SETTINGS, as gRPC does, gets none before there is an
+//! upstream: whatever asks for more than the preface is undecided until the sniff times out.
 
 mod frames;
 mod hpack;

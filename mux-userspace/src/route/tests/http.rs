@@ -106,7 +106,6 @@ fn the_same_of_http2() {
     for (conditions, expected) in [
         (methods(&["GET", "HEAD"]), true),
         (methods(&["POST"]), false),
-        (versions(&[HttpVersion::Http2]), true),
         (paths(&["/a/b"]), true),
         (prefixes(&["/a/b/"]), false),
         (path_regexes(&["/b$"]), true),
@@ -120,6 +119,9 @@ fn the_same_of_http2() {
         assert_eq!(decided(&matcher, &bytes), Some((bytes.len(), expected)), "{matcher:?}");
     }
     assert_eq!(decided(&http(versions(&[HttpVersion::Http11])), &bytes), Some((12, false)));
+    // The version is known with the preface.
+    let both = [HttpVersion::Http11, HttpVersion::Http2];
+    assert_eq!(decided(&http(versions(&both)), &bytes), Some((24, true)));
     let no_host = http2(&[(":method", "GET"), (":path", "/")]);
     assert_eq!(decided(&http(hosts(&["a"])), &no_host), Some((no_host.len(), false)));
 }
@@ -220,6 +222,8 @@ fn shortest_matches() {
     let post = HttpConditions { methods: texts(&["POST"]), ..paths(&["/abc"]) };
     assert_eq!(http(post.clone()).shortest_match(), Some(request.len()));
     assert_eq!(decided(&http(post), request), Some((request.len(), true)));
-    assert_eq!(http(versions(&[HttpVersion::Http2])).shortest_match(), Some(44));
+    assert_eq!(http(versions(&[HttpVersion::Http2])).shortest_match(), Some(24));
+    let post = HttpConditions { methods: texts(&["POST"]), ..versions(&[HttpVersion::Http2]) };
+    assert_eq!(http(post).shortest_match(), Some(44));
     assert!(!http(methods(&["GET"])).is_certain() && !http(methods(&["GET"])).is_tentative());
 }

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
+pub(super) fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
     let rule = |(index, matcher)| {
         Arc::new(Rule {
             name: format!("rule-{}", index + 1).into(),
@@ -27,7 +27,7 @@ fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
     matchers.into_iter().enumerate().map(rule).collect()
 }
 
-fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
+pub(super) fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
     let table = order.iter().map(|&id| (RuleId(id), Arc::clone(&rules[id])));
     let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
     ListenerConfig::new("listener-1", address, Arc::new(Table::new(table)))

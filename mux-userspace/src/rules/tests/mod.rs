@@ -6,6 +6,7 @@ mod hostile;
 mod schema;
 mod unavailable;
 mod upstreams;
+mod warnings;
 
 use super::{Config, LoadError, Style, parse};
 

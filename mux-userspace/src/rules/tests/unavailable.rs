@@ -13,8 +13,6 @@ fn keys_of_later_versions() {
         ),
         (format!("{LISTEN}{RULE}{group}endpoints = [80]\nsource = 'transparent'\n"), "source"),
         (format!("{LISTEN}{RULE}[admin]\nsocket = '/run/x'\n"), "admin"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'postgres'\n"), "postgres"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'redis' }}\n"), "redis"),
     ] {
         let message = format!("`{what}` is not available in this version of mux");
         let at =
