@@ -148,7 +148,7 @@ fn twelve_rules_and_a_client_of_each_kind_at_once() -> Result<()> {
                 }),
             ),
         ];
-        clients.into_iter().map(|(who, client)| join(client, who)).collect::<Result<()>>()
+        clients.into_iter().try_for_each(|(who, client)| join(client, who))
     })?;
 
     for (rule, least) in RULES {

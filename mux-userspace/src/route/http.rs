@@ -4,6 +4,8 @@
 //! with the request line, a field with its line. HTTP/2's version is known with the preface, the
 //! rest of it at once, when the field block is there.
 
+use std::fmt;
+
 use super::{
     EmptyMatcher, Names, Phase, Regex,
     tls::{includes, set},
@@ -52,6 +54,47 @@ impl FieldName {
     pub fn new(text: &str) -> Option<Self> {
         let is_name = !text.is_empty() && text.bytes().all(is_token);
         is_name.then(|| Self(text.to_ascii_lowercase().into()))
+    }
+}
+
+/// What it asks for, as rules files call it: `host a.example; path_prefix /api`.
+impl fmt::Display for HttpMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let HttpConditions {
+            versions,
+            methods,
+            hosts,
+            paths,
+            path_prefixes,
+            path_regexes,
+            headers,
+        } = &self.conditions;
+        let texts = |key: &str, list: &Option<Vec<Box<str>>>| {
+            let texts = list.as_ref()?.iter().map(|text| text.escape_default().to_string());
+            Some(format!("{key} {}", texts.collect::<Vec<_>>().join(", ")))
+        };
+        let versions = versions.as_ref().map(|list| {
+            let names = list.iter().map(|version| version.name());
+            format!("version {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let regexes = path_regexes.as_ref().map(|list| {
+            let patterns = list.iter().map(|regex| format!("/{regex}/"));
+            format!("path {}", patterns.collect::<Vec<_>>().join(", "))
+        });
+        let fields = headers.iter().map(|(name, regex)| format!("header {} /{regex}/", name.0));
+        let all: Vec<String> = [
+            versions,
+            texts("method", methods),
+            hosts.as_ref().map(|hosts| format!("host {hosts}")),
+            texts("path", paths),
+            texts("path_prefix", path_prefixes),
+            regexes,
+        ]
+        .into_iter()
+        .flatten()
+        .chain(fields)
+        .collect();
+        f.write_str(&all.join("; "))
     }
 }
 

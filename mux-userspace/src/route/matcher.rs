@@ -99,14 +99,12 @@ impl Matcher {
         }
     }
 
-    /// The files of networks in it.
-    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+    /// The conditions that it consists of; of most, none.
+    #[must_use]
+    pub fn members(&self) -> &[Self] {
         match self {
-            Self::Client(networks) => found.extend(networks.files().iter().cloned()),
-            Self::All(group) | Self::Any(group) => {
-                group.members().iter().for_each(|member| member.network_files(found));
-            }
-            Self::Not(inner) => inner.network_files(found),
+            Self::All(group) | Self::Any(group) => group.members(),
+            Self::Not(inner) => std::slice::from_ref(inner),
             Self::Always
             | Self::Prefix(_)
             | Self::Regex(_)
@@ -114,8 +112,17 @@ impl Matcher {
             | Self::Probe(_)
             | Self::Tls(_)
             | Self::Http(_)
-            | Self::Predicate(_) => {}
+            | Self::Predicate(_)
+            | Self::Client(_) => &[],
         }
+    }
+
+    /// The files of networks in it.
+    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+        if let Self::Client(networks) = self {
+            found.extend(networks.files().iter().cloned());
+        }
+        self.members().iter().for_each(|member| member.network_files(found));
     }
 
     /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].
@@ -263,6 +270,12 @@ impl MaskedBytes {
             0
         };
         &self.value[..whole]
+    }
+
+    /// Offset, value and mask; the latter two are of the same length.
+    #[must_use]
+    pub fn parts(&self) -> (usize, &[u8], &[u8]) {
+        (self.offset, &self.value, &self.mask)
     }
 
     /// One past the last byte compared.

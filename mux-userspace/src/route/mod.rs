@@ -5,6 +5,7 @@
 //! bytes, until it decides.
 
 mod covers;
+pub mod explain;
 mod http;
 mod matcher;
 mod names;
@@ -13,6 +14,7 @@ mod predicate;
 mod regex;
 mod table;
 mod tls;
+mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ pub use self::{
     regex::{Regex, RegexError},
     table::{Progress, Table},
     tls::{Sni, TlsMatcher},
+    waits::Patience,
 };
 use crate::{
     probe::Seen,

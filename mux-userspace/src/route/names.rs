@@ -2,6 +2,8 @@
 //!
 //! Names have no case and no dot at their end; nothing here allocates to compare.
 
+use std::fmt;
+
 use super::{EmptyMatcher, Phase, Regex};
 
 /// Longest name that a regular expression is tried on, bytes. No name in the DNS is longer
@@ -169,6 +171,21 @@ impl Names {
             NamePattern::Regex(regex) => regex.shortest_match().unwrap_or(0).max(1),
         });
         lengths.min().unwrap_or(0)
+    }
+}
+
+/// As rules files write them, a pattern between slashes.
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, pattern) in self.0.iter().enumerate() {
+            f.write_str(if index > 0 { ", " } else { "" })?;
+            match pattern {
+                NamePattern::Exact(name) => f.write_str(&name.0)?,
+                NamePattern::Below(name) => write!(f, "*.{}", name.0)?,
+                NamePattern::Regex(regex) => write!(f, "/{regex}/")?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -3,6 +3,8 @@
 //! All of it is decided once the hello is complete: clients send it in one go, and half of
 //! one may still turn out to be malformed, or to name a second host.
 
+use std::fmt;
+
 use super::{EmptyMatcher, Names};
 use crate::probe::{
     TlsVersion, Verdict,
@@ -26,6 +28,27 @@ pub enum Sni {
     Absent,
     /// One of these names.
     Names(Names),
+}
+
+/// What it asks for, as rules files call it: `sni a.example, *.b.example; alpn h2`.
+impl fmt::Display for TlsMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sni, alpn, versions } = self;
+        let sni = sni.as_ref().map(|sni| match sni {
+            Sni::Absent => "no sni".to_owned(),
+            Sni::Names(names) => format!("sni {names}"),
+        });
+        let alpn = alpn.as_ref().map(|list| {
+            let names = list.iter().map(|name| name.escape_ascii().to_string());
+            format!("alpn {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let versions = versions.as_ref().map(|list| {
+            let names = list.iter().map(|version| version.name());
+            format!("version {}", names.collect::<Vec<_>>().join(", "))
+        });
+        let all: Vec<String> = [sni, alpn, versions].into_iter().flatten().collect();
+        f.write_str(&all.join("; "))
+    }
 }
 
 impl TlsMatcher {

@@ -9,7 +9,7 @@ use super::{
     diagnostic::Diagnostic,
     heads,
     suggest::did_you_mean_or_list,
-    table::{Problems, Table, Value, into_table, unavailable, wrong_type},
+    table::{Problems, Table, Value, into_table, wrong_type},
     values::{integer, list, string},
 };
 use crate::route::{
@@ -17,36 +17,8 @@ use crate::route::{
     Regex, RegexError, parse_network,
 };
 
-/// Probes of the schema that this version does not have.
-const LATER_PROBES: [&str; 27] = [
-    "websocket",
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "mqtt",
-    "amqp",
-    "rdp",
-    "vnc",
-    "smtp",
-    "xmpp",
-    "openvpn",
-    "tinc",
-    "adb",
-    "syslog",
-    "dns",
-    "ldap",
-    "smb",
-    "rtsp",
-    "sip",
-    "stun",
-    "bittorrent",
-    "minecraft",
-    "git",
-    "rsync",
-    "proxy",
-    "ftp",
-];
+/// Protocols whose clients are silent until the server has spoken: no probe can see them.
+const SERVER_FIRST: &[&str] = &["ftp", "imap", "pop3"];
 
 /// Reads a matcher. `None`: it is wrong, and the problems say how.
 pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
@@ -70,8 +42,10 @@ fn probe(span: Range<usize>, name: &str, problems: &Problems) -> Result<Matcher,
     if let Some(probe) = probes.get(name) {
         return Ok(Matcher::Probe(probe.clone()));
     }
-    if LATER_PROBES.contains(&name) {
-        return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
+    if SERVER_FIRST.contains(&name) {
+        return Err(Diagnostic::new(span, format!("no probe can see `{name}`"))
+            .label("its clients wait for the server to speak first")
+            .hint("name a rule in the listener's `on_timeout`, and leave it out of its `rules`"));
     }
     let hint = did_you_mean_or_list(name, probes.names(), "probes", "write a table instead");
     Err(Diagnostic::new(span, format!("unknown probe `{name}`")).hint(hint))

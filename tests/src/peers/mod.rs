@@ -11,6 +11,7 @@ mod ports;
 mod postgres;
 mod socks;
 mod ssh;
+mod web;
 
 pub use self::{
     brokers::Broker,
@@ -22,4 +23,5 @@ pub use self::{
     postgres::postgres_server,
     socks::socks_server,
     ssh::SshServer,
+    web::Web,
 };

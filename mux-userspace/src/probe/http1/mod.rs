@@ -179,6 +179,6 @@ pub(crate) fn request(bytes: &[u8]) -> Verdict<Request<'_>> {
 
 /// What may stand in a request target. RFC 3986 allows fewer; browsers and `curl` do send
 /// raw UTF-8 and brackets, and their servers take them.
-const fn is_target(byte: u8) -> bool {
+pub(super) const fn is_target(byte: u8) -> bool {
     byte > b' ' && byte != 0x7f
 }

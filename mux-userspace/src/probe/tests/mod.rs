@@ -1,9 +1,14 @@
 //! Every prefix of every fixture, and monotonicity on whatever comes.
 
+mod dns;
 pub(crate) mod fixtures;
 mod http1;
 mod http2;
+mod ldap;
+mod limits;
+mod messages;
 mod properties;
+mod proxy;
 mod rustls;
 mod tls;
 
@@ -58,6 +63,17 @@ fn names_are_unique_and_found() {
         assert_eq!(Probe::from_name(probe.name()), Some(probe.clone()));
         assert_eq!(Probe::from_name(&probe.name().to_uppercase()), None);
     }
+}
+
+#[test]
+fn what_includes_what() {
+    let includes = |a: &str, b: &str| probe(a).includes(&probe(b));
+    for (wide, narrow) in
+        [("http1", "websocket"), ("http", "websocket"), ("socks4", "socks4a"), ("socks", "socks4a")]
+    {
+        assert!(includes(wide, narrow) && !includes(narrow, wide), "{wide} {narrow}");
+    }
+    assert!(!includes("http2", "websocket") && !includes("socks5", "socks4a"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Matchers and routing, against fixtures and against naive models of themselves.
 
+mod explain;
 mod fixtures;
 mod http;
 mod matchers;

@@ -18,6 +18,7 @@ pub(super) fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
             name: format!("rule-{}", index + 1).into(),
             matcher,
             upstream: UpstreamId(0),
+            on_no_upstream: Otherwise::Reset,
             relay: RelayChoice::Auto,
             max_connections: None,
             acl: Acl::default(),

@@ -5,6 +5,8 @@ mod heads;
 mod hostile;
 mod schema;
 mod unavailable;
+mod upstreams;
+mod warnings;
 
 use super::{Config, LoadError, Style, parse};
 
