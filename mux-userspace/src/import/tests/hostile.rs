@@ -142,7 +142,7 @@ fn configuration() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_printed_loads(text in configuration()) {
@@ -150,7 +150,8 @@ proptest! {
             Ok(imported) => {
                 let loaded = rules::parse("rules.toml", &imported.rules);
                 prop_assert!(loaded.is_ok(), "{}\n{}", text, imported.rules);
-                let is_plain = |c: char| c == '\n' || !c.is_control();
+                // TOML takes the other ones, U+0080 to U+009F, as they are.
+                let is_plain = |c: char| c == '\n' || !c.is_ascii_control();
                 prop_assert!(imported.rules.chars().all(is_plain), "{}", imported.rules);
                 for warning in imported.warnings {
                     let line = warning.to_string();

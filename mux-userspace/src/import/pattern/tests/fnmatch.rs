@@ -81,12 +81,12 @@ fn name() -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn translated_globs_match_what_fnmatch_matches() {
     let mut runner = TestRunner::deterministic();
-    let cases: Vec<(Vec<u8>, Vec<u8>)> = (0..40_000)
+    let cases: Vec<(Vec<u8>, Vec<u8>)> = (0..10_000)
         .map(|_| (pattern(), name()).new_tree(&mut runner).expect("it generates").current())
         .collect();
     let Some(expected) = oracle::fnmatch(&cases) else { return };
     let matching = expected.iter().filter(|&&matches| matches).count();
-    assert!(matching > 1_000, "only {matching} match");
+    assert!(matching > 250, "only {matching} match");
     for ((pattern, name), expected) in cases.iter().zip(expected) {
         let (shown, on) = (pattern.escape_ascii(), name.escape_ascii());
         assert_eq!(glob_matches(pattern, name), expected, "{shown} ({:?}) on {on}", glob(pattern));
