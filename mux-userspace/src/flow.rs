@@ -161,9 +161,8 @@ async fn open(
     record.upstream = Some(connected.upstream);
     record.endpoint = Some(connected.endpoint.clone());
 
-    // What stands in for the rule's upstream may be built in, and those take no header.
-    let version = rule.proxy_protocol.filter(|_| connected.builtin.is_none());
-    let header = version.map(|version| {
+    let announced = config.rules[connected.rule.0].proxy_protocol;
+    let header = announced.map(|version| {
         let flow = Announcement {
             client: record.client,
             accepted: &client,

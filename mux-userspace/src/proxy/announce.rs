@@ -1,8 +1,8 @@
 //! What mux tells an upstream of a flow.
 
-use std::os::{fd::AsFd, unix::ffi::OsStrExt};
+use std::{io, os::unix::ffi::OsStrExt};
 
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use super::{Extras, Header, Origin, SUN_PATH, UnixPair, Version, write};
 use crate::{
@@ -41,6 +41,15 @@ pub fn announce(version: Version, flow: &Announcement<'_>) -> Vec<u8> {
     write::header(version, &origin(flow), &extras)
 }
 
+/// The header for a connection of mux's own to an upstream.
+#[must_use]
+pub fn announce_own(version: Version, stream: &Stream) -> Vec<u8> {
+    let socket = SockRef::from(stream);
+    let address = |address: io::Result<SockAddr>| address.ok().and_then(|found| found.as_socket());
+    let ends = address(socket.local_addr()).zip(address(socket.peer_addr()));
+    write::own(version, ends)
+}
+
 fn origin(flow: &Announcement<'_>) -> Origin {
     match flow.received.map(|header| &header.origin) {
         Some(told @ (Origin::Tcp { .. } | Origin::Unix(_))) => told.clone(),
@@ -51,7 +60,7 @@ fn origin(flow: &Announcement<'_>) -> Origin {
 /// From what the socket says: its own address is where the client connected to.
 fn accepted(client: Peer, stream: &Stream) -> Origin {
     // It fails on a dead descriptor only; then there is nothing to say.
-    let Ok(local) = SockRef::from(&stream.as_fd()).local_addr() else { return Origin::Own };
+    let Ok(local) = SockRef::from(stream).local_addr() else { return Origin::Own };
     match (client, local.as_socket()) {
         (Peer::Ip(client), Some(local)) => Origin::tcp(client, local),
         (Peer::Unix, None) => {

@@ -20,7 +20,7 @@ use thiserror::Error;
 
 pub(crate) use self::claim::Guard;
 pub use self::{
-    announce::{Announcement, announce},
+    announce::{Announcement, announce, announce_own},
     claim::is_claim,
     parse::{Examined, examine, parse},
     trust::Trusted,

@@ -18,14 +18,15 @@ pub fn header(version: Version, origin: &Origin, extras: &Extras) -> Vec<u8> {
     }
 }
 
-/// The header of a connection of mux's own, such as a health check, from `local` to `remote`.
+/// The header of a connection of mux's own, such as a health check, from one address to the other
+/// if it is TCP.
 ///
 /// Version 2 says LOCAL. Version 1 has no such word, and its UNKNOWN is refused by some receivers,
 /// so that it says what is true (2.1).
 #[must_use]
-pub fn own(version: Version, local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+pub fn own(version: Version, ends: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     match version {
-        Version::V1 => v1(&Origin::tcp(local, remote)),
+        Version::V1 => v1(&ends.map_or(Origin::Own, |(local, remote)| Origin::tcp(local, remote))),
         Version::V2 => v2(&Origin::Own, &Extras::default()),
     }
 }

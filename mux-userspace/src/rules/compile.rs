@@ -17,7 +17,7 @@ use super::{
     table::Problems,
     upstream::RawUpstream,
 };
-use crate::route::Table;
+use crate::{proxy::Version, route::Table};
 
 /// Words that `on_timeout`, `on_no_match` and `on_no_upstream` take beside a rule's name.
 const CLOSE: &str = "close";
@@ -172,6 +172,7 @@ impl Upstreams {
                 eject,
                 source,
                 timers,
+                proxy_protocol: None,
             });
         }
         let groups = compiled.len();
@@ -211,8 +212,15 @@ impl Upstreams {
 
     /// An endpoint of an upstream that is built in.
     fn builtin(&self, id: UpstreamId) -> Option<&Address> {
-        let is_builtin = |address: &&Address| matches!(address, Address::Builtin(_));
-        self.compiled.get(id.0)?.addresses().find(is_builtin)
+        let mut addresses = self.compiled.get(id.0)?.endpoints.iter().map(|end| &end.address);
+        addresses.find(|address| matches!(address, Address::Builtin(_)))
+    }
+
+    /// Has the upstream's checks begin as a rule's flows do.
+    fn announce(&mut self, id: UpstreamId, version: Version) {
+        if let Some(upstream) = self.compiled.get_mut(id.0) {
+            upstream.proxy_protocol.get_or_insert(version);
+        }
     }
 
     /// The upstream of one address; one for all rules that name it.
@@ -248,10 +256,11 @@ fn rule(
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
-    if let Some(proxy_protocol) = &proxy_protocol
-        && let Some(builtin) = upstreams.builtin(upstream)
-    {
-        problems.add(header_to_builtin(proxy_protocol.span(), builtin));
+    if let Some(proxy_protocol) = &proxy_protocol {
+        if let Some(builtin) = upstreams.builtin(upstream) {
+            problems.add(header_to_builtin(proxy_protocol.span(), builtin));
+        }
+        upstreams.announce(upstream, *proxy_protocol.get_ref());
     }
     Some(Rule {
         name: name.clone(),

@@ -258,16 +258,18 @@ pub struct UpstreamConfig {
     pub resolve: Duration,
     /// Flows at once to the whole group.
     pub max_connections: Option<NonZeroU32>,
+    /// From which address it is connected to. `None`: the kernel's choice.
+    pub source: Option<Source>,
+    /// Of connections to it; before those of [`Timeouts::tcp`].
+    pub timers: TcpTimers,
+    /// The PROXY header that checks of it begin with: that of the first rule that sends one there.
+    pub proxy_protocol: Option<proxy::Version>,
     /// Who may wait for a place under `max_connections`. Default nobody.
     pub queue: Option<QueueConfig>,
     /// Active checks. Default none.
     pub health: Option<HealthConfig>,
     /// Passive checks: by connections that fail. Default for groups of more than one endpoint.
     pub eject: Option<EjectConfig>,
-    /// From which address it is connected to. `None`: the kernel's choice.
-    pub source: Option<Source>,
-    /// Of connections to it; before those of [`Timeouts::tcp`].
-    pub timers: TcpTimers,
 }
 
 /// One endpoint of an upstream.
@@ -311,11 +313,12 @@ impl UpstreamConfig {
             retries: 0,
             resolve: DEFAULT_RESOLVE,
             max_connections: None,
+            source: None,
+            timers: TcpTimers::default(),
+            proxy_protocol: None,
             queue: None,
             health: None,
             eject: None,
-            source: None,
-            timers: TcpTimers::default(),
         }
     }
 
@@ -324,9 +327,6 @@ impl UpstreamConfig {
         self.endpoints.iter().map(|endpoint| &endpoint.address)
     }
 }
-
-pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-pub(super) const DEFAULT_RESOLVE: Duration = Duration::from_secs(30);
 
 /// From which address an upstream's TCP endpoints are connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -341,6 +341,9 @@ pub enum Source {
     /// From the client's own (`IP_TRANSPARENT`, ip(7)), with a port of the kernel's choice.
     Transparent,
 }
+
+pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const DEFAULT_RESOLVE: Duration = Duration::from_secs(30);
 
 /// Which endpoint of a group a connection goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::{net::IpAddr, ops::Range, time::Duration};
 use toml::{Spanned, de::DeValue};
 
 use super::{
-    config::{Address, ListenAddress, Source},
+    config::{Address, EndpointConfig, ListenAddress, Source},
     diagnostic::Diagnostic,
     matches::network_list,
     table::{Problems, Table, Value, wrong_type},
@@ -82,7 +82,7 @@ pub(super) fn header_to_builtin(span: Range<usize>, endpoint: &Address) -> Diagn
 }
 
 /// Reads `source` of an upstream with these endpoints.
-pub(super) fn source(table: &mut Table<'_, '_>, endpoints: &[Address]) -> Option<Source> {
+pub(super) fn source(table: &mut Table<'_, '_>, endpoints: &[EndpointConfig]) -> Option<Source> {
     let source = table.take("source", read_source)?;
     let span = source.span();
     let source = source.into_inner();
@@ -136,9 +136,9 @@ fn source_address(text: &str, span: &Range<usize>) -> Result<IpAddr, Diagnostic>
 }
 
 /// Why a source cannot serve one of the endpoints, or any of them; and what to do.
-fn useless(source: &Source, endpoints: &[Address]) -> Option<(String, &'static str)> {
+fn useless(source: &Source, endpoints: &[EndpointConfig]) -> Option<(String, &'static str)> {
     let is_tcp = |address: &Address| matches!(address, Address::Ip(_) | Address::Name { .. });
-    if !endpoints.is_empty() && !endpoints.iter().any(is_tcp) {
+    if !endpoints.is_empty() && !endpoints.iter().any(|endpoint| is_tcp(&endpoint.address)) {
         let hint = "leave `source` out: it is for TCP";
         return Some(("no endpoint of this upstream is connected to by TCP".into(), hint));
     }
@@ -148,7 +148,7 @@ fn useless(source: &Source, endpoints: &[Address]) -> Option<(String, &'static s
         Address::Ip(_) => v6.is_none(),
         Address::Name { .. } | Address::Unix(_) | Address::Builtin(_) => false,
     };
-    let lacking = endpoints.iter().find(lacks)?;
+    let lacking = endpoints.iter().map(|endpoint| &endpoint.address).find(lacks)?;
     let family = if v4.is_none() { "IPv4" } else { "IPv6" };
     Some((
         format!("`source` has no {family} address, which `{lacking}` needs"),

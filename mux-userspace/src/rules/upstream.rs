@@ -75,9 +75,7 @@ pub(super) fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
     let queue = queue(&mut table);
     let health = table.table("health", "`health`").map(health);
     let eject = eject(&mut table);
-    let addresses: Vec<Address> =
-        endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
-    let source = identity::source(&mut table, &addresses);
+    let source = identity::source(&mut table, &endpoints);
     let timers = identity::timers(&mut table);
     table.finish();
 

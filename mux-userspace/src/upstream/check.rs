@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use super::{dial, endpoint::Endpoint, source::Manner};
 use crate::{
     net::Stream,
+    proxy::{self, Version},
     rules::config::{Expect, HealthConfig},
 };
 
@@ -15,18 +16,24 @@ const ANSWER_LIMIT: usize = 16 * 1024;
 /// Bytes of a wrong answer that the reason shows.
 const SHOWN: usize = 32;
 
-/// Checks an endpoint, within the configuration's timeout.
+/// Checks an endpoint, within the configuration's timeout. With a version, a PROXY header comes
+/// first, as for flows.
 ///
 /// # Errors
 /// Why it is not well, for people.
 pub(super) async fn check(
     endpoint: &Endpoint,
-    manner: &Manner<'_>,
     health: &HealthConfig,
+    manner: &Manner<'_>,
+    header: Option<Version>,
 ) -> Result<(), String> {
     let whole = async {
-        let dialled = dial::dial(endpoint, manner, health.timeout).await;
+        let dialled = dial::dial(endpoint, health.timeout, manner).await;
         let mut stream = dialled.map_err(|failures| describe(&failures))?.stream;
+        if let Some(version) = header {
+            let header = proxy::announce_own(version, &stream);
+            send(&mut stream, &header).await.map_err(|error| format!("sending: {error}"))?;
+        }
         converse(&mut stream, health).await
     };
     timeout(health.timeout, whole).await.unwrap_or_else(|_| Err("timed out".into()))
@@ -113,8 +120,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::rules::config::Address;
-    use crate::{account::Counters, net::TcpTimers};
+    use crate::{account::Counters, net::TcpTimers, rules::config::Address};
 
     fn prefix(text: &str) -> Expect {
         Expect::Prefix(text.as_bytes().into())
@@ -125,14 +131,6 @@ mod tests {
     }
 
     /// Every beginning of an answer: undecided, until it is right or wrong for good.
-    /// Checks without a `source`.
-    async fn plainly(endpoint: &Endpoint, health: &HealthConfig) -> Result<(), String> {
-        let counters = Counters::default();
-        let timers = TcpTimers::default();
-        check(endpoint, &Manner { source: None, client: None, timers, counters: &counters }, health)
-            .await
-    }
-
     #[test]
     fn a_prefix_is_judged_as_soon_as_it_can_be() {
         let expect = prefix("+PONG");
@@ -169,6 +167,48 @@ mod tests {
         Endpoint::new(address, Arc::default())
     }
 
+    /// A check without a header, from any address.
+    async fn run(endpoint: &Endpoint, health: &HealthConfig) -> Result<(), String> {
+        with_header(endpoint, health, None).await
+    }
+
+    async fn with_header(
+        endpoint: &Endpoint,
+        health: &HealthConfig,
+        header: Option<Version>,
+    ) -> Result<(), String> {
+        let counters = Counters::default();
+        let manner = Manner {
+            source: None,
+            client: None,
+            timers: TcpTimers::default(),
+            counters: &counters,
+        };
+        check(endpoint, health, &manner, header).await
+    }
+
+    #[tokio::test]
+    async fn a_header_of_our_own_comes_before_the_question() {
+        for version in [Version::V1, Version::V2] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let endpoint = endpoint(Address::Ip(listener.local_addr().expect("bound")));
+            let server = async {
+                let (mut stream, client) = listener.accept().await.expect("a check");
+                let local = stream.local_addr().expect("connected");
+                let mut expected = proxy::write::own(version, Some((client, local)));
+                expected.extend_from_slice(b"PING");
+                let mut said = vec![0; expected.len()];
+                stream.read_exact(&mut said).await.expect("the question");
+                assert_eq!(said, expected);
+                stream.write_all(b"+PONG").await.expect("an answer");
+            };
+            let health = health("PING", prefix("+PONG"));
+            let checking = with_header(&endpoint, &health, Some(version));
+            let (result, ()) = tokio::join!(checking, server);
+            assert_eq!(result, Ok(()));
+        }
+    }
+
     /// A server that reads `PING` and says `answer`, and the result of a check of it.
     async fn checked(answer: &'static str, expect: Expect) -> Result<(), String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -187,7 +227,7 @@ mod tests {
             }
         };
         let health = health("PING", expect);
-        let (result, ()) = tokio::join!(plainly(&endpoint, &health), server);
+        let (result, ()) = tokio::join!(run(&endpoint, &health), server);
         result
     }
 
@@ -208,11 +248,11 @@ mod tests {
         let path = directory.path().join("s");
         let endpoint = endpoint(Address::Unix(path.clone()));
         let health = health("", Expect::Connection);
-        assert!(plainly(&endpoint, &health).await.is_err());
+        assert!(run(&endpoint, &health).await.is_err());
         let listener = UnixListener::bind(&path).expect("bound");
-        assert_eq!(plainly(&endpoint, &health).await, Ok(()));
+        assert_eq!(run(&endpoint, &health).await, Ok(()));
         drop(listener);
-        let error = plainly(&endpoint, &health).await.expect_err("nobody listens");
+        let error = run(&endpoint, &health).await.expect_err("nobody listens");
         assert!(error.contains("refused"), "{error}");
     }
 
@@ -220,7 +260,7 @@ mod tests {
     async fn a_silent_server_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = endpoint(Address::Ip(listener.local_addr().expect("bound")));
-        let result = plainly(&endpoint, &health("", prefix("220 "))).await;
+        let result = run(&endpoint, &health("", prefix("220 "))).await;
         assert_eq!(result, Err("timed out".into()));
     }
 }

@@ -1,6 +1,6 @@
 //! One attempt to connect to one endpoint: all addresses of a name, within one timeout.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use tokio::{
     net::{TcpSocket, UnixStream},
@@ -40,8 +40,8 @@ pub(super) type Failures = Vec<(String, io::Error)>;
 /// What each address said; at least one does.
 pub(super) async fn dial(
     endpoint: &Endpoint,
-    manner: &Manner<'_>,
     time: Duration,
+    manner: &Manner<'_>,
 ) -> Result<Dialled, Failures> {
     let deadline = Instant::now() + time;
     let address = endpoint.address();
@@ -49,7 +49,7 @@ pub(super) async fn dial(
         (Address::Ip(ip), _) => (within(deadline, connect_tcp(*ip, manner)).await, None),
         (Address::Unix(path), _) => (within(deadline, connect_unix(path)).await, None),
         (Address::Name { .. }, Some(name)) => {
-            return dial_name(address, name, manner, deadline, time).await;
+            return dial_name(address, name, deadline, time, manner).await;
         }
         // A named endpoint has its name.
         (Address::Name { .. }, None) => (Err(io::ErrorKind::NotFound.into()), None),
@@ -67,16 +67,16 @@ pub(super) async fn dial(
 async fn dial_name(
     address: &Address,
     name: &Name,
-    manner: &Manner<'_>,
     deadline: Instant,
     time: Duration,
+    manner: &Manner<'_>,
 ) -> Result<Dialled, Failures> {
     let addresses = match within(deadline, name.addresses()).await {
         Ok(addresses) => addresses,
         Err(error) => return Err(vec![(address.to_string(), error)]),
     };
     let delay = delay(addresses.len(), time);
-    match race(&addresses, delay, deadline, |at| connect_tcp(at, manner)).await {
+    match race(&addresses, delay, deadline, |address| connect_tcp(address, manner)).await {
         Ok((stream, at)) => {
             Ok(Dialled { stream, endpoint: format!("{address} ({at})"), builtin: None })
         }
@@ -96,7 +96,7 @@ async fn within<T>(
     timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-async fn connect_tcp(address: std::net::SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
+async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // What was a segment of the client's must not wait for the ACK of the one before.
     socket.set_nodelay(true)?;
@@ -117,10 +117,9 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
     }
 }
 
-/// Whether an error is this machine's shortage rather than the endpoint's failure: then it says
-/// nothing about the endpoint.
+/// Whether an error is this machine's shortage, or that of an address to connect from, rather than
+/// the endpoint's failure: then it says nothing about the endpoint.
 pub(super) fn is_local(error: &io::Error) -> bool {
-    // No port or, with `source`, no address of ours to connect from.
     error.kind() == io::ErrorKind::AddrNotAvailable
         || matches!(
             error.raw_os_error(),

@@ -14,9 +14,11 @@ use super::{
     endpoint::{Condition, Endpoint, Seat, Wanted},
     health::Change,
     room::{End, Place, Room, Ticket},
+    source::Manner,
 };
 use crate::{
     account::{Counter, Counters},
+    net::{Peer, TcpTimers},
     rules::config::{Config, EndpointConfig, QueueConfig, UpstreamConfig, UpstreamId},
 };
 
@@ -56,8 +58,10 @@ impl Groups {
         changed: Arc<Notify>,
         previous: impl Fn(&str) -> Option<&'a Arc<Group>>,
     ) -> Self {
+        let wide = config.timeouts.tcp;
         let group = |config: &Arc<UpstreamConfig>| {
-            Arc::new(Group::new(config, previous(&config.name).map(Arc::as_ref), &changed))
+            let previous = previous(&config.name).map(Arc::as_ref);
+            Arc::new(Group::new(config, wide, previous, &changed))
         };
         Self { groups: config.upstreams.iter().map(group).collect(), changed }
     }
@@ -85,6 +89,8 @@ impl Index<UpstreamId> for Groups {
 #[derive(Debug)]
 pub struct Group {
     config: Arc<UpstreamConfig>,
+    /// Its own, and where it has none, those of all connections.
+    timers: TcpTimers,
     /// Indexed as the configuration's.
     endpoints: Vec<Arc<Endpoint>>,
     balancer: Balancer,
@@ -112,7 +118,12 @@ enum Shut {
 }
 
 impl Group {
-    fn new(config: &Arc<UpstreamConfig>, previous: Option<&Self>, changed: &Arc<Notify>) -> Self {
+    fn new(
+        config: &Arc<UpstreamConfig>,
+        wide: TcpTimers,
+        previous: Option<&Self>,
+        changed: &Arc<Notify>,
+    ) -> Self {
         let endpoint = |endpoint: &EndpointConfig| {
             let mut known = previous.into_iter().flat_map(|group| &group.endpoints);
             match known.find(|known| *known.address() == endpoint.address) {
@@ -127,8 +138,14 @@ impl Group {
             endpoints: config.endpoints.iter().map(endpoint).collect(),
             balancer: Balancer::new(config.balance, config.endpoints.len()),
             room: previous.map_or_else(Arc::default, |group| Arc::clone(&group.room)),
+            timers: config.timers.or(wide),
             config: Arc::clone(config),
         }
+    }
+
+    /// How its endpoints are connected to, for this client or for mux itself.
+    pub(super) fn manner<'a>(&'a self, client: Option<Peer>, counters: &'a Counters) -> Manner<'a> {
+        Manner { source: self.config.source.as_ref(), client, timers: self.timers, counters }
     }
 
     /// What the rules file says of it.

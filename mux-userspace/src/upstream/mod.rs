@@ -10,6 +10,7 @@
 //! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
 //! | `room` | a group's places, and the queue for them |
 //! | `dial`, `eyeballs` | one attempt; a race of addresses |
+//! | `source` | from which address, and with which timers |
 //! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
 //! | `builtin` | the servers in the daemon itself |
 
@@ -37,7 +38,6 @@ pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
     room::{Place, Room},
-    source::Manner,
     upkeep::Upkeep,
 };
 use crate::{
@@ -56,6 +56,8 @@ const ONLY_ENDPOINT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Connected {
     /// The connection.
     pub stream: Stream,
+    /// The rule whose upstream it is of: the flow's, or one that stands in for it.
+    pub rule: RuleId,
     /// The group, or the address, that it is of.
     pub upstream: Arc<str>,
     /// Which endpoint, as the access log prints it.
@@ -78,7 +80,7 @@ pub struct Places {
 pub struct Visitor<'a> {
     /// The client's connection; it is watched while it waits in a queue.
     pub client: &'a Stream,
-    /// Its address.
+    /// Its address, as far as it is believed.
     pub peer: Peer,
     /// The flow's place in the core's table.
     pub handle: &'a FlowHandle,
@@ -167,7 +169,7 @@ pub async fn connect(
     let mut errors = Vec::new();
     loop {
         let config = &core.shared.config.rules[rule.0];
-        let refused = match connect_to(core, config.upstream, visitor).await {
+        let refused = match connect_to(core, rule, config.upstream, visitor).await {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
         };
@@ -194,17 +196,12 @@ pub async fn connect(
 /// Connects to a group: to at most 1 + `retries` endpoints, one after the other.
 async fn connect_to(
     core: &Core,
+    rule: RuleId,
     id: UpstreamId,
     visitor: Visitor<'_>,
 ) -> Result<Connected, Refused> {
     let group = &core.shared.upstreams[id];
     let counters = &core.shared.counters;
-    let manner = Manner {
-        source: group.config().source.as_ref(),
-        client: Some(visitor.peer),
-        timers: group.config().timers.or(core.shared.config.timeouts.tcp),
-        counters,
-    };
     let mut flow = Admission { source: visitor.peer.ip(), ..Admission::default() };
     let mut failures = Failures::new();
     let mut retries = group.config().retries;
@@ -225,11 +222,13 @@ async fn connect_to(
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + time);
             time = deadline.saturating_duration_since(Instant::now());
         }
-        match dial::dial(seat.endpoint(), &manner, time).await {
+        let manner = group.manner(Some(visitor.peer), counters);
+        match dial::dial(seat.endpoint(), time, &manner).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);
                 return Ok(Connected {
                     stream: dialled.stream,
+                    rule,
                     upstream: Arc::clone(&group.config().name),
                     endpoint: dialled.endpoint,
                     builtin: dialled.builtin,

@@ -42,15 +42,18 @@ impl Manner<'_> {
     /// Prepares a TCP socket that is to be connected to `to`.
     ///
     /// # Errors
-    /// bind(2)'s and setsockopt(2)'s; another kind where `source` has no address of the family,
-    /// since the upstream could take mux's own for one that it trusts.
+    /// `AddrNotAvailable`: `source` has no address of the family, and the upstream could take mux's
+    /// own for one that it trusts; or the system refuses the one it has.
     pub fn prepare(&self, socket: impl AsFd, to: SocketAddr) -> io::Result<()> {
         self.timers.apply(&socket)?;
         match self.address(to) {
             Ok(None) => Ok(()),
             Ok(Some(address)) => {
                 let transparent = matches!(self.source, Some(Source::Transparent));
-                bind(&socket, address, transparent)
+                bind(&socket, address, transparent).map_err(|error| {
+                    let text = format!("cannot connect from {address}: {error}");
+                    io::Error::new(io::ErrorKind::AddrNotAvailable, text)
+                })
             }
             Err(mismatch) => {
                 self.counters.count(Counter::SourceMismatch);

@@ -87,6 +87,17 @@ impl Program {
         Ok(())
     }
 
+    /// Waits until it has said something.
+    ///
+    /// # Errors
+    /// As [`Self::wait_for`].
+    pub(crate) fn wait_until_said(&mut self, text: &str) -> Result<()> {
+        let output = self.output.clone();
+        self.wait_until(&format!("does not say `{text}`"), || {
+            fs::read_to_string(&output).is_ok_and(|said| said.contains(text))
+        })
+    }
+
     /// What it has said so far.
     pub(crate) fn said(&self) -> String {
         let text = fs::read(&self.output).unwrap_or_default();

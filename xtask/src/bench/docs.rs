@@ -136,7 +136,7 @@ fn method(results: &Results) -> String {
          - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed. {void} attempt(s) were void.\n\
          - CPU, machine: what the whole machine was busy, without what it was before (at most {background:.1} % of a processor), for each unit; with generator, server, interrupts and the kernel's own threads. \
          CPU, own: what the kernel accounts to the subject's processes; processes that have ended (`sslh-fork`) are missing. The kernel relay's work is the kernel's own, so compare the machine's.\n\
-         - Memory is that of the subject's processes when all connections are open (PSS). Sockets and their buffers are the kernel's; for idle flows the machine's column has them, with those of generator and server.\n\
+         - Memory is that of the subject's processes when all connections are open (PSS). For idle flows it is divided by the flows; growth is what was added to what the subject had after its start. Sockets and their buffers are the kernel's; the machine's column has them, with those of generator and server.\n\
          - At most {stolen:.1} % of a round was given to other virtual machines.\n",
         date = here.date,
         commit = here.commit,

@@ -85,7 +85,8 @@ pub(crate) fn run(
             .map(|(start, end)| (end.seconds - start.seconds).max(0.0) / busy.wall),
         resident_kib: own(|tree| tree.resident_kib as f64),
         proportional_kib: own(|tree| tree.proportional_kib as f64),
-        flow_kib: grown(|tree| tree.proportional_kib as f64).map(|kib| kib / flows),
+        flow_kib: own(|tree| tree.proportional_kib as f64).map(|kib| kib / flows),
+        growth_kib: grown(|tree| tree.proportional_kib as f64).map(|kib| kib / flows),
         machine_flow_kib: (free_before as f64 - free_warm as f64) / flows,
         stolen: busy.stolen,
     })

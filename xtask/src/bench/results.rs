@@ -96,8 +96,11 @@ pub(crate) struct Round {
     pub(crate) resident_kib: Option<f64>,
     /// The same; what they share counts once.
     pub(crate) proportional_kib: Option<f64>,
-    /// How much that has grown since it was started, for each connection.
+    /// That, divided by the connections.
     pub(crate) flow_kib: Option<f64>,
+    /// How much it has grown since the subject was started, divided by the connections. Less than
+    /// a connection takes, where start left memory that can be used again.
+    pub(crate) growth_kib: Option<f64>,
     /// How much less memory the machine has available, for each connection.
     pub(crate) machine_flow_kib: f64,
     /// Part of the time that the hypervisor gave to others.
@@ -243,6 +246,7 @@ pub(crate) mod example {
             resident_kib: Some(5000.0),
             proportional_kib: Some(4000.0),
             flow_kib: Some(rate / 1000.0),
+            growth_kib: Some(rate / 2000.0),
             machine_flow_kib: 12.0,
             stolen: 0.0,
         }

@@ -109,7 +109,7 @@ impl Bench<'_> {
         strace.args(["-f", "-c", "-U", "name,calls", "-o"]).arg(&counts).arg("--");
         strace.arg(command.get_program()).args(command.get_args());
         let mut program = Program::start("strace", &mut strace, scratch.path())?;
-        program.wait_for(stage.address)?;
+        program.wait_until_said(" ready")?;
         self.load(&stage, work, units)?;
         end(&mut program)?;
         parse(&fs::read_to_string(&counts).context("strace's counts")?)

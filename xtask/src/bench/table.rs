@@ -108,6 +108,7 @@ fn memory(results: &Results, work: &Measured, cell: &Cell) -> Vec<String> {
         optional(cell.median(|it| it.flow_kib), figure),
         optional(cell.spread(|it| it.flow_kib).map(|spread| spread / 2.0), percent),
         ratio(work, cell, results.best_peer(work)),
+        optional(cell.median(|it| it.growth_kib), figure),
         optional(cell.median(|it| Some(it.machine_flow_kib)), figure),
         optional(cell.median(|it| Some(1e3 * it.machine_cpu)), figure),
         optional(cell.median(|it| Some(1e3 * it.own_cpu?)), figure),

@@ -184,9 +184,10 @@ fn headers_are_written_as_they_are_read() {
 #[test]
 fn connections_of_our_own_say_so() {
     let [local, remote] = ["192.0.2.1:7", "192.0.2.2:80"].map(|text| text.parse().unwrap());
-    let line = write::own(Version::V1, local, remote);
+    let line = write::own(Version::V1, Some((local, remote)));
     assert_eq!(line, b"PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n");
-    let binary = write::own(Version::V2, local, remote);
+    assert_eq!(write::own(Version::V1, None), b"PROXY UNKNOWN\r\n");
+    let binary = write::own(Version::V2, Some((local, remote)));
     assert_eq!(binary, [&binary::SIGNATURE[..], &[0x20, 0, 0, 0]].concat());
     assert_eq!(whole(&binary).origin, Origin::Own);
 }

@@ -259,6 +259,28 @@ async fn who_leaves_gives_up_the_place_in_the_queue() {
     assert_eq!(group.room.waiting(), 0);
 }
 
+/// The first in the queue is told of a place, and gone before it can take it.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_somebody_was_told_of_who_has_gone_is_the_next_ones() {
+    local()
+        .run_until(async {
+            let (group, counters) = (group(QUEUE), Arc::new(Counters::default()));
+            let held = admit(&group, &counters).await;
+            let wait = || {
+                let (group, counters) = (Arc::clone(&group), Arc::clone(&counters));
+                tokio::task::spawn_local(async move { admit(&group, &counters).await.is_ok() })
+            };
+            let (first, second) = (wait(), wait());
+            settle().await;
+            assert_eq!(group.room.waiting(), 2);
+            drop(held);
+            first.abort();
+            let served = tokio::time::timeout(Duration::from_secs(1), second).await;
+            assert!(served.expect("soon").expect("no panic"));
+        })
+        .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_queue_the_answer_comes_at_once() {
     let (group, counters) = (group("endpoints = [1]\nmax_connections = 1"), Counters::default());

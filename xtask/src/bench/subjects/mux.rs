@@ -131,7 +131,12 @@ impl Subject for Mux {
     }
 
     fn start(&self, stage: &Stage<'_>) -> Result<Running> {
-        stage.run(self.name(), &mut self.command(stage)?)
+        let mut running = stage.run(self.name(), &mut self.command(stage)?)?;
+        if let Some(program) = &mut running.program {
+            // It listens before it has loaded and tested the kernel relay.
+            program.wait_until_said(" ready")?;
+        }
+        Ok(running)
     }
 }
 
