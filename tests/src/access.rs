@@ -28,6 +28,24 @@ impl Access {
         self.text("client")
     }
 
+    /// Its id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.text("id")
+    }
+
+    /// Who connected, where that is not the client; empty otherwise.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        self.text("peer")
+    }
+
+    /// What the client's PROXY header told; null if there was none.
+    #[must_use]
+    pub fn proxy(&self) -> &Value {
+        &self.0["proxy"]
+    }
+
     /// The rule's name; empty if none took the connection.
     #[must_use]
     pub fn rule(&self) -> &str {

@@ -21,11 +21,13 @@ mod pattern;
 pub mod peers;
 mod process;
 pub mod procfs;
+pub mod proxy;
 mod relay;
 mod scratch;
 mod skip;
 mod starter;
 pub mod sys;
+mod three;
 pub mod tun;
 mod upstream;
 
@@ -37,10 +39,12 @@ pub use self::{
     deadline::{deadline, eventually, eventually_true},
     pattern::Pattern,
     process::{Process, run, run_ok},
+    proxy::ProxyHeader,
     relay::Relay,
     scratch::{Scratch, repository},
     skip::{NOBODY, Need, skip},
     starter::Starter,
+    three::{Family, Three},
     upstream::{Server, Upstream},
 };
 

@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 19] = [
+pub(crate) const PROGRAMS: [(&str, &str); 20] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
+    ("haproxy", "haproxy"),
     ("ip", "iproute2"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
@@ -35,8 +36,12 @@ pub(crate) const PROGRAMS: [(&str, &str); 19] = [
     ("strace", "strace"),
 ];
 
-/// Libraries that unit tests link with, by a file of each, and the Debian package it comes in.
-pub(crate) const LIBRARIES: [(&str, &str); 1] = [("/usr/include/libconfig.h", "libconfig-dev")];
+/// Libraries that unit tests link with and modules that those programs load, by a file of each, and
+/// the Debian package it comes in.
+pub(crate) const LIBRARIES: [(&str, &str); 2] = [
+    ("/usr/include/libconfig.h", "libconfig-dev"),
+    ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
+];
 
 /// The packages of those [`PROGRAMS`] and [`LIBRARIES`] that are not here. By program, not by package, because
 /// other distributions cut their packages differently.

@@ -4,8 +4,10 @@
 mod brokers;
 mod chromium;
 mod curl;
+mod haproxy;
 mod mysql;
 mod nginx;
+mod nginx_proxy;
 mod openssl;
 mod ports;
 mod postgres;
@@ -17,8 +19,10 @@ pub use self::{
     brokers::Broker,
     chromium::chromium,
     curl::curl,
+    haproxy::Haproxy,
     mysql::mysql_server,
     nginx::Nginx,
+    nginx_proxy::NginxProxy,
     openssl::{Certificate, TlsServer, tls_client},
     postgres::postgres_server,
     socks::socks_server,
