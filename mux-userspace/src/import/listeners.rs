@@ -14,6 +14,7 @@ pub(super) struct Listener {
     pub(super) address: Result<String, String>,
     /// The group as one line of sslh's configuration.
     pub(super) quote: String,
+    pub(super) keepalive: bool,
     pub(super) proxy_protocol: bool,
     pub(super) max_connections: Option<u32>,
 }
@@ -40,6 +41,8 @@ pub(super) fn listeners(listen: Vec<Listen>, lookup: &dyn Lookup, log: &Log) -> 
                 notes,
                 address,
                 quote: listen.quote.clone(),
+                // There are no such probes on a Unix socket.
+                keepalive: listen.keepalive && !listen.unix,
                 proxy_protocol: listen.proxy_protocol,
                 max_connections: listen.max_connections,
             });

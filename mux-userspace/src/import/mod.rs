@@ -184,8 +184,6 @@ fn rules_file(
     log: &Log,
 ) -> Result<Result<String, Nothing>, ImportError> {
     let Sslh { mut globals, listen, protocols } = sslh;
-    let keepalive = listen.iter().any(|listen| listen.keepalive)
-        || protocols.iter().any(|protocol| protocol.keepalive);
     let passes_header = listen.iter().any(|listen| listen.proxy_protocol && !listen.udp);
     settle::globals(&mut globals, log);
     let (sniff_timeout, sniff_note) = sniff_timeout(&globals);
@@ -196,7 +194,6 @@ fn rules_file(
         sniff_note,
         user: globals.user.as_ref().map(|user| user.text.as_str()),
         access: &globals.access,
-        keepalive,
     };
     let on_timeout = globals.on_timeout.as_ref().map_or(DEFAULT_ON_TIMEOUT, |name| &name.text);
     let transparent = globals.transparent;

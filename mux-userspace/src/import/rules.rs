@@ -37,6 +37,7 @@ pub(super) struct Rule {
     pub(super) sure_after: u64,
     pub(super) upstream: String,
     pub(super) transparent: bool,
+    pub(super) keepalive: bool,
     /// `v1` or `v2`.
     pub(super) proxy_protocol: Option<&'static str>,
     pub(super) max_connections: Option<u32>,
@@ -71,7 +72,9 @@ fn entry(protocol: Protocol, surroundings: &Surroundings<'_>, names: &mut Names)
             condition: condition(&protocol, &mut notes, log),
             sure_after: sure_after(&protocol),
             upstream,
+            // On a Unix socket there is neither an address to take over nor a probe to send.
             transparent: (transparent || protocol.transparent) && !protocol.unix,
+            keepalive: protocol.keepalive && !protocol.unix,
             proxy_protocol: proxy_protocol(&protocol, passes_header, &mut notes, log),
             max_connections: protocol.max_connections,
         })

@@ -13,6 +13,8 @@ use super::{
     sslh::Access,
 };
 
+/// Linux's `net.ipv4.tcp_keepalive_time`, which sslh leaves as it is (tcp(7)).
+const KEEPALIVE: &str = "2h";
 /// Widest line of a comment, bytes; a word that is longer has a line of its own.
 const WIDTH: usize = 99;
 
@@ -27,8 +29,6 @@ pub(super) struct Settings<'a> {
     pub(super) sniff_note: Option<String>,
     pub(super) user: Option<&'a str>,
     pub(super) access: &'a Access,
-    /// Whether sslh has the kernel look for dead connections.
-    pub(super) keepalive: bool,
 }
 
 /// The text, and where in it each listener and each entry's rule is.
@@ -89,6 +89,9 @@ fn listener(
     writer.head("[[listener]]");
     writer.comments(&listener.notes);
     writer.key("address", address.as_str());
+    if listener.keepalive {
+        writer.key("keepalive", KEEPALIVE);
+    }
     if listener.proxy_protocol {
         writer.key("accept_proxy_protocol", vec!["0.0.0.0/0", "::/0"]);
     }
@@ -145,38 +148,36 @@ fn rule(writer: &mut Writer, entry: &Entry, matches: Match) {
         }
         (Match::Own, Condition::Any) | (Match::Nothing, _) => {}
     }
-    if rule.transparent {
-        writer.key("upstream", rule.name.as_str());
-    } else {
-        writer.key("upstream", rule.upstream.as_str());
-    }
+    let group = rule.transparent || rule.keepalive;
+    writer.key("upstream", if group { rule.name.as_str() } else { rule.upstream.as_str() });
     if let Some(version) = rule.proxy_protocol {
         writer.key("proxy_protocol", version);
     }
     if let Some(most) = rule.max_connections {
         writer.key("max_connections", i64::from(most));
     }
-    if rule.transparent {
-        transparent(writer, rule);
+    if group {
+        upstream(writer, rule);
     }
 }
 
-fn transparent(writer: &mut Writer, rule: &Rule) {
+/// The group of a rule whose upstream is more than an address.
+fn upstream(writer: &mut Writer, rule: &Rule) {
     writer.head("[[upstream]]");
     writer.key("name", rule.name.as_str());
     writer.key("endpoints", vec![rule.upstream.as_str()]);
-    writer.key("source", "transparent");
+    if rule.transparent {
+        writer.key("source", "transparent");
+    }
+    if rule.keepalive {
+        writer.key("keepalive", KEEPALIVE);
+    }
 }
 
 fn rest(writer: &mut Writer, settings: &Settings<'_>) {
     writer.head("[timeouts]");
-    if settings.keepalive {
-        writer.comment("In place of sslh's keepalive; mux's default is \"1h\".");
-        writer.key("idle", "1d");
-    } else {
-        writer.comment("As with sslh, connections may be idle for ever; mux's default is \"1h\".");
-        writer.key("idle", "0s");
-    }
+    writer.comment("As with sslh, connections may be idle for ever; mux's default is \"1h\".");
+    writer.key("idle", "0s");
     match settings.access {
         Access::Default => {}
         Access::File(path) => {

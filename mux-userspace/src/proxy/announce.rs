@@ -77,7 +77,7 @@ fn accepted(client: Peer, stream: &Stream) -> Origin {
 
 fn extras(flow: &Announcement<'_>) -> Extras {
     let told = flow.received.map(|header| header.extras.clone()).unwrap_or_default();
-    let (authority, alpn) = tls_names(flow.prefix);
+    let TlsNames { authority, alpn } = tls_names(flow.prefix);
     Extras {
         authority: authority.or(told.authority),
         alpn: alpn.or(told.alpn),
@@ -85,23 +85,30 @@ fn extras(flow: &Announcement<'_>) -> Extras {
     }
 }
 
+/// What a ClientHello says that an upstream may want to know.
+#[derive(Default)]
+struct TlsNames {
+    authority: Option<Box<[u8]>>,
+    alpn: Option<Box<[u8]>>,
+}
+
 /// The host name of a ClientHello, and the protocol that it prefers: it offers them in that order
 /// (RFC 7301 3.1), and which one is chosen only the upstream will know.
-fn tls_names(prefix: &[u8]) -> (Option<Box<[u8]>>, Option<Box<[u8]>>) {
+fn tls_names(prefix: &[u8]) -> TlsNames {
     let Some(tls) = Probe::from_name("tls").filter(|tls| tls.examine(prefix).is_match()) else {
-        return (None, None);
+        return TlsNames::default();
     };
     let details = tls.details(prefix);
-    let mut names = (None, None);
+    let mut names = TlsNames::default();
     // The field is UTF-8 (2.2.2), and a longer name may have been cut.
     if let Some(Value::Text(name)) = details.get("sni")
         && name.as_bytes().len() <= MAX_AUTHORITY
         && str::from_utf8(name.as_bytes()).is_ok()
     {
-        names.0 = Some(name.as_bytes().into());
+        names.authority = Some(name.as_bytes().into());
     }
     if let Some(Value::Texts(offered)) = details.get("alpn") {
-        names.1 = offered.first().map(|first| first.as_bytes().into());
+        names.alpn = offered.first().map(|first| first.as_bytes().into());
     }
     names
 }

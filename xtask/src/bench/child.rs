@@ -51,6 +51,16 @@ impl Program {
         self.child.id()
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        // It has not been waited for, so that its id is still its own.
+        kill_process(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("signalling {}", self.name))
+    }
+
     /// Whether it has not ended.
     ///
     /// # Errors
@@ -108,8 +118,7 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         let tree = usage::tree(self.child.id());
-        // It has not been waited for, so that its id is still its own.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        let _ = self.signal(Signal::TERM);
         let end = Instant::now() + END;
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
             thread::sleep(LOOK);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use super::{
     plot,
     results::{Measured, Results},
-    subjects::Role,
+    run::QUIET,
     table::{self, figure, percent},
 };
 
@@ -51,6 +51,7 @@ pub(crate) fn text(results: &Results) -> String {
          mux against direct access and against other multiplexers, all on one machine, with the load generator and the servers on it, too. \
          What each of them is good at, and what not.\n\n",
     );
+    page.push_str(&warning(results));
     page.push_str("## At a glance\nMultiples of direct access's rate. `n/a`: cannot do it. For idle flows: memory of a flow.\n\n");
     page.push_str(&table::summary(results));
     page.push_str(&losses(results));
@@ -69,6 +70,18 @@ pub(crate) fn text(results: &Results) -> String {
          Every round is in [results.json](benchmarks/results.json).\n",
     );
     page
+}
+
+/// What a reader has to know before the first figure.
+fn warning(results: &Results) -> String {
+    let background = results.works.iter().map(|work| work.background).fold(0.0, f64::max);
+    if background <= QUIET {
+        return String::new();
+    }
+    format!(
+        "**The machine was not quiet.** Before one of the works {:.0} % of a processor was busy. Take these figures for an example of what the command prints.\n\n",
+        100.0 * background
+    )
 }
 
 /// Where mux as it comes is not the best.
@@ -104,7 +117,7 @@ fn subjects(results: &Results) -> String {
     let mut text = String::from(
         "\n## Who\nAll are Debian's packages with configurations that are \
          [in the repository](../xtask/src/bench/configs): as many workers as processors, TCP_NODELAY where it can be set, \
-         no logs, the same rules where a subject can express them.\n\n",
+         no logs, the same rules where a subject can express them. nginx cannot tell one client without TLS from another, so it is given a port of its own for each work.\n\n",
     );
     for about in &results.subjects {
         text.push_str(&format!("- `{}`: {}\n", about.name, about.about));
@@ -133,7 +146,7 @@ fn method(results: &Results) -> String {
          Figures are medians over the rounds; ratios are medians of the ratios of each round; ± is half the distance between the best and the worst round.\n\
          - The load generator is a closed loop: a connection asks again when it has its answer. It has {load} thread(s), the server {backend}, each subject {workers} workers where it has such a setting. They share the processors: \
          what a subject needs, the other two lack. So CPU time for each unit of work says more than the rate where the processors are all busy.\n\
-         - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed. {void} attempt(s) were void.\n\
+         - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed. {void} attempt(s) before rounds that count were void.\n\
          - CPU, machine: what the whole machine was busy, without what it was before (at most {background:.1} % of a processor), for each unit; with generator, server, interrupts and the kernel's own threads. \
          CPU, own: what the kernel accounts to the subject's processes; processes that have ended (`sslh-fork`) are missing. The kernel relay's work is the kernel's own, so compare the machine's.\n\
          - Memory is that of the subject's processes when all connections are open (PSS). For idle flows it is divided by the flows; growth is what was added to what the subject had after its start. Sockets and their buffers are the kernel's; the machine's column has them, with those of generator and server.\n\
@@ -164,20 +177,11 @@ fn all_rounds(results: &Results) -> impl Iterator<Item = &super::results::Round>
 fn section(results: &Results, work: &Measured) -> String {
     let first_letter = work.about.chars().next().into_iter().flat_map(char::to_uppercase);
     let about: String = first_letter.chain(work.about.chars().skip(1)).collect();
-    let note = if has_peer(results, work, "nginx") && !work.name.contains("sni") {
-        " nginx cannot tell these clients from others, only TLS from the rest; it is given a port of its own for them."
-    } else {
-        ""
-    };
     format!(
-        "\n### {name}\n{about}.{note}\n\n![{name}](benchmarks/{name}.svg)\n\n{table}",
+        "\n### {name}\n{about}.\n\n![{name}](benchmarks/{name}.svg)\n\n{table}",
         name = work.name,
         table = table::work(results, work)
     )
-}
-
-fn has_peer(results: &Results, work: &Measured, name: &str) -> bool {
-    results.role(name) == Role::Peer && work.cells.iter().any(|cell| cell.subject == name)
 }
 
 #[cfg(test)]
@@ -203,6 +207,16 @@ mod tests {
         for link in page.split("](benchmarks/").skip(1).filter_map(|rest| rest.split(')').next()) {
             assert!(root.path().join(DIRECTORY).join(link).is_file(), "{link}");
         }
+    }
+
+    #[test]
+    fn a_busy_machine_is_confessed_at_the_top() {
+        let mut results = example::results();
+        assert!(!text(&results).contains("not quiet"));
+        results.works[0].background = 0.5;
+        let page = text(&results);
+        assert!(page.find("not quiet") < page.find("## At a glance"), "{page}");
+        assert!(page.contains("50 % of a processor"));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(crate) struct BenchArgs {
     /// Write docs/benchmarks.md, and its charts
     #[arg(long)]
     write_docs: bool,
-    /// Do not measure: count the system calls that a unit of work costs mux, with strace
+    /// Do not measure: count the system calls that a unit of work costs, with strace
     #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "from", "compare", "write_docs"])]
     syscalls: bool,
     /// Print works and subjects, and end

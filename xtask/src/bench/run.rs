@@ -25,7 +25,7 @@ use super::{
 /// How long the machine is watched before a work.
 const WATCH: Duration = Duration::from_secs(1);
 /// A machine that does more than this by itself, seconds of processor a second, is not quiet.
-const QUIET: f64 = 0.05;
+pub(crate) const QUIET: f64 = 0.05;
 /// Rounds of a work about memory, which hardly differ and take long.
 const MEMORY_ROUNDS: u32 = 3;
 

@@ -1,7 +1,8 @@
-//! `cargo xtask bench --syscalls`: what a unit of work costs mux in system calls, by relay.
+//! `cargo xtask bench --syscalls`: what a unit of work costs in system calls: mux by relay, and those
+//! of the others that are there.
 //!
-//! strace counts a run with few units and one with many; the difference has neither start nor end
-//! in it. Times under strace mean nothing, so none are shown.
+//! strace is attached when the subject is ready, and detached before it ends, so that neither start nor
+//! end counts. Times under strace mean nothing, so none are shown.
 
 use std::{
     collections::BTreeMap,
@@ -11,22 +12,21 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::{
     backend::{self, Backends},
     child::Program,
     run::{self, Programs},
-    subjects::{Mux, Relay, Stage, Subject as _},
+    subjects::{self, Stage, Subject},
     table, usage,
     work::Service,
 };
 use crate::{apt, sh};
 
-/// Units of the two runs.
-const FEW: u64 = 400;
-const MANY: u64 = 1400;
-/// How long mux may take to end.
+/// Units that are counted.
+const UNITS: u64 = 2000;
+/// How long strace may take to write its counts.
 const END: Duration = Duration::from_secs(20);
 /// Calls a unit that are shown; fewer are the timers'.
 const LEAST: f64 = 0.01;
@@ -57,30 +57,33 @@ const WORKS: [Work; 4] = [
     },
 ];
 
-const RELAYS: [Relay; 4] = [Relay::Copy, Relay::Splice, Relay::Sockmap, Relay::Auto];
+/// Subjects; those that are not installed are left out.
+const SUBJECTS: [&str; 6] = ["mux", "mux-copy", "mux-splice", "mux-sockmap", "haproxy", "nginx"];
 
 /// Calls by name.
 type Calls = BTreeMap<String, u64>;
 
-/// Counts, and prints a table for each work.
+/// Counts, and prints a table for each work. A subject that cannot be started has no column.
 ///
 /// # Errors
-/// strace is missing, or something does not start.
+/// strace is missing, or nothing can be started.
 pub(crate) fn count(programs: &Programs, processors: usize) -> Result<()> {
     if sh::find("strace").is_none() {
         apt::install(&["strace"])?;
     }
     let scratch = run::scratch()?;
     let backends = Backends::start(&programs.ends, 1, scratch.path())?;
+    let bench = Bench { programs, backends: &backends, processors };
+    let all = subjects::all(&programs.mux);
     for work in &WORKS {
         let mut columns = Vec::new();
-        for relay in RELAYS {
-            let mux = Mux::new(&programs.mux, relay);
-            let bench = Bench { programs, backends: &backends, processors };
-            let few = bench.run(&mux, work, FEW)?;
-            let many = bench.run(&mux, work, MANY)?;
-            columns.push((mux.name(), per_unit(&few, &many, MANY - FEW)));
+        for subject in all.iter().filter(|subject| SUBJECTS.contains(&subject.name())) {
+            match bench.run(subject.as_ref(), work) {
+                Ok(calls) => columns.push((subject.name(), per_unit(&calls, UNITS))),
+                Err(error) => sh::status(format!("{}, {}: {error:#}", work.about, subject.name())),
+            }
         }
+        ensure!(!columns.is_empty(), "nothing could be counted");
         println!("{}:\n{}", work.about, render(&columns));
     }
     Ok(())
@@ -93,8 +96,8 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// One run under strace; what it counted.
-    fn run(&self, mux: &Mux, work: &Work, units: u64) -> Result<Calls> {
+    /// One run; what strace counted.
+    fn run(&self, subject: &dyn Subject, work: &Work) -> Result<Calls> {
         let scratch = run::scratch()?;
         let stage = Stage {
             directory: scratch.path(),
@@ -103,29 +106,36 @@ impl Bench<'_> {
             service: work.service,
             workers: self.processors,
         };
-        let command = mux.command(&stage)?;
+        let running = subject.start(&stage)?;
+        let root = running.program.as_ref().context("a subject that is a program")?.id();
         let counts = scratch.path().join("calls");
         let mut strace = Command::new(sh::find("strace").context("strace is not installed")?);
-        strace.args(["-f", "-c", "-U", "name,calls", "-o"]).arg(&counts).arg("--");
-        strace.arg(command.get_program()).args(command.get_args());
-        let mut program = Program::start("strace", &mut strace, scratch.path())?;
-        program.wait_until_said(" ready")?;
-        self.load(&stage, work, units)?;
-        end(&mut program)?;
+        strace.args(["-f", "-c", "-U", "name,calls", "-o"]).arg(&counts);
+        let processes = usage::tree(root);
+        for process in &processes {
+            strace.args(["-p", &process.id.to_string()]);
+        }
+        let mut strace = Program::start("strace", &mut strace, scratch.path())?;
+        for process in &processes {
+            // Once for each, when it has all threads.
+            strace.wait_until_said(&format!("Process {} attached", process.id))?;
+        }
+        self.load(&stage, work)?;
+        interrupt(&mut strace)?;
         parse(&fs::read_to_string(&counts).context("strace's counts")?)
     }
 
-    fn load(&self, stage: &Stage<'_>, work: &Work, units: u64) -> Result<()> {
+    fn load(&self, stage: &Stage<'_>, work: &Work) -> Result<()> {
         let output = Command::new(&self.programs.ends)
             .args(["load", "--target", &stage.address.to_string()])
-            .args(["--count", &units.to_string()])
+            .args(["--count", &UNITS.to_string()])
             .args(work.arguments.split_whitespace())
             .stdin(Stdio::null())
             .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         let done = text.lines().last().unwrap_or_default();
         ensure!(
-            done.contains("\"faults\":{}") && done.contains(&format!("\"units\":{units}}}")),
+            done.contains("\"faults\":{}") && done.contains(&format!("\"units\":{UNITS}}}")),
             "the generator says {done} {}",
             String::from_utf8_lossy(&output.stderr)
         );
@@ -133,17 +143,13 @@ impl Bench<'_> {
     }
 }
 
-/// Ends mux, whose tracer then writes its counts and ends, too.
-fn end(program: &mut Program) -> Result<()> {
-    let tracer = program.id();
-    for process in usage::tree(tracer).iter().filter(|process| process.id != tracer) {
-        let pid = Pid::from_raw(process.id.cast_signed()).context("a process id")?;
-        kill_process(pid, Signal::TERM)?;
-    }
+/// Ends strace, which lets go of the subject and writes its counts.
+fn interrupt(strace: &mut Program) -> Result<()> {
+    strace.signal(Signal::INT)?;
     let end = Instant::now() + END;
-    while program.is_running()? {
+    while strace.is_running()? {
         if Instant::now() > end {
-            bail!("mux does not end: {}", program.said());
+            bail!("strace does not end: {}", strace.said());
         }
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -164,12 +170,10 @@ fn parse(text: &str) -> Result<Calls> {
     Ok(calls)
 }
 
-fn per_unit(few: &Calls, many: &Calls, units: u64) -> BTreeMap<String, f64> {
-    many.iter()
-        .map(|(name, count)| {
-            let before = few.get(name).copied().unwrap_or(0);
-            (name.clone(), (*count as f64 - before as f64) / units as f64)
-        })
+fn per_unit(calls: &Calls, units: u64) -> BTreeMap<String, f64> {
+    calls
+        .iter()
+        .map(|(name, count)| (name.clone(), *count as f64 / units as f64))
         .filter(|(_, calls)| *calls >= LEAST)
         .collect()
 }
@@ -190,7 +194,9 @@ fn render(columns: &[(&str, BTreeMap<String, f64>)]) -> String {
             std::iter::once(format!("`{name}`")).chain(cells).collect()
         })
         .collect();
-    let sums = columns.iter().map(|(_, calls)| shown(Some(calls.values().sum())));
+    let sums = columns
+        .iter()
+        .map(|(_, calls)| shown(Some(calls.values().fold(0.0, |sum, calls| sum + calls))));
     rows.push(std::iter::once("all".to_owned()).chain(sums).collect());
     let mut head = vec!["call".to_owned()];
     head.extend(columns.iter().map(|(name, _)| format!("`{name}`")));
@@ -201,20 +207,14 @@ fn render(columns: &[(&str, BTreeMap<String, f64>)]) -> String {
 mod tests {
     use super::*;
 
-    const FEW_TEXT: &str = "syscall              calls\n---------------- ---------\nread                   110\n\
-                            mmap                    50\n---------------- ---------\ntotal                  160\n";
-
     #[test]
-    fn start_and_end_are_not_counted() {
-        let few = parse(FEW_TEXT).unwrap();
-        assert_eq!(few, Calls::from([("read".to_owned(), 110), ("mmap".to_owned(), 50)]));
-        let many = Calls::from([
-            ("read".to_owned(), 310),
-            ("mmap".to_owned(), 50),
-            ("write".to_owned(), 100),
-        ]);
-        let calls = per_unit(&few, &many, 100);
-        assert_eq!(calls, BTreeMap::from([("read".to_owned(), 2.0), ("write".to_owned(), 1.0)]));
+    fn straces_table_is_read() {
+        let text = "syscall              calls\n---------------- ---------\nread                   110\n\
+                    mmap                     1\n---------------- ---------\ntotal                  111\n";
+        let calls = parse(text).unwrap();
+        assert_eq!(calls, Calls::from([("read".to_owned(), 110), ("mmap".to_owned(), 1)]));
+        // One call in two hundred units is not the units'.
+        assert_eq!(per_unit(&calls, 200), BTreeMap::from([("read".to_owned(), 0.55)]));
         assert!(parse("strace: …").is_err());
     }
 
@@ -226,9 +226,10 @@ mod tests {
         let text = render(&[
             ("a", calls(&[("read", 1.0)])),
             ("b", calls(&[("read", 1.5), ("close", 2.0)])),
+            ("c", calls(&[])),
         ]);
         let lines: Vec<&str> = text.lines().skip(2).collect();
         assert!(lines[0].starts_with("| `close`") && lines[1].starts_with("| `read`"), "{text}");
-        assert!(lines[2].contains("1.00") && lines[2].contains("3.50"), "{text}");
+        assert!(lines[2].contains("1.00") && lines[2].ends_with("3.50 | 0.00 |"), "{text}");
     }
 }

@@ -138,7 +138,7 @@ fn in_cell(text: &str) -> String {
 /// Three significant digits, thousands set apart.
 pub(crate) fn figure(value: f64) -> String {
     let digits = match value.abs() {
-        100.0.. => 0,
+        0.0 | 100.0.. => 0,
         10.0..100.0 => 1,
         1.0..10.0 => 2,
         _ => 3,
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn figures_have_three_digits() {
         let shown = [1_234_567.8, 999.6, 45.678, 1.0, 0.01234, 0.0, -1234.0].map(figure);
-        assert_eq!(shown, ["1,234,568", "1,000", "45.7", "1.00", "0.012", "0.000", "-1,234"]);
+        assert_eq!(shown, ["1,234,568", "1,000", "45.7", "1.00", "0.012", "0", "-1,234"]);
         assert_eq!([1.5, 0.0456, 0.1].map(percent), ["150 %", "4.6 %", "10 %"]);
     }
 

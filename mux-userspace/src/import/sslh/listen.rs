@@ -28,7 +28,7 @@ pub(super) fn listen(mut fields: Fields<'_, '_>) -> Option<Listen> {
     let host = fields.required("host");
     let port = if unix { fields.string("port") } else { fields.required("port") };
     let udp = fields.is("is_udp");
-    let keepalive = super::protocol::keepalive(&mut fields);
+    let keepalive = fields.is("keepalive");
     let proxy_protocol = fields.is("proxyprotocol");
     let max_connections = fields.count("max_connections");
     let notes = fields.finish();

@@ -61,7 +61,7 @@ pub(super) fn protocol(mut fields: Fields<'_, '_>) -> Option<Protocol> {
     let port = if unix { fields.string("port") } else { fields.required("port") };
     let probe = name.as_ref().map(|name| probe(&mut fields, &name.text));
     let udp = fields.is("is_udp");
-    let keepalive = keepalive(&mut fields);
+    let keepalive = fields.is("keepalive");
     let transparent = fields.is("transparent");
     let proxy_protocol = fields.integer("proxyprotocol").map(|(version, _)| version);
     let max_connections = fields.count("max_connections");
@@ -118,13 +118,6 @@ fn probe(fields: &mut Fields<'_, '_>, name: &str) -> Probe {
         "wireguard" => Probe::Udp,
         _ => Probe::Unknown,
     }
-}
-
-/// `keepalive`, of which mux has no equal.
-pub(super) fn keepalive(fields: &mut Fields<'_, '_>) -> bool {
-    let Some((true, setting)) = fields.boolean("keepalive") else { return false };
-    fields.note(setting, "mux sends no TCP keepalive; `[timeouts] idle` ends dead connections");
-    true
 }
 
 /// Settings of which mux has no equal, and what to do about it.

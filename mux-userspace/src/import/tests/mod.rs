@@ -3,7 +3,6 @@
 mod errors;
 mod fixtures;
 mod hostile;
-mod later;
 pub(super) mod oracle;
 mod routes;
 mod settings;

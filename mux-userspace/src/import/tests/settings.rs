@@ -145,10 +145,24 @@ fn access_log() {
 }
 
 #[test]
-fn idle() {
+fn keepalive() {
     has(&global(""), &["[timeouts]", "idle = \"0s\""]);
-    has(&protocol("keepalive: true;"), &["idle = \"1d\""]);
-    has(&listen("{ host: \"127.0.0.1\"; port: \"1\"; keepalive: true; }"), &["idle = \"1d\""]);
+    let (imported, _) = import(&protocol("keepalive: true;"));
+    let wanted = [
+        "[[rule]]",
+        "name = \"ssh\"",
+        "upstream = \"ssh\"",
+        "[[upstream]]",
+        "name = \"ssh\"",
+        "endpoints = [\"localhost:22\"]",
+        "keepalive = \"2h\"",
+    ];
+    assert!(imported.rules.contains(&wanted[2..4].join("\n\n")), "{}", imported.rules);
+    assert_eq!(lines(&imported)[3..10], wanted);
+    let tcp = "{ host: \"127.0.0.1\"; port: \"1\"; keepalive: true; }";
+    has(&listen(tcp), &["keepalive = \"2h\"", "upstream = \"localhost:22\""]);
+    let unix = "{ host: \"/run/x.sock\"; is_unix: true; keepalive: true; }";
+    assert!(!import(&listen(unix)).0.rules.contains("keepalive"));
 }
 
 #[test]
@@ -235,6 +249,50 @@ fn upstreams() {
 }
 
 #[test]
+fn transparent() {
+    let tls = "{ name: \"tls\"; host: \"localhost\"; port: \"443\"; transparent: true; }";
+    let wanted = [
+        "upstream = \"tls\"",
+        "name = \"tls\"",
+        "endpoints = [\"localhost:443\"]",
+        "source = \"transparent\"",
+        "upstream = \"localhost:22\"",
+    ];
+    has(&with_protocols(&format!("{tls},\n{SSH}")), &wanted);
+    has(&global("transparent: true;"), &["source = \"transparent\""]);
+    // There is no address to take over on a Unix socket.
+    let unix = "{ name: \"ssh\"; is_unix: true; host: \"/run/x.sock\"; port: \"\"; }";
+    let (imported, _) = import(&format!("transparent: true;\n{}", with_protocols(unix)));
+    assert!(!imported.rules.contains("source ="), "{}", imported.rules);
+}
+
+#[test]
+fn proxy_protocol() {
+    has(&protocol("proxyprotocol: 1;"), &["proxy_protocol = \"v1\""]);
+    has(&protocol("proxyprotocol: 2;"), &["proxy_protocol = \"v2\""]);
+    // It takes a header off that was received, which mux always does.
+    let (imported, _) = import(&protocol("proxyprotocol: 0;"));
+    assert!(!imported.rules.contains("proxy_protocol"), "{}", imported.rules);
+    let (imported, _) = import(&protocol("proxyprotocol: 3;"));
+    assert_eq!(messages(&imported), ["`proxyprotocol: 3`: there are versions 1 and 2: left out"]);
+}
+
+#[test]
+fn accept_proxy_protocol() {
+    let listen = "listen: ( { host: \"10.0.0.1\"; port: \"1\"; proxyprotocol: true; } );";
+    let both = "{ name: \"tls\"; host: \"localhost\"; port: \"443\"; proxyprotocol: 0; },\n\
+                { name: \"ssh\"; host: \"localhost\"; port: \"22\"; proxyprotocol: 0; }";
+    let (imported, _) = import(&format!("{listen}\nprotocols: ( {both} );"));
+    let key = "accept_proxy_protocol = [\"0.0.0.0/0\", \"::/0\"]";
+    assert!(lines(&imported).contains(&key), "{}", imported.rules);
+    assert!(!imported.rules.contains("\nproxy_protocol"), "{}", imported.rules);
+    assert!(messages(&imported)[0].starts_with("sslh believes the PROXY header of every client"));
+    // Unless told otherwise, sslh leaves the header where it is.
+    let both = both.replacen(" proxyprotocol: 0;", "", 1);
+    has(&format!("{listen}\nprotocols: ( {both} );"), &["proxy_protocol = \"v2\""]);
+}
+
+#[test]
 fn protocols_that_are_left_out() {
     let at = "host: \"localhost\"; port: \"22\";";
     for (group, reason) in [
@@ -282,7 +340,6 @@ fn remarks_on_protocols() {
         ("tfo_ok: true;", "sslh's `tfo_ok: true`: nothing to set"),
         ("resolve_on_forward: true;", "sslh's `resolve_on_forward: true`: nothing to set"),
         ("log_level: 0;", "sslh's `log_level: 0`: the access log has every connection"),
-        ("keepalive: true;", "sslh's `keepalive: true`: mux sends no TCP keepalive"),
     ] {
         remarks(&protocol(setting), remark);
         assert_eq!(import(&protocol(setting)).0.warnings, [], "{setting}");

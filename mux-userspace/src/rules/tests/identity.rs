@@ -108,12 +108,10 @@ fn addresses_that_nobody_can_connect_from() {
 
 #[test]
 fn timers_of_the_kernel() {
-    let text = format!(
-        "[[listener]]\naddress = '[::1]:1'\nkeepalive = '0s'\n[[rule]]\nupstream = 'web'\n\
+    let text = "[[listener]]\naddress = '[::1]:1'\nkeepalive = '0s'\n[[rule]]\nupstream = 'web'\n\
          [[upstream]]\nname = 'web'\nendpoints = [80]\nuser_timeout = '1500ms'\n\
-         [timeouts]\nkeepalive = '1m'\nuser_timeout = '20s'\n"
-    );
-    let config = config(&text);
+         [timeouts]\nkeepalive = '1m'\nuser_timeout = '20s'\n";
+    let config = config(text);
     let seconds = |seconds| Some(Duration::from_secs(seconds));
     let wide = TcpTimers { keepalive: seconds(60), user_timeout: seconds(20) };
     assert_eq!(config.timeouts.tcp, wide);

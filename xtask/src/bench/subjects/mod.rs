@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::Result;
 
-pub(crate) use self::mux::{Mux, Relay};
+use self::mux::{Mux, Relay};
 use super::{
     backend::{Address, Backends},
     child::Program,

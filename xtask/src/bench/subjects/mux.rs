@@ -21,14 +21,14 @@ use crate::{
 const RULES: &str = include_str!("../configs/mux.toml");
 
 /// mux with a relay.
-pub(crate) struct Mux {
+pub(super) struct Mux {
     program: PathBuf,
     relay: Relay,
 }
 
 /// What `--relay` says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Relay {
+pub(super) enum Relay {
     /// Nothing: as it comes.
     Auto,
     Copy,
@@ -37,7 +37,7 @@ pub(crate) enum Relay {
 }
 
 impl Mux {
-    pub(crate) fn new(program: &Path, relay: Relay) -> Self {
+    pub(super) fn new(program: &Path, relay: Relay) -> Self {
         Self { program: program.to_owned(), relay }
     }
 
@@ -45,7 +45,7 @@ impl Mux {
     ///
     /// # Errors
     /// The file system's.
-    pub(crate) fn command(&self, stage: &Stage<'_>) -> Result<Command> {
+    fn command(&self, stage: &Stage<'_>) -> Result<Command> {
         let at =
             |service| -> Result<String> { Ok(tcp(&stage.backends.address(service)?)?.to_string()) };
         let http = match stage.http()? {

@@ -8,6 +8,7 @@ use super::{Role, Running, Stage, Subject, version};
 use crate::bench::{
     backend::{self, Address},
     template::Values,
+    usage,
     work::{Service, Work},
 };
 
@@ -69,6 +70,12 @@ impl Subject for Nginx {
             ("names", map),
         ]);
         let file = stage.write("nginx.conf", CONFIGURATION, &values)?;
-        stage.run(self.name(), &mut backend::nginx(stage.directory, &file)?)
+        let mut running = stage.run(self.name(), &mut backend::nginx(stage.directory, &file)?)?;
+        if let Some(program) = &mut running.program {
+            // The first worker takes connections before the last one is there.
+            let (root, all) = (program.id(), stage.workers + 1);
+            program.wait_until("has not all workers", || usage::tree(root).len() >= all)?;
+        }
+        Ok(running)
     }
 }
