@@ -14,9 +14,8 @@ use crate::{
     rules::{
         self, AddressError, LoadError,
         config::{
-            AccessFormat, Acl, Config, KernelConfig, Limits, ListenAddress, ListenerConfig,
-            LogConfig, Otherwise, RelayChoice, Rule, RuleId, SecurityConfig, SockmapMode, Timeouts,
-            UpstreamConfig, UpstreamId,
+            AccessFormat, Acl, Config, Limits, ListenAddress, ListenerConfig, LogConfig, Otherwise,
+            RelayChoice, Rule, RuleId, SockmapMode, Timeouts, UpstreamConfig, UpstreamId,
         },
     },
     server::{self, Running, ServeError, Setup, bind_all, default_threads},
@@ -410,7 +409,11 @@ impl Builder {
     /// The configuration, but for the listeners that were handed in.
     fn config(&mut self) -> Result<Config, StartError> {
         let mut config = match self.file.take() {
-            None => self.empty_config(),
+            None => Config {
+                // The callbacks tell what the access log would.
+                log: LogConfig { access: AccessFormat::Off, ..LogConfig::default() },
+                ..Config::empty()
+            },
             Some(path) => {
                 let mut probes = Probes::default();
                 for probe in self.custom_probes.drain(..) {
@@ -437,21 +440,6 @@ impl Builder {
         }
         self.listen_on(&mut config)?;
         Ok(config)
-    }
-
-    fn empty_config(&self) -> Config {
-        Config {
-            listeners: Vec::new(),
-            rules: Vec::new(),
-            upstreams: Vec::new(),
-            timeouts: Timeouts::default(),
-            limits: Limits::default(),
-            // The callbacks tell what the access log would.
-            log: LogConfig { access: AccessFormat::Off, ..LogConfig::default() },
-            security: SecurityConfig::default(),
-            kernel: KernelConfig::default(),
-            network_files: Vec::new(),
-        }
     }
 
     /// Gives the file's listeners the builder's rules too, and adds the builder's.
@@ -530,6 +518,7 @@ fn add_rule(config: &mut Config, rule: NewRule) -> Result<(), StartError> {
         name: name.into(),
         matcher,
         upstream,
+        on_no_upstream: Otherwise::Reset,
         relay: RelayChoice::Auto,
         max_connections: None,
         acl: Acl::default(),

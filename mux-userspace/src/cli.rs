@@ -7,28 +7,29 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use tracing::warn;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    doctor,
+    check, doctor, explain, import,
     probe::Probes,
     rules::{
-        self, Style,
+        self, Place, Problem, RulesFile,
         config::{Config, KernelConfig, ListenAddress, RelayChoice},
     },
     server::{self, Options, ServeError},
 };
 
 /// Exit codes: those of sysexits.h.
-mod exit {
+pub(crate) mod exit {
     /// The command line is wrong.
-    pub(super) const USAGE: u8 = 64;
+    pub(crate) const USAGE: u8 = 64;
     /// The user may not do that.
-    pub(super) const NOT_PERMITTED: u8 = 77;
+    pub(crate) const NOT_PERMITTED: u8 = 77;
     /// The configuration is wrong.
-    pub(super) const CONFIG: u8 = 78;
+    pub(crate) const CONFIG: u8 = 78;
     /// The rest.
-    pub(super) const OTHER: u8 = 1;
+    pub(crate) const OTHER: u8 = 1;
 }
 
 const VERSION: &str = concat!(
@@ -73,12 +74,10 @@ struct Serve {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check a rules file
-    Check {
-        /// The rules file
-        #[arg(long, value_name = "FILE")]
-        rules: PathBuf,
-    },
+    /// Say what is wrong with a rules file, and what is odd about it
+    Check(check::Arguments),
+    /// Say which rule takes a connection with these first bytes, and why each earlier one does not
+    Explain(explain::Arguments),
     /// Say what this kernel and these privileges allow, and what to do about what is missing
     Doctor {
         /// Judge by the `[kernel]` table of this file
@@ -88,6 +87,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print an sslh configuration as a rules file
+    Import(import::Arguments),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -130,8 +131,10 @@ pub fn run() -> ExitCode {
     };
     match cli.command {
         None => serve(cli.serve),
-        Some(Command::Check { rules }) => check(&rules),
+        Some(Command::Check(arguments)) => check::run(&arguments),
+        Some(Command::Explain(arguments)) => explain::run(&arguments),
         Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
+        Some(Command::Import(arguments)) => import::run(&arguments),
     }
 }
 
@@ -143,14 +146,16 @@ fn serve(arguments: Serve) -> ExitCode {
         );
         return exit::USAGE.into();
     };
-    let mut config = match load(&path) {
-        Ok(config) => config,
+    let file = match open(&path) {
+        Ok(file) => file,
         Err(code) => return code,
     };
+    start_log(log_level.as_deref().unwrap_or(&file.config.log.level));
+    log_warnings(&path, &file);
+    let mut config = file.config;
     if !listen.is_empty() {
         config = config.with_listen(&listen);
     }
-    start_log(log_level.as_deref().unwrap_or(&config.log.level));
     let options =
         Options { config, relay: relay.map(Into::into), threads: threads.map(usize::from) };
     match server::run(options) {
@@ -184,27 +189,29 @@ fn exit_code(error: &ServeError) -> u8 {
     }
 }
 
-fn load(path: &Path) -> Result<Config, ExitCode> {
-    rules::load(path, &Probes::default()).map_err(|error| {
-        let style = if io::stderr().is_terminal() { Style::Coloured } else { Style::Plain };
-        eprintln!("{}", error.render(style).trim_end());
+/// Loads a rules file, or says what is wrong with it.
+pub(crate) fn load(path: &Path) -> Result<Config, ExitCode> {
+    open(path).map(|file| file.config)
+}
+
+fn open(path: &Path) -> Result<RulesFile, ExitCode> {
+    rules::open(path, &Probes::default()).map_err(|error| {
+        eprintln!("{}", error.render(check::style()).trim_end());
         exit::CONFIG.into()
     })
 }
 
-fn check(path: &Path) -> ExitCode {
-    match load(path) {
-        Ok(config) => {
-            println!(
-                "{}: ok: {} listener(s), {} rule(s), {} upstream(s)",
-                path.display(),
-                config.listeners.len(),
-                config.rules.len(),
-                config.upstreams.len()
-            );
-            ExitCode::SUCCESS
-        }
-        Err(code) => code,
+/// Logs what is odd about a rules file; not about its surroundings, which may change.
+fn log_warnings(path: &Path, file: &RulesFile) {
+    for Problem { message, place, label, hint } in file.report(file.warnings()).problems() {
+        let place = place.map(|Place { line, column }| format!(":{line}:{column}"));
+        warn!(
+            "{}{}: {message}{}{}",
+            path.display(),
+            place.unwrap_or_default(),
+            label.map(|label| format!(": {label}")).unwrap_or_default(),
+            hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default(),
+        );
     }
 }
 

@@ -21,7 +21,6 @@ use crate::{
     rules::config::Timeouts,
     shared::Shared,
     sys,
-    upstream::Resolver,
 };
 
 /// A core.
@@ -37,8 +36,6 @@ pub struct Core {
     pub watch: Watch,
     /// Buffers and pipes.
     pub pool: Pool,
-    /// Addresses of names.
-    pub resolver: Resolver,
     /// Its connections that are being sniffed.
     pub sniffing: Sniffing,
     /// Its connections' tasks.
@@ -77,7 +74,6 @@ impl Core {
             watch: Watch::new()?,
             pool: Pool::new(shared.limits.pipes_per_core),
             sniffing: Sniffing::new(shared.limits.sniffing_per_core),
-            resolver: Resolver::default(),
             tasks: TaskTracker::new(),
             shared,
             flows: RefCell::default(),

@@ -28,7 +28,7 @@ use crate::{
     rules::config::{ListenerConfig, RuleId},
     sniff::{self, Sniff},
     sys,
-    upstream::{self, builtin},
+    upstream::{self, Places, Visitor, builtin},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what
@@ -44,8 +44,8 @@ enum Early {
     NoRule { phase: Phase, reset: bool },
     /// Refused at a limit or by an access list.
     Refused(&'static str, Counter),
-    /// No endpoint answered.
-    Unreachable(upstream::Unreachable),
+    /// No upstream to be had.
+    NoUpstream(upstream::Failure),
     /// Ordered to end.
     Stopped(Stop),
 }
@@ -84,8 +84,9 @@ struct Flow {
     ends: Ends,
     prefix: Vec<u8>,
     plan: Plan,
-    _permits: [Permit; 2],
+    _permit: Permit,
     _place: Option<Place>,
+    _places: Places,
 }
 
 /// Sniffs, routes and connects. A connection that is refused is closed here.
@@ -137,27 +138,26 @@ async fn open(
         client.reset();
         return Err(Early::Refused("rule-denied", Counter::RuleDenied));
     }
-    let permits = [
-        limits.rules[decision.rule.0]
-            .try_acquire()
-            .ok_or(Early::Refused("rule-limit", Counter::RuleLimit))?,
-        limits.upstreams[rule.upstream.0]
-            .try_acquire()
-            .ok_or(Early::Refused("upstream-limit", Counter::UpstreamLimit))?,
-    ];
+    let permit = limits.rules[decision.rule.0]
+        .try_acquire()
+        .ok_or(Early::Refused("rule-limit", Counter::RuleLimit))?;
 
     let start = Instant::now();
-    let connected = or_stopped(handle, upstream::connect(core, rule.upstream)).await?;
+    let visitor = Visitor { client: &client, peer, handle };
+    let connected = or_stopped(handle, upstream::connect(core, decision.rule, visitor)).await?;
     let connected = match connected {
         Ok(connected) => connected,
-        Err(unreachable) => {
+        Err(failure) => {
             record.seen = decision.seen;
             // RST: nothing was delivered, and a clean end could pass for an answer.
-            client.reset();
-            return Err(Early::Unreachable(unreachable));
+            if failure.reset {
+                client.reset();
+            }
+            return Err(Early::NoUpstream(failure));
         }
     };
     record.connected = Some(start.elapsed());
+    record.upstream = Some(connected.upstream);
     record.endpoint = Some(connected.endpoint.clone());
 
     let ends = Ends { client, upstream: connected.stream };
@@ -172,7 +172,7 @@ async fn open(
         });
     }
     record.seen = decision.seen;
-    Ok(Flow { ends, prefix, plan, _permits: permits, _place: place })
+    Ok(Flow { ends, prefix, plan, _permit: permit, _place: place, _places: connected.places })
 }
 
 /// Lets a client in whom the listener's access list permits and whose source has a place.
@@ -232,7 +232,7 @@ fn about(
 
 /// Relays until the flow is over; both connections are closed on return.
 async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
-    let Flow { mut ends, prefix, mut plan, _permits, _place } = flow;
+    let Flow { mut ends, prefix, mut plan, _permit, _place, _places } = flow;
     let mut duplex = Duplex::new(prefix);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
@@ -388,8 +388,9 @@ impl Early {
                 (name, String::new(), Some(Counter::NoMatch))
             }
             Self::Refused(name, counter) => (name, String::new(), Some(*counter)),
-            Self::Unreachable(unreachable) => {
-                ("unreachable", unreachable.to_string(), Some(Counter::Unreachable))
+            Self::NoUpstream(failure) => {
+                let refused = &failure.refused;
+                (refused.name(), failure.error.clone(), Some(refused.counter()))
             }
             Self::Stopped(stop) => (stop.name(), String::new(), None),
         }

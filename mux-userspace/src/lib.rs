@@ -66,10 +66,13 @@
 
 pub mod account;
 pub mod builder;
+pub mod check;
 pub mod cli;
 pub mod core;
 pub mod doctor;
+pub mod explain;
 pub mod flow;
+pub mod import;
 pub mod kernel;
 pub mod limit;
 pub mod listener;

@@ -5,7 +5,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -18,6 +18,7 @@ use crate::{
     limit::{Limit, source::Sources},
     rules::config::{Config, RelayChoice},
     server::Budget,
+    upstream::Groups,
 };
 
 /// Shared by all cores; lives as long as the daemon serves.
@@ -41,6 +42,8 @@ pub struct Shared {
     pub hooks: Hooks,
     /// Limits.
     pub limits: Limits,
+    /// The upstreams' state, indexed as the configuration's.
+    pub upstreams: Groups,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
     /// End at once.
@@ -64,10 +67,6 @@ pub struct Limits {
     pub pipes_per_core: usize,
     /// Flows a rule; refused beyond. Indexed as the rules are.
     pub rules: Vec<Limit>,
-    /// Flows an upstream; refused beyond. Indexed as the upstreams are.
-    pub upstreams: Vec<Limit>,
-    /// Where the next connection to an upstream starts. Indexed as the upstreams are.
-    pub turns: Vec<AtomicUsize>,
 }
 
 impl Limits {
@@ -90,12 +89,6 @@ impl Limits {
             .unwrap_or(NonZeroU32::MIN),
             pipes_per_core: budget.pipes_per_core,
             rules: config.rules.iter().map(|rule| Limit::new(rule.max_connections)).collect(),
-            upstreams: config
-                .upstreams
-                .iter()
-                .map(|upstream| Limit::new(upstream.max_connections))
-                .collect(),
-            turns: config.upstreams.iter().map(|_| AtomicUsize::new(0)).collect(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Daemon, peers::curl, repository};
+use mux_tests::{Daemon, Server, peers::curl, repository};
 
 fn first_run() -> Result<Daemon> {
     let rules = repository().join("rules.toml");
@@ -66,4 +66,29 @@ fn every_example_passes_the_check() -> Result<()> {
         ensure!(String::from_utf8_lossy(&output.stdout).contains(": ok: "), "{error}");
     }
     Ok(())
+}
+
+#[test]
+fn the_example_of_a_silent_protocol_tells_its_clients_apart() -> Result<()> {
+    let mail = Server::tagged("220 mail.example ESMTP\r\n")?;
+    let example = fs::read_to_string(repository().join("examples/server-first.toml"))?;
+    let rules = example
+        .replace("\"0.0.0.0:3025\"", "\"127.0.0.1:0\"")
+        .replace("upstream = 2525", &format!("upstream = \"{}\"", mail.name()));
+    ensure!(rules != example && !rules.contains("2525\n"), "{rules}");
+    let daemon = Daemon::user_space(&rules)?;
+
+    for (says, rule) in [("", "mail"), ("EHLO client.example\r\n", "early")] {
+        let client = daemon.connect()?;
+        client.send(says)?;
+        client.expect("220 mail.example ESMTP\r\n")?;
+        client.finish()?;
+        client.expect_end()?;
+        let access = daemon.access_of(client.local()?)?;
+        ensure!(access.rule() == rule, "{access:?}");
+    }
+    let text = curl(&[&format!("http://localhost:{}/", daemon.port())])?;
+    ensure!(text.contains("rule:     web"), "{text}");
+    ensure!(mail.served() == 2);
+    mail.stop()
 }

@@ -40,6 +40,12 @@ impl Access {
         self.text("why")
     }
 
+    /// The group, or the address, that the flow went to.
+    #[must_use]
+    pub fn upstream(&self) -> &str {
+        self.text("upstream")
+    }
+
     /// The endpoint that was connected to.
     #[must_use]
     pub fn endpoint(&self) -> &str {

@@ -200,6 +200,30 @@ impl Conn {
         Ok(())
     }
 
+    /// Reads so many bytes.
+    ///
+    /// # Errors
+    /// The stream ends before, or the deadline.
+    pub fn bytes(&self, length: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; length];
+        let mut at = 0;
+        while at < length {
+            match self.read(&mut bytes[at..])? {
+                0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+                read => at += read,
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Reads `N` bytes.
+    ///
+    /// # Errors
+    /// Those of [`Self::bytes`].
+    pub fn exact<const N: usize>(&self) -> Result<[u8; N]> {
+        Ok(self.bytes(N)?.as_slice().try_into()?)
+    }
+
     /// Receives everything up to the end.
     ///
     /// # Errors

@@ -33,6 +33,18 @@ pub struct Stopped {
     pub access: Vec<Access>,
 }
 
+impl Stopped {
+    /// What it counted under this name, by its last message.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> u64 {
+        let summary = self.log.iter().rev().find_map(|line| line.split_once(" stopped: "));
+        let counters = summary.map_or("", |(_, counters)| counters).split_whitespace();
+        let mut values = counters.filter_map(|counter| counter.split_once('='));
+        let value = values.find(|(counter, _)| *counter == name);
+        value.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+    }
+}
+
 impl Daemon {
     /// Starts one with these rules (see [`Starter::new`]) and arguments, and waits until it is
     /// ready.
@@ -151,6 +163,12 @@ impl Daemon {
     pub fn wait_log(&self, text: &str) -> Result<String> {
         self.process
             .wait_err(&format!("`{text}`"), |line| line.contains(text).then(|| line.to_owned()))
+    }
+
+    /// Lines of its log so far that contain `text`.
+    #[must_use]
+    pub fn log_count(&self, text: &str) -> usize {
+        self.process.err().iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for an access-log line.

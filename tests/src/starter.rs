@@ -73,6 +73,17 @@ impl Starter {
         self
     }
 
+    /// With this file as its `/etc/hosts`: what is written into the file later counts, too. Needs
+    /// root.
+    #[must_use]
+    pub fn hosts(mut self, file: &Path) -> Self {
+        // A mount namespace of its own; `exec` keeps the process id.
+        let script = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+        self.wrapper.extend(["unshare", "--mount", "sh", "-c", script].map(str::to_owned));
+        self.wrapper.push(file.display().to_string());
+        self
+    }
+
     /// As another user, with these capabilities (`"bpf"`, `"net_admin"`, …) alone. Needs root.
     #[must_use]
     pub fn nobody(mut self, capabilities: &[&str]) -> Self {

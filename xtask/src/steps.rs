@@ -1,6 +1,6 @@
 //! The steps of `cargo xtask test`, one function each.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -13,28 +13,37 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 11] = [
+pub(crate) const PROGRAMS: [(&str, &str); 19] = [
     ("bpftool", "bpftool"),
+    ("chromium", "chromium"),
     ("curl", "curl"),
     ("ip", "iproute2"),
+    ("mosquitto", "mosquitto"),
+    ("mosquitto_pub", "mosquitto-clients"),
+    ("mysql", "mariadb-client"),
     ("nc", "netcat-openbsd"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
     ("pgrep", "procps"),
+    ("psql", "postgresql-client"),
+    ("redis-cli", "redis-tools"),
+    ("redis-server", "redis-server"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
+    ("sslh", "sslh"),
     ("strace", "strace"),
 ];
 
-/// The packages of those [`PROGRAMS`] that are not here. By program, not by package, because
+/// Libraries that unit tests link with, by a file of each, and the Debian package it comes in.
+pub(crate) const LIBRARIES: [(&str, &str); 1] = [("/usr/include/libconfig.h", "libconfig-dev")];
+
+/// The packages of those [`PROGRAMS`] and [`LIBRARIES`] that are not here. By program, not by package, because
 /// other distributions cut their packages differently.
 pub(crate) fn missing_packages() -> Vec<&'static str> {
-    PROGRAMS
-        .iter()
-        .filter(|(program, _)| sh::find(program).is_none())
-        .map(|(_, package)| *package)
-        .collect()
+    let programs = PROGRAMS.iter().filter(|(program, _)| sh::find(program).is_none());
+    let libraries = LIBRARIES.iter().filter(|(file, _)| !Path::new(file).exists());
+    programs.chain(libraries).map(|(_, package)| *package).collect()
 }
 
 pub(crate) fn packages(_: &mut Context) -> Result<Outcome> {
@@ -42,7 +51,7 @@ pub(crate) fn packages(_: &mut Context) -> Result<Outcome> {
     // An installed package may still have lost its program, or keep it where nobody looks.
     let still = missing_packages();
     if !still.is_empty() {
-        bail!("installed, but their programs cannot be found: {}", still.join(" "));
+        bail!("installed, but what they bring cannot be found: {}", still.join(" "));
     }
     Ok(Outcome::Passed)
 }

@@ -48,7 +48,8 @@ counters! {
     NetworkFileFailed = "network_file_failed",
     /// Refused: a rule's `max_connections`.
     RuleLimit = "rule_limit",
-    /// Refused: an upstream's `max_connections`.
+    /// Refused: `max_connections` of an upstream, or of each of its endpoints that is up; there is
+    /// no queue.
     UpstreamLimit = "upstream_limit",
     /// No rule took the connection.
     NoMatch = "no_match",
@@ -58,8 +59,40 @@ counters! {
     SniffAborted = "sniff_aborted",
     /// Connecting to an endpoint failed; another may have been tried.
     ConnectFailed = "connect_failed",
-    /// Flows that found no endpoint.
+    /// Flows that found no endpoint: each that was tried failed.
     Unreachable = "unreachable",
+    /// Flows that found no endpoint: none was up, so that none was tried.
+    NoUpstream = "no_upstream",
+    /// Times that another rule's upstream stood in (`on_no_upstream`).
+    UpstreamFallbacks = "upstream_fallbacks",
+    /// Attempts after one that had failed.
+    UpstreamRetries = "upstream_retries",
+    /// Endpoints ejected because connections to them failed, each time anew.
+    UpstreamEjections = "upstream_ejections",
+    /// Endpoints that came back after an ejection: an attempt or a check succeeded.
+    UpstreamReturns = "upstream_returns",
+    /// Active checks that passed.
+    UpstreamChecksPassed = "upstream_checks_passed",
+    /// Active checks that failed.
+    UpstreamChecksFailed = "upstream_checks_failed",
+    /// Endpoints that active checks brought up.
+    UpstreamUp = "upstream_up",
+    /// Endpoints that active checks took down.
+    UpstreamDown = "upstream_down",
+    /// Connections that went into an upstream's queue.
+    UpstreamQueued = "upstream_queued",
+    /// Time spent in queues by those that have left them, microseconds.
+    UpstreamQueueMicros = "upstream_queue_micros",
+    /// Refused: the queue was full.
+    UpstreamQueueFull = "upstream_queue_full",
+    /// Refused: no place came free while the connection was in the queue.
+    UpstreamQueueTimeout = "upstream_queue_timeout",
+    /// Clients that went away while they were in a queue.
+    UpstreamQueueLeft = "upstream_queue_left",
+    /// Names looked up.
+    Resolved = "resolved",
+    /// Look-ups of names that failed; the last good answer stays in use.
+    ResolveFailed = "resolve_failed",
     /// Flows that were relayed and have ended.
     Flows = "flows",
     /// Bytes to upstreams.

@@ -1,6 +1,6 @@
 //! Probes that recognise what any of several others does.
 
-use super::{Details, Protocol, Verdict, http1, http2, socks4, socks5};
+use super::{Details, Protocol, Verdict, http1, http2, socks4, socks5, websocket};
 
 /// HTTP/1, or HTTP/2 with prior knowledge.
 pub(super) const HTTP: Protocol = Protocol {
@@ -19,6 +19,13 @@ pub(super) const SOCKS: Protocol = Protocol {
     examine: |bytes| any(SOCKS.members, bytes),
     details: |bytes| details(SOCKS.members, bytes),
 };
+
+/// Pairs of which the first matches whatever the second does, though it is no family.
+pub(super) const NARROWER: &[(&Protocol, &Protocol)] = &[
+    // The opening handshake is an HTTP request.
+    (&http1::PROTOCOL, &websocket::PROTOCOL),
+    (&socks4::PROTOCOL, &socks4::WITH_NAME),
+];
 
 fn any(members: &[&Protocol], bytes: &[u8]) -> Verdict<()> {
     members

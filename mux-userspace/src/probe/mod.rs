@@ -9,27 +9,60 @@
 //!
 //! A protocol is one file with one `PROTOCOL`, entered in [`Probe::all`].
 
+mod adb;
+mod amqp;
+mod bittorrent;
 mod details;
+mod dns;
 mod families;
-mod http1;
-mod http2;
+mod git;
+pub mod http;
+pub(crate) mod http1;
+pub(crate) mod http2;
+mod ldap;
+mod minecraft;
+mod mongodb;
+mod mqtt;
+mod mysql;
+mod openvpn;
+mod postgres;
+mod proxy;
+mod rdp;
+mod redis;
+mod request_line;
+mod rsync;
+mod rtsp;
+mod scan;
+mod sip;
+mod smb;
+mod smtp;
 mod socks4;
 mod socks5;
 mod ssh;
+mod stun;
+mod syslog;
 mod text;
-mod tls;
+mod tinc;
+pub mod tls;
 mod verdict;
+mod vnc;
+mod websocket;
+mod xmpp;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 pub use self::{
     details::{Details, Value},
+    http::HttpVersion,
     text::PeerText,
+    tls::TlsVersion,
     verdict::Verdict,
 };
+
+pub(crate) use self::http1::MAX_METHOD;
 
 /// A protocol that mux knows.
 #[derive(Debug)]
@@ -46,6 +79,17 @@ struct Protocol {
     details: fn(&[u8]) -> Details,
 }
 
+impl Protocol {
+    /// Whether it visibly matches everything that `other` matches.
+    fn includes(&self, other: &Self) -> bool {
+        self.name == other.name
+            || self.members.iter().any(|member| member.includes(other))
+            || families::NARROWER
+                .iter()
+                .any(|(wide, narrow)| wide.name == self.name && narrow.includes(other))
+    }
+}
+
 /// In the order of the reference.
 const PROTOCOLS: &[&Protocol] = &[
     &tls::PROTOCOL,
@@ -53,9 +97,36 @@ const PROTOCOLS: &[&Protocol] = &[
     &families::HTTP,
     &http1::PROTOCOL,
     &http2::PROTOCOL,
+    &websocket::PROTOCOL,
     &families::SOCKS,
     &socks4::PROTOCOL,
+    &socks4::WITH_NAME,
     &socks5::PROTOCOL,
+    &smtp::PROTOCOL,
+    &xmpp::PROTOCOL,
+    &syslog::PROTOCOL,
+    &dns::PROTOCOL,
+    &rtsp::PROTOCOL,
+    &sip::PROTOCOL,
+    &stun::PROTOCOL,
+    &bittorrent::PROTOCOL,
+    &git::PROTOCOL,
+    &rsync::PROTOCOL,
+    &proxy::PROTOCOL,
+    &postgres::PROTOCOL,
+    &mysql::PROTOCOL,
+    &redis::PROTOCOL,
+    &mongodb::PROTOCOL,
+    &mqtt::PROTOCOL,
+    &amqp::PROTOCOL,
+    &rdp::PROTOCOL,
+    &vnc::PROTOCOL,
+    &openvpn::PROTOCOL,
+    &tinc::PROTOCOL,
+    &adb::PROTOCOL,
+    &ldap::PROTOCOL,
+    &smb::PROTOCOL,
+    &minecraft::PROTOCOL,
 ];
 
 /// Recognises a protocol that mux does not know: what a program that embeds mux registers
@@ -108,6 +179,21 @@ impl Probe {
         Self::all().find(|probe| probe.name() == name)
     }
 
+    /// The probe `tls`.
+    pub(crate) const fn tls() -> Self {
+        Self(Kind::Known(&tls::PROTOCOL))
+    }
+
+    /// The probe `http1`.
+    pub(crate) const fn http1() -> Self {
+        Self(Kind::Known(&http1::PROTOCOL))
+    }
+
+    /// The probe `http2`.
+    pub(crate) const fn http2() -> Self {
+        Self(Kind::Known(&http2::PROTOCOL))
+    }
+
     /// A probe of the caller's.
     #[must_use]
     pub fn custom(name: &str, recogniser: impl Recognise + 'static) -> Self {
@@ -150,14 +236,17 @@ impl Probe {
         }
     }
 
+    /// Whether it consists of other probes.
+    #[cfg(test)]
+    fn is_family(&self) -> bool {
+        matches!(&self.0, Kind::Known(protocol) if !protocol.members.is_empty())
+    }
+
     /// Whether it visibly matches everything that `other` matches.
     #[must_use]
     pub fn includes(&self, other: &Self) -> bool {
-        let member = |mine: &Protocol, theirs: &Protocol| {
-            mine.members.iter().any(|member| member.name == theirs.name)
-        };
         match (&self.0, &other.0) {
-            (Kind::Known(mine), Kind::Known(theirs)) => self == other || member(mine, theirs),
+            (Kind::Known(mine), Kind::Known(theirs)) => mine.includes(theirs),
             (Kind::Known(_) | Kind::Custom { .. }, Kind::Custom { .. })
             | (Kind::Custom { .. }, Kind::Known(_)) => self == other,
         }

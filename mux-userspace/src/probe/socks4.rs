@@ -13,6 +13,10 @@ const VERSION: u8 = 0x04;
 const CONNECT: u8 = 0x01;
 /// CD of a BIND request.
 const BIND: u8 = 0x02;
+/// VN and CD.
+const VERSION_AND_COMMAND: usize = 2;
+/// Where DSTIP is.
+const ADDRESS: usize = 4;
 /// VN, CD, DSTPORT and DSTIP, before USERID.
 const HEADER: usize = 8;
 /// Longest USERID and longest host name, without their NUL.
@@ -24,8 +28,32 @@ const SHORTEST: usize = HEADER + 1;
 pub(super) const PROTOCOL: Protocol =
     Protocol { name: "socks4", shortest: SHORTEST, members: &[], examine, details };
 
+/// SOCKS4a alone: requests with a host name, which is left to the proxy to resolve.
+pub(super) const WITH_NAME: Protocol = Protocol {
+    name: "socks4a",
+    // A host name of one byte, and its NUL.
+    shortest: SHORTEST + 2,
+    members: &[],
+    examine: examine_with_name,
+    details,
+};
+
 fn examine(bytes: &[u8]) -> Verdict<()> {
     request(bytes).map(|_| ())
+}
+
+fn examine_with_name(bytes: &[u8]) -> Verdict<()> {
+    let address = bytes.get(ADDRESS..bytes.len().min(HEADER)).unwrap_or_default();
+    if !matches!(address, [] | [0] | [0, 0] | [0, 0, 0] | [0, 0, 0, 0x01..=0xff]) {
+        return Verdict::NoMatch;
+    }
+    match request(bytes).map(|_| ()) {
+        // Each byte of the address can contradict.
+        Verdict::NeedMore(_) if (VERSION_AND_COMMAND..HEADER).contains(&bytes.len()) => {
+            Verdict::NeedMore(bytes.len().max(ADDRESS) + 1)
+        }
+        verdict => verdict,
+    }
 }
 
 /// `command` (CD), `host` (DSTIP, or in SOCKS4a the host name), `port` and `user` (USERID).

@@ -22,6 +22,15 @@ impl<T> Verdict<T> {
         }
     }
 
+    /// What follows from the details.
+    pub fn and_then<U>(self, f: impl FnOnce(T) -> Verdict<U>) -> Verdict<U> {
+        match self {
+            Self::Match(details) => f(details),
+            Self::NoMatch => Verdict::NoMatch,
+            Self::NeedMore(total) => Verdict::NeedMore(total),
+        }
+    }
+
     /// This or the other: Kleene's "or", of which the first match gives the details.
     #[must_use]
     pub fn or_else(self, other: impl FnOnce() -> Self) -> Self {
@@ -40,6 +49,45 @@ impl<T> Verdict<T> {
     #[must_use]
     pub const fn is_match(&self) -> bool {
         matches!(self, Self::Match(_))
+    }
+}
+
+impl Verdict<()> {
+    /// This and the other: Kleene's "and".
+    #[must_use]
+    pub fn and(self, other: impl FnOnce() -> Self) -> Self {
+        match self {
+            Self::Match(()) => other(),
+            Self::NoMatch => self,
+            Self::NeedMore(mine) => match other() {
+                Self::Match(()) => self,
+                Self::NoMatch => Self::NoMatch,
+                // The first of them to change its mind may make the whole false.
+                Self::NeedMore(theirs) => Self::NeedMore(mine.min(theirs)),
+            },
+        }
+    }
+}
+
+/// Why there is no whole message: what a parser can return early by `?`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// [`Verdict::NoMatch`].
+    Contradiction,
+    /// [`Verdict::NeedMore`].
+    Incomplete {
+        /// Bytes that are needed in total.
+        total: usize,
+    },
+}
+
+impl<T> From<Result<T, Stop>> for Verdict<T> {
+    fn from(result: Result<T, Stop>) -> Self {
+        match result {
+            Ok(details) => Self::Match(details),
+            Err(Stop::Contradiction) => Self::NoMatch,
+            Err(Stop::Incomplete { total }) => Self::NeedMore(total),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! For the linter of rules files. All answers are conservative: "no" may mean "not visibly".
 
 use super::{Group, Matcher, Phase, Sniffed};
-use crate::probe::Verdict;
+use crate::probe::{Probe, Verdict};
 
 impl Matcher {
     /// Whether it matches every connection at once, so that a rule after it is never asked.
@@ -12,7 +12,12 @@ impl Matcher {
         match self {
             Self::Always => true,
             Self::Regex(regex) => matches!(regex.examine(&[], Phase::Open), Verdict::Match(())),
-            Self::Prefix(_) | Self::Bytes(_) | Self::Probe(_) | Self::Predicate(_) => false,
+            Self::Prefix(_)
+            | Self::Bytes(_)
+            | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Predicate(_) => false,
             // A network of all addresses still has no client of a Unix socket in it.
             Self::Client(_) => false,
             Self::All(group) => group.members().iter().all(Self::is_certain),
@@ -30,6 +35,8 @@ impl Matcher {
             Self::Regex(regex) => regex.shortest_match(),
             Self::Bytes(masked) => Some(masked.end()),
             Self::Probe(probe) => Some(probe.shortest_match()),
+            Self::Tls(tls) => Some(tls.shortest_match()),
+            Self::Http(http) => Some(http.shortest_match()),
             Self::All(group) => group
                 .members()
                 .iter()
@@ -70,10 +77,21 @@ impl Matcher {
             }
             (Self::Not(mine), Self::Not(theirs)) => theirs.covers_within(mine, steps),
             (Self::Probe(mine), Self::Probe(theirs)) => mine.includes(theirs),
+            (Self::Tls(mine), Self::Tls(theirs)) => mine.covers(theirs),
+            (Self::Http(mine), Self::Http(theirs)) => mine.covers(theirs),
+            (Self::Probe(mine), Self::Tls(_)) => mine.includes(&Probe::tls()),
+            (Self::Probe(mine), Self::Http(theirs)) => {
+                theirs.probes().all(|probe| mine.includes(&probe))
+            }
             (Self::Client(mine), Self::Client(theirs)) => mine.includes(theirs),
             // What is sure of the prefix alone is true of all that begins with it.
             (
-                Self::Prefix(_) | Self::Bytes(_) | Self::Regex(_) | Self::Probe(_),
+                Self::Prefix(_)
+                | Self::Bytes(_)
+                | Self::Regex(_)
+                | Self::Probe(_)
+                | Self::Tls(_)
+                | Self::Http(_),
                 Self::Prefix(prefix),
             ) => {
                 let bytes = prefix.as_bytes();
@@ -85,6 +103,8 @@ impl Matcher {
                 | Self::Regex(_)
                 | Self::Bytes(_)
                 | Self::Probe(_)
+                | Self::Tls(_)
+                | Self::Http(_)
                 | Self::Predicate(_)
                 | Self::Client(_)
                 | Self::Any(_)
@@ -94,6 +114,8 @@ impl Matcher {
                 | Self::Regex(_)
                 | Self::Bytes(_)
                 | Self::Probe(_)
+                | Self::Tls(_)
+                | Self::Http(_)
                 | Self::Predicate(_)
                 | Self::Client(_)
                 | Self::Not(_),

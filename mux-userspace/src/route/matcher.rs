@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{NetworkFile, Networks, Phase, Predicate, Regex, Sniffed};
+use super::{HttpMatcher, NetworkFile, Networks, Phase, Predicate, Regex, Sniffed, TlsMatcher};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -20,6 +20,10 @@ pub enum Matcher {
     Bytes(MaskedBytes),
     /// A probe recognises its protocol.
     Probe(Probe),
+    /// A TLS client offers these.
+    Tls(TlsMatcher),
+    /// An HTTP client asks for this.
+    Http(HttpMatcher),
     /// A function of the embedding program's says so.
     Predicate(Predicate),
     /// The client's address is in one of these networks.
@@ -47,6 +51,8 @@ impl Matcher {
             Self::Regex(regex) => regex.examine(sniffed.bytes, phase),
             Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
             Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
+            Self::Tls(tls) => settle(tls.examine(sniffed.bytes), phase),
+            Self::Http(http) => settle(http.examine(sniffed.bytes), phase),
             Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
@@ -73,10 +79,14 @@ impl Matcher {
     #[must_use]
     pub fn seen(&self, sniffed: &Sniffed<'_>) -> Option<Seen> {
         let matches = |member: &&Self| member.evaluate(sniffed).is_match();
+        let saw = |probe: Probe| {
+            let details = probe.details(sniffed.bytes);
+            Some(Seen { probe, details })
+        };
         match self {
-            Self::Probe(probe) => {
-                Some(Seen { probe: probe.clone(), details: probe.details(sniffed.bytes) })
-            }
+            Self::Probe(probe) => saw(probe.clone()),
+            Self::Tls(_) => saw(Probe::tls()),
+            Self::Http(_) => saw(HttpMatcher::probe(sniffed.bytes)),
             Self::All(group) => group.members().iter().find_map(|member| member.seen(sniffed)),
             Self::Any(group) => group.members().iter().find(matches)?.seen(sniffed),
             Self::Always
@@ -89,21 +99,30 @@ impl Matcher {
         }
     }
 
-    /// The files of networks in it.
-    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+    /// The conditions that it consists of; of most, none.
+    #[must_use]
+    pub fn members(&self) -> &[Self] {
         match self {
-            Self::Client(networks) => found.extend(networks.files().iter().cloned()),
-            Self::All(group) | Self::Any(group) => {
-                group.members().iter().for_each(|member| member.network_files(found));
-            }
-            Self::Not(inner) => inner.network_files(found),
+            Self::All(group) | Self::Any(group) => group.members(),
+            Self::Not(inner) => std::slice::from_ref(inner),
             Self::Always
             | Self::Prefix(_)
             | Self::Regex(_)
             | Self::Bytes(_)
             | Self::Probe(_)
-            | Self::Predicate(_) => {}
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Predicate(_)
+            | Self::Client(_) => &[],
         }
+    }
+
+    /// The files of networks in it.
+    pub fn network_files(&self, found: &mut Vec<Arc<NetworkFile>>) {
+        if let Self::Client(networks) = self {
+            found.extend(networks.files().iter().cloned());
+        }
+        self.members().iter().for_each(|member| member.network_files(found));
     }
 
     /// Whether its "no" is of the bytes so far only, see [`Predicate::bool`].
@@ -118,6 +137,8 @@ impl Matcher {
             | Self::Regex(_)
             | Self::Bytes(_)
             | Self::Probe(_)
+            | Self::Tls(_)
+            | Self::Http(_)
             | Self::Client(_) => false,
         }
     }
@@ -249,6 +270,12 @@ impl MaskedBytes {
             0
         };
         &self.value[..whole]
+    }
+
+    /// Offset, value and mask; the latter two are of the same length.
+    #[must_use]
+    pub fn parts(&self) -> (usize, &[u8], &[u8]) {
+        (self.offset, &self.value, &self.mask)
     }
 
     /// One past the last byte compared.

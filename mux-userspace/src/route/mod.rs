@@ -5,11 +5,16 @@
 //! bytes, until it decides.
 
 mod covers;
+pub mod explain;
+mod http;
 mod matcher;
+mod names;
 mod networks;
 mod predicate;
 mod regex;
 mod table;
+mod tls;
+mod waits;
 
 #[cfg(test)]
 mod tests;
@@ -18,11 +23,15 @@ use std::net::IpAddr;
 
 use self::table::Found;
 pub use self::{
+    http::{FieldName, HttpConditions, HttpMatcher},
     matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Prefix},
+    names::{Name, NameError, NamePattern, Names},
     networks::{MAX_FILE, NetworkFile, NetworkFileError, Networks, parse_network},
     predicate::Predicate,
     regex::{Regex, RegexError},
     table::{Progress, Table},
+    tls::{Sni, TlsMatcher},
+    waits::Patience,
 };
 use crate::{
     probe::Seen,

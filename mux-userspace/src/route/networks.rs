@@ -57,6 +57,15 @@ impl Networks {
             || self.files.iter().any(|file| file.ranges.load().contains(address))
     }
 
+    /// The first of them that the address is in, as rules files write it: a network, or a file.
+    #[must_use]
+    pub fn find(&self, address: IpAddr) -> Option<String> {
+        let address = address.to_canonical();
+        let written = self.written.iter().find(|network| network.contains(&address));
+        let file = || self.files.iter().find(|file| file.ranges.load().contains(address));
+        written.map(ToString::to_string).or_else(|| file().map(|file| file.to_string()))
+    }
+
     /// Those that the rules file has in so many words.
     #[must_use]
     pub fn written(&self) -> &[IpNet] {
@@ -238,6 +247,22 @@ impl NetworkFile {
 
     fn is(&self, other: &Self) -> bool {
         self.path == other.path
+    }
+}
+
+/// As rules files write it: `file:/etc/mux/allow.txt`.
+impl fmt::Display for NetworkFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "file:{}", self.path.display())
+    }
+}
+
+/// As rules files write them.
+impl fmt::Display for Networks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let written = self.written.iter().map(ToString::to_string);
+        let files = self.files.iter().map(ToString::to_string);
+        f.write_str(&written.chain(files).collect::<Vec<_>>().join(", "))
     }
 }
 

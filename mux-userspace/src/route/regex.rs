@@ -5,7 +5,12 @@
 //! "never", a match state entered by a real byte is "surely". Where the DFA would be too
 //! big, a search engine answers the first question and the others wait for the last byte.
 
-use std::fmt;
+mod outlook;
+
+use std::{
+    collections::HashSet,
+    fmt::{self, Write as _},
+};
 
 use regex_automata::{
     Anchored,
@@ -23,6 +28,7 @@ use regex_syntax::hir::{
     literal::{ExtractKind, Extractor},
 };
 
+pub(super) use self::outlook::{Outlook, Prospect};
 use super::Phase;
 use crate::probe::Verdict;
 
@@ -40,6 +46,7 @@ pub struct Regex {
     pattern: Box<str>,
     engine: Engine,
     shortest: Option<usize>,
+    open_ended: bool,
     /// What every match begins with, where every match is at the beginning; see
     /// [`Regex::prefixes`].
     prefixes: Option<Box<[Box<[u8]>]>>,
@@ -83,10 +90,11 @@ impl Regex {
         };
         Ok(Self {
             pattern: pattern.into(),
-            engine,
-            shortest: hir.properties().minimum_len(),
+            shortest: hir.properties().minimum_len().or_else(|| shortest(&engine)),
+            open_ended: !nfa.is_always_start_anchored() || hir.properties().maximum_len().is_none(),
             prefixes: prefixes(&hir),
             looks_ahead: looks_ahead(nfa.look_set_any()),
+            engine,
         })
     }
 
@@ -100,6 +108,13 @@ impl Regex {
     #[must_use]
     pub fn shortest_match(&self) -> Option<usize> {
         self.shortest
+    }
+
+    /// Whether a match can begin, or go on, at any later byte: it is not anchored by `^`, or has no
+    /// longest match. Until it matches, or the input ends, such a pattern is never sure.
+    #[must_use]
+    pub fn is_open_ended(&self) -> bool {
+        self.open_ended
     }
 
     /// Byte strings of which one begins whatever matches. `None`: it can match elsewhere than
@@ -147,16 +162,43 @@ impl Regex {
                 }
             }
         }
-        // A match state comes one step late, after the byte that look-ahead may want.
-        let matches = dfa.is_match_state(dfa.next_eoi_state(state));
         if !phase.is_open() {
-            return known(matches);
+            // A match state comes one step late, after the byte that look-ahead may want.
+            return known(dfa.is_match_state(dfa.next_eoi_state(state)));
         }
-        if matches && (!self.looks_ahead || matches_before_any_byte(dfa, state)) {
+        if self.has_matched(dfa, state) {
             return Verdict::Match(());
         }
         if dfa.is_dead_state(state) { Verdict::NoMatch } else { Verdict::NeedMore(bytes.len() + 1) }
     }
+
+    /// Whether what led to this state is a match, whatever follows.
+    fn has_matched(&self, dfa: &dense::DFA<Vec<u32>>, state: StateID) -> bool {
+        dfa.is_match_state(dfa.next_eoi_state(state))
+            && (!self.looks_ahead || matches_before_any_byte(dfa, state))
+    }
+}
+
+/// The fewest bytes that match, if any do, where regex-syntax says that none do: it says so of an
+/// alternation as soon as it is true of one branch (regex-syntax 0.8.12, `Properties::alternation`).
+fn shortest(engine: &Engine) -> Option<usize> {
+    // A search engine does not tell; it can do without the answer.
+    let Engine::Dfa { dfa, start } = engine else { return Some(0) };
+    let mut seen = HashSet::from([*start]);
+    let mut reached = vec![*start];
+    for length in 0.. {
+        if reached.iter().any(|&state| dfa.is_match_state(dfa.next_eoi_state(state))) {
+            return Some(length);
+        }
+        let bytes = || dfa.byte_classes().representatives(0..=u8::MAX).filter_map(|it| it.as_u8());
+        let next =
+            reached.iter().flat_map(|&state| bytes().map(move |it| dfa.next_state(state, it)));
+        reached = next.filter(|state| seen.insert(*state)).collect();
+        if reached.is_empty() {
+            break;
+        }
+    }
+    None
 }
 
 /// See [`Regex::prefixes`].
@@ -220,6 +262,15 @@ fn looks_ahead(set: LookSet) -> bool {
 fn last_line(message: &str) -> String {
     let line = message.lines().last().unwrap_or_default().trim();
     line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+/// The pattern as it was written, but for control characters, which are escaped.
+impl fmt::Display for Regex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.pattern.chars().try_for_each(|c| {
+            if c.is_control() { write!(f, "{}", c.escape_default()) } else { f.write_char(c) }
+        })
+    }
 }
 
 impl PartialEq for Regex {

@@ -11,13 +11,14 @@ use super::{
         UpstreamId,
     },
     diagnostic::Diagnostic,
-    raw::{RawConfig, RawListener, RawRule, RawTarget, RawUpstream, not_an_address},
+    raw::{RawConfig, RawListener, RawRule, RawTarget, not_an_address},
     suggest::did_you_mean_or_list,
     table::Problems,
+    upstream::RawUpstream,
 };
 use crate::route::Table;
 
-/// Words that `on_timeout` and `on_no_match` take beside a rule's name.
+/// Words that `on_timeout`, `on_no_match` and `on_no_upstream` take beside a rule's name.
 const CLOSE: &str = "close";
 const RESET: &str = "reset";
 
@@ -34,10 +35,19 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
     let mut upstreams = Upstreams::new(upstreams, problems);
     let rule_names = names(rules.iter().map(|rule| rule.name.as_ref()), "rule", problems);
     let places = Places { rules: rules.iter().map(|rule| rule.span.clone()).collect() };
+    let stand_ins = rules
+        .iter()
+        .map(|rule| {
+            otherwise(rule.on_no_upstream.as_ref(), Otherwise::Reset, &rule_names, problems)
+        })
+        .collect::<Vec<_>>();
+    refuse_circles(&rules, &rule_names, &stand_ins, problems);
     let rules: Vec<Arc<Rule>> = rules
         .into_iter()
-        .zip(&rule_names.all)
-        .filter_map(|(raw, name)| rule(raw, name, &mut upstreams, problems).map(Arc::new))
+        .zip(rule_names.all.iter().zip(stand_ins))
+        .filter_map(|(raw, (name, stand_in))| {
+            rule(raw, name, stand_in, &mut upstreams, problems).map(Arc::new)
+        })
         .collect();
 
     let listener_names =
@@ -96,7 +106,7 @@ fn names<'a>(
                     name.span(),
                     format!("a {what} cannot be named `{}`", name.get_ref()),
                 )
-                .hint("the word has a meaning of its own in `on_timeout` and `on_no_match`"),
+                .hint("the word has a meaning of its own in `on_timeout` and the like"),
             );
         }
         if let Some(earlier) = names.index.insert(name.clone(), index) {
@@ -129,8 +139,17 @@ impl Upstreams {
     fn new(raw: Vec<RawUpstream>, problems: &Problems) -> Self {
         let mut compiled: Vec<UpstreamConfig> = Vec::new();
         for upstream in raw {
-            let RawUpstream { name, endpoints, balance, connect_timeout, retries, max_connections } =
-                upstream;
+            let RawUpstream {
+                name,
+                endpoints,
+                balance,
+                retries,
+                resolve,
+                max_connections,
+                queue,
+                health,
+                eject,
+            } = upstream;
             let Some(name) = name else { continue };
             if let Some(earlier) = compiled.iter().position(|other| *other.name == **name.get_ref())
             {
@@ -142,9 +161,12 @@ impl Upstreams {
                 name: name.into_inner().into(),
                 endpoints,
                 balance,
-                connect_timeout,
                 retries,
+                resolve,
                 max_connections,
+                queue,
+                health,
+                eject,
             });
         }
         let groups = compiled.len();
@@ -197,14 +219,61 @@ impl Upstreams {
 fn rule(
     raw: RawRule,
     name: &Arc<str>,
+    on_no_upstream: Otherwise,
     upstreams: &mut Upstreams,
     problems: &Problems,
 ) -> Option<Rule> {
-    let RawRule { span: _, name: _, matcher, upstream, relay, max_connections, acl } = raw;
+    let RawRule {
+        span: _,
+        name: _,
+        matcher,
+        upstream,
+        on_no_upstream: _,
+        relay,
+        max_connections,
+        acl,
+    } = raw;
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
-    Some(Rule { name: name.clone(), matcher, upstream, relay, max_connections, acl })
+    Some(Rule {
+        name: name.clone(),
+        matcher,
+        upstream,
+        on_no_upstream,
+        relay,
+        max_connections,
+        acl,
+    })
+}
+
+/// Reports rules whose `on_no_upstream` leads back to them. Each circle is reported once, at the
+/// rule of it that stands first.
+fn refuse_circles(raw: &[RawRule], names: &Names, stand_ins: &[Otherwise], problems: &Problems) {
+    let next = |id: RuleId| match stand_ins.get(id.0) {
+        Some(Otherwise::Rule(next)) => Some(*next),
+        Some(Otherwise::Close | Otherwise::Reset) | None => None,
+    };
+    for (index, rule) in raw.iter().enumerate() {
+        let start = RuleId(index);
+        // As many steps as there are rules lead around every circle.
+        let path: Vec<RuleId> =
+            std::iter::successors(next(start), |id| next(*id)).take(raw.len()).collect();
+        let Some(length) = path.iter().position(|id| *id == start) else { continue };
+        let circle = &path[..=length];
+        if let (Some(written), true) = (&rule.on_no_upstream, circle.iter().all(|id| id.0 >= index))
+        {
+            let list: Vec<&str> = std::iter::once(start)
+                .chain(circle.iter().copied())
+                .map(|id| &*names.all[id.0])
+                .collect();
+            let message = format!("`on_no_upstream` goes in a circle: `{}`", list.join("` → `"));
+            problems.add(
+                Diagnostic::new(written.span(), message)
+                    .hint("let one of these rules `close` or `reset`"),
+            );
+        }
+    }
 }
 
 fn listener(
@@ -215,8 +284,8 @@ fn listener(
     addresses: &mut Vec<ListenAddress>,
     problems: &Problems,
 ) -> Option<ListenerConfig> {
-    let on_timeout = otherwise(raw.on_timeout.as_ref(), names, problems);
-    let on_no_match = otherwise(raw.on_no_match.as_ref(), names, problems);
+    let on_timeout = otherwise(raw.on_timeout.as_ref(), Otherwise::Close, names, problems);
+    let on_no_match = otherwise(raw.on_no_match.as_ref(), Otherwise::Close, names, problems);
     let ids = match raw.rules {
         None => (0..names.all.len()).map(RuleId).collect(),
         Some(written) => rule_list(&written.into_inner(), names, problems),
@@ -261,14 +330,19 @@ fn rule_list(written: &[Spanned<String>], rules: &Names, problems: &Problems) ->
     list
 }
 
-fn otherwise(written: Option<&Spanned<String>>, rules: &Names, problems: &Problems) -> Otherwise {
-    let Some(written) = written else { return Otherwise::Close };
+fn otherwise(
+    written: Option<&Spanned<String>>,
+    default: Otherwise,
+    rules: &Names,
+    problems: &Problems,
+) -> Otherwise {
+    let Some(written) = written else { return default };
     match written.get_ref().as_str() {
         CLOSE => Otherwise::Close,
         RESET => Otherwise::Reset,
         _ => problems
             .keep(rule_id(written, rules, "`close`, `reset` or a rule"))
-            .map_or(Otherwise::Close, Otherwise::Rule),
+            .map_or(default, Otherwise::Rule),
     }
 }
 

@@ -50,6 +50,21 @@ pub struct Config {
 }
 
 impl Config {
+    /// Defaults alone: to be given listeners, rules and upstreams.
+    pub(crate) fn empty() -> Self {
+        Self {
+            listeners: Vec::new(),
+            rules: Vec::new(),
+            upstreams: Vec::new(),
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            log: LogConfig::default(),
+            security: SecurityConfig::default(),
+            kernel: KernelConfig::default(),
+            network_files: Vec::new(),
+        }
+    }
+
     /// The same with other listeners: one on each of these addresses, named `listener-1`, …,
     /// and otherwise like the first one of the file. No addresses: nothing changes.
     #[must_use]
@@ -145,14 +160,14 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
-/// What to do when no rule decides.
+/// What to do when no rule decides, or when a rule's upstream cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     /// Close the connection (FIN).
     Close,
     /// Reset it (RST).
     Reset,
-    /// Route it by this rule, whatever its matcher says.
+    /// Route it by this rule, whatever its matcher says; for `on_no_upstream`, use its upstream.
     Rule(RuleId),
 }
 
@@ -165,6 +180,9 @@ pub struct Rule {
     pub matcher: Matcher,
     /// Where its connections go.
     pub upstream: UpstreamId,
+    /// What becomes of them when no endpoint there can be had. Following [`Otherwise::Rule`] from
+    /// rule to rule comes to an end. Default [`Otherwise::Reset`].
+    pub on_no_upstream: Otherwise,
     /// Which relay carries them.
     pub relay: RelayChoice,
     /// Flows of this rule at once.
@@ -211,46 +229,162 @@ impl fmt::Display for RelayChoice {
 pub struct UpstreamConfig {
     /// The group's name, or the address as [`Address`] prints it.
     pub name: Arc<str>,
-    /// Never empty.
-    pub endpoints: Vec<Address>,
-    /// Order in which endpoints are tried.
+    /// Never empty; no address stands twice; at least one is no backup.
+    pub endpoints: Vec<EndpointConfig>,
+    /// Which endpoint a connection goes to.
     pub balance: Balance,
-    /// For each endpoint tried. Default 2 s.
-    pub connect_timeout: Duration,
-    /// Further endpoints tried after a failed one. Default 2.
+    /// Further attempts after a failed one. Default 2; 0 for an address written in a rule.
     pub retries: u32,
+    /// How often names are looked up anew. Default 30 s.
+    pub resolve: Duration,
     /// Flows at once to the whole group.
+    pub max_connections: Option<NonZeroU32>,
+    /// Who may wait for a place under `max_connections`. Default nobody.
+    pub queue: Option<QueueConfig>,
+    /// Active checks. Default none.
+    pub health: Option<HealthConfig>,
+    /// Passive checks: by connections that fail. Default for groups of more than one endpoint.
+    pub eject: Option<EjectConfig>,
+}
+
+/// One endpoint of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Where it is.
+    pub address: Address,
+    /// Its share of the connections, against the others'; 1 to 65,535 as written, more where an
+    /// address was written several times. Default 1.
+    pub weight: u32,
+    /// Whether it is used only when none of the others is up.
+    pub backup: bool,
+    /// For one attempt, all addresses of a name together. Default 2 s.
+    pub connect_timeout: Duration,
+    /// Flows at once to this endpoint.
     pub max_connections: Option<NonZeroU32>,
 }
 
-impl UpstreamConfig {
-    /// Default of [`UpstreamConfig::connect_timeout`].
-    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-    /// Default of [`UpstreamConfig::retries`].
-    pub const RETRIES: u32 = 2;
-
-    /// One address, with the defaults; named as the address prints.
+impl EndpointConfig {
+    /// An endpoint with all defaults.
     #[must_use]
-    pub fn single(address: Address) -> Self {
+    pub const fn new(address: Address) -> Self {
         Self {
-            name: address.to_string().into(),
-            endpoints: vec![address],
-            balance: Balance::default(),
-            connect_timeout: Self::CONNECT_TIMEOUT,
-            retries: Self::RETRIES,
+            address,
+            weight: 1,
+            backup: false,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             max_connections: None,
         }
     }
 }
 
-/// Order in which a group's endpoints are tried.
+impl UpstreamConfig {
+    /// One address, with the defaults; named as the address prints. There is nothing to retry.
+    #[must_use]
+    pub fn single(address: Address) -> Self {
+        Self {
+            name: address.to_string().into(),
+            endpoints: vec![EndpointConfig::new(address)],
+            balance: Balance::default(),
+            retries: 0,
+            resolve: DEFAULT_RESOLVE,
+            max_connections: None,
+            queue: None,
+            health: None,
+            eject: None,
+        }
+    }
+
+    /// The addresses of its endpoints, in file order.
+    pub fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.endpoints.iter().map(|endpoint| &endpoint.address)
+    }
+}
+
+pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const DEFAULT_RESOLVE: Duration = Duration::from_secs(30);
+
+/// Which endpoint of a group a connection goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
-    /// Each connection starts one further.
+    /// In turns, by weight.
     #[default]
     RoundRobin,
-    /// Always in file order.
+    /// The one with the fewest flows for its weight.
+    LeastConnections,
+    /// The better, by that measure, of two that are drawn by weight.
+    RandomTwo,
+    /// The same one for the same client address, as long as it is up.
+    SourceHash,
+    /// The first in file order.
     First,
+}
+
+/// `queue = { … }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QueueConfig {
+    /// Connections that may wait at once, 1 to 65,536.
+    pub length: u32,
+    /// How long each may wait. Default 1 s.
+    pub timeout: Duration,
+    /// What the end of a waiting client's stream means.
+    pub half_closed: HalfClosed,
+}
+
+/// What it means that a client ends its stream (FIN) while it waits in a queue. TCP does not tell
+/// whether it still listens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClosed {
+    /// It has left: its place is another's.
+    #[default]
+    Leaves,
+    /// It has said all and waits for the answer.
+    Waits,
+}
+
+/// `health = { … }`.
+#[derive(Clone, Debug)]
+pub struct HealthConfig {
+    /// From one check to the next, give or take a tenth. Default 2 s.
+    pub interval: Duration,
+    /// For a whole check. Default 1 s.
+    pub timeout: Duration,
+    /// Passed checks in a row after which an endpoint that was down is up. Default 2.
+    pub rise: u32,
+    /// Failed checks in a row after which an endpoint that was up is down. Default 3.
+    pub fall: u32,
+    /// What is sent once the connection stands; may be empty.
+    pub send: Arc<[u8]>,
+    /// What must come back.
+    pub expect: Expect,
+}
+
+/// What an active check waits for.
+#[derive(Clone, Debug)]
+pub enum Expect {
+    /// Nothing: a connection is enough.
+    Connection,
+    /// These first bytes; not empty.
+    Prefix(Arc<[u8]>),
+    /// A match somewhere in the first 16 KiB.
+    Regex(regex::bytes::Regex),
+}
+
+/// `eject = { … }`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EjectConfig {
+    /// Failed connection attempts in a row that eject an endpoint. Default 3.
+    pub failures: u32,
+    /// How long the first ejection lasts; each further one lasts twice as long. Default 1 s.
+    pub backoff: Duration,
+    /// Longest ejection; also how long an endpoint has to serve before it is as good as new.
+    /// At least `backoff`. Default 1 min.
+    pub max: Duration,
+}
+
+impl Default for EjectConfig {
+    fn default() -> Self {
+        Self { failures: 3, backoff: Duration::from_secs(1), max: Duration::from_secs(60) }
+    }
 }
 
 /// One address of an upstream.

@@ -3,10 +3,23 @@
 use std::{fmt, ops::Range};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use serde::Serialize;
+
+/// Whether a file with such a diagnostic can be used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Severity {
+    /// It cannot.
+    #[default]
+    Error,
+    /// It can, but may not do what is meant.
+    Warning,
+}
 
 /// One thing that is wrong with a rules file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
+    /// How wrong.
+    pub severity: Severity,
     /// What is wrong, in a sentence without a full stop.
     pub message: String,
     /// Where, in bytes of the text.
@@ -18,10 +31,17 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// A diagnostic without label and hint.
+    /// An error without label and hint.
     #[must_use]
     pub fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { message: message.into(), span, label: String::new(), hint: None }
+        let severity = Severity::Error;
+        Self { severity, message: message.into(), span, label: String::new(), hint: None }
+    }
+
+    /// A warning without label and hint.
+    #[must_use]
+    pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::new(span, message) }
     }
 
     /// The same with a text beside the caret.
@@ -35,6 +55,29 @@ impl Diagnostic {
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
+}
+
+/// A diagnostic without the text that it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// What is wrong, in a sentence without a full stop.
+    pub message: String,
+    /// Where; `None`: the file as a whole.
+    #[serde(flatten)]
+    pub place: Option<Place>,
+    /// More of what is wrong there.
+    pub label: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// A place in a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Place {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
 }
 
 /// How a report looks.
@@ -57,7 +100,7 @@ pub struct Report {
 
 impl Report {
     /// Puts the diagnostics in the order of the text.
-    pub(super) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
+    pub(crate) fn new(name: &str, text: &str, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
         Self { name: name.to_owned(), text: text.to_owned(), diagnostics }
     }
@@ -85,18 +128,43 @@ impl Report {
     }
 
     fn render_one(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
-        let Diagnostic { message, span, label, hint } = diagnostic;
+        let Diagnostic { severity, message, span, label, hint } = diagnostic;
         let span = self.drawable(span);
         let annotation = AnnotationKind::Primary.span(span);
         let annotation =
             if label.is_empty() { annotation } else { annotation.label(label.as_str()) };
         let snippet =
             Snippet::source(self.text.as_str()).path(self.name.as_str()).annotation(annotation);
-        let mut group = Level::ERROR.primary_title(message.as_str()).element(snippet);
+        let level = match severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let mut group = level.primary_title(message.as_str()).element(snippet);
         if let Some(hint) = hint {
             group = group.element(Level::HELP.with_name("hint").message(hint.as_str()));
         }
         renderer.render(&[group])
+    }
+
+    /// The same as data, for programs and for logs.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        self.diagnostics.iter().map(|diagnostic| self.problem(diagnostic)).collect()
+    }
+
+    fn problem(&self, diagnostic: &Diagnostic) -> Problem {
+        let Diagnostic { severity: _, message, span, label, hint } = diagnostic;
+        let before = &self.text[..self.drawable(span).start];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Problem {
+            message: message.clone(),
+            place: Some(Place {
+                line: before.matches('\n').count() + 1,
+                column: before[line_start..].chars().count() + 1,
+            }),
+            label: (!label.is_empty()).then(|| label.clone()),
+            hint: hint.clone(),
+        }
     }
 
     /// The part of a span that can be drawn: inside the text, on whole characters, and on
@@ -117,7 +185,7 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::{Diagnostic, Report, Style};
+    use super::{Diagnostic, Place, Report, Style};
 
     #[test]
     fn a_report_has_position_line_caret_and_hint() {
@@ -135,6 +203,19 @@ mod tests {
   |     ^^^^^^ not one
   |
   = hint: write 2"#
+        );
+    }
+
+    #[test]
+    fn a_warning_says_so_and_has_a_place() {
+        let warning = Diagnostic::warning(7..8, "odd").label("this").hint("look");
+        let report = Report::new("x", "ä = 1\nü = b", vec![warning]);
+        assert!(report.to_string().starts_with("warning: odd\n --> x:2:1\n"), "{report}");
+        let [problem] = &report.problems()[..] else { panic!() };
+        assert_eq!(problem.place, Some(Place { line: 2, column: 1 }));
+        assert_eq!(
+            (problem.label.as_deref(), problem.hint.as_deref()),
+            (Some("this"), Some("look"))
         );
     }
 

@@ -10,13 +10,23 @@ use super::{
 /// Reports rules that no connection can reach.
 pub(super) fn lint(config: &Config, places: &Places, problems: &Problems) {
     for id in (0..config.rules.len()).map(RuleId) {
-        let complaint = unused(config, id)
-            .or_else(|| never_matches(config, id))
-            .or_else(|| unreachable(config, id));
+        let complaint = if stands_in(config, id) {
+            never_matches(config, id)
+        } else {
+            unused(config, id)
+                .or_else(|| never_matches(config, id))
+                .or_else(|| unreachable(config, id))
+        };
         if let (Some((message, hint)), Some(span)) = (complaint, places.rules.get(id.0)) {
             problems.add(Diagnostic::new(span.clone(), message).hint(hint));
         }
     }
+}
+
+/// Whether another rule uses this one's upstream when its own cannot be had. What that other rule
+/// is reached by is looked at there.
+fn stands_in(config: &Config, id: RuleId) -> bool {
+    config.rules.iter().any(|rule| rule.on_no_upstream == Otherwise::Rule(id))
 }
 
 /// A message and a hint.

@@ -7,8 +7,9 @@ use toml::de::DeValue;
 
 use super::{
     diagnostic::Diagnostic,
+    heads,
     suggest::did_you_mean_or_list,
-    table::{Problems, Table, Value, into_table, unavailable, wrong_type},
+    table::{Problems, Table, Value, into_table, wrong_type},
     values::{integer, list, string},
 };
 use crate::route::{
@@ -16,36 +17,8 @@ use crate::route::{
     Regex, RegexError, parse_network,
 };
 
-/// Probes of the schema that this version does not have.
-const LATER_PROBES: [&str; 27] = [
-    "websocket",
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "mqtt",
-    "amqp",
-    "rdp",
-    "vnc",
-    "smtp",
-    "xmpp",
-    "openvpn",
-    "tinc",
-    "adb",
-    "syslog",
-    "dns",
-    "ldap",
-    "smb",
-    "rtsp",
-    "sip",
-    "stun",
-    "bittorrent",
-    "minecraft",
-    "git",
-    "rsync",
-    "proxy",
-    "ftp",
-];
+/// Protocols whose clients are silent until the server has spoken: no probe can see them.
+const SERVER_FIRST: &[&str] = &["ftp", "imap", "pop3"];
 
 /// Reads a matcher. `None`: it is wrong, and the problems say how.
 pub(super) fn matcher(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
@@ -69,8 +42,10 @@ fn probe(span: Range<usize>, name: &str, problems: &Problems) -> Result<Matcher,
     if let Some(probe) = probes.get(name) {
         return Ok(Matcher::Probe(probe.clone()));
     }
-    if LATER_PROBES.contains(&name) {
-        return Err(unavailable(span, name, "describe its first bytes with `prefix` or `regex`"));
+    if SERVER_FIRST.contains(&name) {
+        return Err(Diagnostic::new(span, format!("no probe can see `{name}`"))
+            .label("its clients wait for the server to speak first")
+            .hint("name a rule in the listener's `on_timeout`, and leave it out of its `rules`"));
     }
     let hint = did_you_mean_or_list(name, probes.names(), "probes", "write a table instead");
     Err(Diagnostic::new(span, format!("unknown probe `{name}`")).hint(hint))
@@ -91,7 +66,13 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     if let Some(value) = table.value("bytes") {
         members.extend(bytes(value, problems));
     }
-    members.extend(table.take("regex", regex).map(toml::Spanned::into_inner));
+    if let Some(value) = table.value("tls") {
+        members.extend(heads::tls(value, problems).map(Matcher::Tls));
+    }
+    if let Some(value) = table.value("http") {
+        members.extend(heads::http(value, problems).map(Matcher::Http));
+    }
+    members.extend(table.take("regex", pattern).map(|regex| Matcher::Regex(regex.into_inner())));
     if let Some(value) = table.value("all") {
         members.extend(group(value, problems).map(Matcher::All));
     }
@@ -100,9 +81,6 @@ fn condition(mut table: Table<'_, '_>) -> Option<Matcher> {
     }
     if let Some(value) = table.value("not") {
         members.extend(matcher(value, problems).map(|inner| Matcher::Not(Box::new(inner))));
-    }
-    for name in ["tls", "http"] {
-        table.unavailable(name, &format!("match every {name} client with `match = \"{name}\"`"));
     }
     for key in table.take_keys(|key| problems.surroundings().probes.get(key).is_some()) {
         problems.add(
@@ -176,10 +154,11 @@ fn hex_digit(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn regex(value: Value<'_>) -> Result<Matcher, Diagnostic> {
+/// A regular expression.
+pub(super) fn pattern(value: Value<'_>) -> Result<Regex, Diagnostic> {
     let span = value.span();
     let pattern = string(value)?;
-    Regex::new(&pattern).map(Matcher::Regex).map_err(|error| {
+    Regex::new(&pattern).map_err(|error| {
         let hint = match error {
             RegexError::Syntax(_) => "the syntax is that of https://docs.rs/regex, on bytes",
             RegexError::TooLarge => "use smaller counts in `{…}`",

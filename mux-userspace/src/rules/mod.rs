@@ -4,9 +4,10 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `settings`, `matches` |
+//! | keys → raw shapes | `raw`, `settings`, `matches`, `heads`, `names`, `upstream` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
+//! | what may be meant otherwise | `warn`, `places` |
 //! | what went wrong → a report with file, line, column, caret and hint | `diagnostic`, `suggest` |
 //!
 //! Every step goes on after a problem, so that a report has all of them. Nothing here
@@ -16,33 +17,40 @@ mod address;
 mod compile;
 pub mod config;
 mod diagnostic;
+mod heads;
 mod lint;
 mod matches;
+mod names;
+mod places;
 mod raw;
 mod settings;
 mod suggest;
 mod table;
 mod units;
+mod upstream;
 mod values;
+mod warn;
 
 #[cfg(test)]
 mod tests;
 
 use std::{
     fmt, fs, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
 use thiserror::Error;
 use toml::de::DeTable;
 
-use self::table::Problems;
+pub(crate) use self::suggest::did_you_mean_or_list;
 pub use self::{
     address::{AddressError, parse_address, parse_listen},
     config::Config,
-    diagnostic::{Diagnostic, Report, Style},
+    diagnostic::{Diagnostic, Place, Problem, Report, Severity, Style},
     units::{UnitError, parse_duration, parse_size},
 };
+use self::{places::Places, table::Problems};
 use crate::probe::Probes;
 
 /// Why there is no configuration. Its `Display` is the whole report, for people.
@@ -75,6 +83,25 @@ const NOT_UTF8_HINT: &str =
     "save the file as UTF-8, and write other bytes in `prefix_hex`, or as \\xNN in a `regex`";
 
 impl LoadError {
+    /// What is wrong, as data.
+    #[must_use]
+    pub fn problems(&self) -> Vec<Problem> {
+        let whole = |message, place, hint: String| {
+            vec![Problem { message, place, label: None, hint: Some(hint) }]
+        };
+        match self {
+            Self::Invalid(report) => report.problems(),
+            Self::Io { path, source } => {
+                let message = format!("cannot read {}: {source}", path.display());
+                whole(message, None, remedy(source).to_string())
+            }
+            Self::NotUtf8 { name: _, line, column } => {
+                let place = Place { line: *line, column: *column };
+                whole("this is not UTF-8".into(), Some(place), NOT_UTF8_HINT.into())
+            }
+        }
+    }
+
     /// The whole report in a style; [`Style::Plain`] is what `Display` gives.
     #[must_use]
     pub fn render(&self, style: Style) -> String {
@@ -105,11 +132,48 @@ pub struct Surroundings {
     pub directory: PathBuf,
 }
 
+/// A rules file that is right, and its text, to point at what may be meant otherwise.
+#[derive(Debug)]
+pub struct RulesFile {
+    /// What it says.
+    pub config: Config,
+    name: String,
+    text: String,
+}
+
+impl RulesFile {
+    /// What can be seen from the file alone that hardly can be meant.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Diagnostic> {
+        warn::warnings(&self.config, &Places::of(&self.text))
+    }
+
+    /// Every address of an upstream that stands in it, and where, in the order of the text.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<(Range<usize>, config::Address)> {
+        Places::of(&self.text).addresses()
+    }
+
+    /// A report of what was found in it.
+    #[must_use]
+    pub fn report(&self, diagnostics: Vec<Diagnostic>) -> Report {
+        Report::new(&self.name, &self.text, diagnostics)
+    }
+}
+
 /// Reads and compiles a rules file, which may name these probes.
 ///
 /// # Errors
 /// [`LoadError`]: the file cannot be read, is not UTF-8, or says something wrong.
 pub fn load(path: &Path, probes: &Probes) -> Result<Config, LoadError> {
+    open(path, probes).map(|file| file.config)
+}
+
+/// The same, and keeps the text.
+///
+/// # Errors
+/// As [`load`].
+pub fn open(path: &Path, probes: &Probes) -> Result<RulesFile, LoadError> {
     let bytes = fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })?;
     let name = path.display().to_string();
     let text = std::str::from_utf8(&bytes).map_err(|error| {
@@ -122,7 +186,8 @@ pub fn load(path: &Path, probes: &Probes) -> Result<Config, LoadError> {
         }
     })?;
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-    parse_in(&name, text, Surroundings { probes: probes.clone(), directory })
+    let config = parse_in(&name, text, Surroundings { probes: probes.clone(), directory })?;
+    Ok(RulesFile { config, text: text.to_owned(), name })
 }
 
 /// Compiles the text of a rules file that names mux's own probes and files relative to the

@@ -11,20 +11,19 @@ use toml::{
 use super::{
     address::{local_port, parse_address, parse_listen},
     config::{
-        Acl, Address, Balance, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
-        RelayChoice, SecurityConfig, Timeouts, UpstreamConfig,
+        Acl, Address, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig, RelayChoice,
+        SecurityConfig, Timeouts,
     },
     diagnostic::Diagnostic,
     matches, settings,
-    table::{Problems, Table, Value, into_table, unavailable, wrong_type},
+    table::{Problems, Table, Value, wrong_type},
+    upstream::{RawUpstream, upstream},
     values::{choice, count, integer, list, name, positive_duration, size, string},
 };
 use crate::route::Matcher;
 
 /// What `sniff_limit` can be, bytes; the connection's buffer is as large.
 const SNIFF_LIMIT: std::ops::RangeInclusive<u64> = 1..=1 << 20;
-/// More endpoints than this to try one after the other is a mistake.
-const MAX_RETRIES: u64 = 100;
 
 /// A whole file.
 pub(super) struct RawConfig {
@@ -58,6 +57,7 @@ pub(super) struct RawRule {
     pub(super) name: Option<Spanned<String>>,
     pub(super) matcher: Matcher,
     pub(super) upstream: Option<Spanned<RawTarget>>,
+    pub(super) on_no_upstream: Option<Spanned<String>>,
     pub(super) relay: RelayChoice,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) acl: Acl,
@@ -69,16 +69,6 @@ pub(super) enum RawTarget {
     Text(String),
     /// An address for sure.
     Address(Address),
-}
-
-/// An `[[upstream]]`.
-pub(super) struct RawUpstream {
-    pub(super) name: Option<Spanned<String>>,
-    pub(super) endpoints: Vec<Address>,
-    pub(super) balance: Balance,
-    pub(super) connect_timeout: Duration,
-    pub(super) retries: u32,
-    pub(super) max_connections: Option<NonZeroU32>,
 }
 
 /// Reads a file's root table.
@@ -220,6 +210,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
     let matcher =
         condition.and_then(|value| matches::matcher(value, problems)).unwrap_or(Matcher::Always);
     let upstream = table.require("upstream", "upstream = \"127.0.0.1:80\"", target);
+    let on_no_upstream = table.take("on_no_upstream", string);
     let relays = [RelayChoice::Auto, RelayChoice::Sockmap, RelayChoice::Splice, RelayChoice::Copy]
         .map(|relay| (relay.name(), relay));
     let relay = table.take("relay", |value| choice(value, &relays));
@@ -232,6 +223,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         name,
         matcher,
         upstream,
+        on_no_upstream,
         relay: relay.map_or(RelayChoice::Auto, Spanned::into_inner),
         max_connections: max_connections.map(Spanned::into_inner),
         acl,
@@ -247,7 +239,7 @@ fn target(value: Value<'_>) -> Result<RawTarget, Diagnostic> {
 }
 
 /// An address, as a string or as a port on this machine.
-fn address(value: Value<'_>) -> Result<Address, Diagnostic> {
+pub(super) fn address(value: Value<'_>) -> Result<Address, Diagnostic> {
     let span = value.span();
     match value.get_ref() {
         DeValue::Integer(_) => integer(value, 1..=u64::from(u16::MAX))
@@ -266,63 +258,4 @@ pub(super) fn not_an_address(
     error: super::address::AddressError,
 ) -> Diagnostic {
     Diagnostic::new(span, format!("`{text}` is not an address")).hint(error.to_string())
-}
-
-fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
-    let problems = table.problems();
-    let name = table.require("name", "name = \"web\"", name);
-    let example = "endpoints = [\"10.0.0.5:443\"]";
-    let endpoints = table.require("endpoints", example, |value| endpoints(value, problems));
-    let balance = table.take("balance", balance);
-    let connect_timeout = table.take("connect_timeout", positive_duration);
-    let retries = table.take("retries", |value| {
-        integer(value, 0..=MAX_RETRIES).map(|retries| u32::try_from(retries).unwrap_or(u32::MAX))
-    });
-    let max_connections = table.take("max_connections", count);
-    table.unavailable("health", "an endpoint that does not answer is passed over, see `retries`");
-    table.unavailable("resolve", "leave it out: mux looks names up by itself");
-    table.unavailable("source", "connections come from the machine's own address");
-    table.finish();
-    RawUpstream {
-        name,
-        endpoints: endpoints.map(Spanned::into_inner).unwrap_or_default(),
-        balance: balance.map_or(Balance::default(), Spanned::into_inner),
-        connect_timeout: connect_timeout
-            .map_or(UpstreamConfig::CONNECT_TIMEOUT, Spanned::into_inner),
-        retries: retries.map_or(UpstreamConfig::RETRIES, Spanned::into_inner),
-        max_connections: max_connections.map(Spanned::into_inner),
-    }
-}
-
-fn endpoints(value: Value<'_>, problems: &Problems) -> Result<Vec<Address>, Diagnostic> {
-    let span = value.span();
-    let values = list(value)?;
-    if values.is_empty() {
-        return Err(Diagnostic::new(span, "an upstream without endpoints goes nowhere")
-            .hint("name at least one, such as \"10.0.0.5:443\""));
-    }
-    Ok(values.into_iter().filter_map(|value| endpoint(value, problems)).collect())
-}
-
-/// `"10.0.0.5:443"`, `80` or `{ address = "10.0.0.5:443" }`.
-fn endpoint(value: Value<'_>, problems: &Problems) -> Option<Address> {
-    if !matches!(value.get_ref(), DeValue::Table(_)) {
-        return problems.keep(address(value));
-    }
-    let mut table = problems.keep(into_table(value, "an endpoint", problems))?;
-    let address = table.require("address", "address = \"10.0.0.5:443\"", address);
-    table.unavailable("weight", "write an endpoint twice to give it twice the share");
-    table.unavailable("backup", "put it last and set `balance = \"first\"`");
-    table.finish();
-    address.map(Spanned::into_inner)
-}
-
-fn balance(value: Value<'_>) -> Result<Balance, Diagnostic> {
-    if let DeValue::String(word) = value.get_ref()
-        && matches!(&**word, "least-connections" | "random-two" | "source-hash")
-    {
-        let hint = "choose `round-robin` or `first`";
-        return Err(unavailable(value.span(), word, hint));
-    }
-    choice(value, &[("round-robin", Balance::RoundRobin), ("first", Balance::First)])
 }

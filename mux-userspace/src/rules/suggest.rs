@@ -16,7 +16,7 @@ pub(super) fn did_you_mean<'a>(
 }
 
 /// The same, or else a list of all candidates, or else `none`.
-pub(super) fn did_you_mean_or_list<'a>(
+pub(crate) fn did_you_mean_or_list<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str> + Clone,
     list: &str,

@@ -172,6 +172,15 @@ impl<'i, 'p> Table<'i, 'p> {
         }
     }
 
+    /// Takes all keys that are still there, with their values: of a table that has keys of the
+    /// user's own.
+    pub(super) fn entries(&mut self) -> Vec<(Spanned<String>, Value<'i>)> {
+        let taken = std::mem::take(&mut self.entries).into_iter();
+        taken
+            .map(|(key, value)| (Spanned::new(key.span(), key.into_inner().into_owned()), value))
+            .collect()
+    }
+
     /// Takes the keys that are still there and are like this, in the order of the text.
     pub(super) fn take_keys(&mut self, wanted: impl Fn(&str) -> bool) -> Vec<Spanned<String>> {
         let taken = self.entries.extract_if(.., |(key, _)| wanted(key.get_ref()));

@@ -71,6 +71,14 @@ fn whole(number: &DeInteger<'_>) -> Option<u64> {
     u64::from_str_radix(number.as_str(), number.radix()).ok()
 }
 
+/// `true` or `false`.
+pub(super) fn boolean(value: Value<'_>) -> Result<bool, Diagnostic> {
+    match value.get_ref() {
+        DeValue::Boolean(value) => Ok(*value),
+        other => Err(wrong_type(value.span(), "`true` or `false`", other)),
+    }
+}
+
 /// A limit on connections: at least one.
 pub(super) fn count(value: Value<'_>) -> Result<NonZeroU32, Diagnostic> {
     let span = value.span();

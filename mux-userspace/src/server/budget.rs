@@ -13,6 +13,8 @@ const PER_CONNECTION: u64 = 2;
 const PER_PROCESS: u64 = 64;
 /// epolls, the timer, the wakers of a core, and the accepted connection that waits for a place.
 const PER_CORE: u64 = 8;
+/// An active check of an endpoint: a name's addresses are raced.
+const PER_CHECK: u64 = 2;
 /// Pipes that splice(2) needs while bytes are in them, a core; without any, flows are copied.
 const PIPES_PER_CORE: u64 = 64;
 const PER_PIPE: u64 = 2;
@@ -51,7 +53,11 @@ pub(super) fn work_out(
     limit: u64,
 ) -> Result<Budget, TooFewDescriptors> {
     let cores = cores as u64;
-    let fixed = PER_PROCESS + cores * (PER_CORE + config.listeners.len() as u64);
+    let checked = config.upstreams.iter().filter(|upstream| upstream.health.is_some());
+    let checks: usize = checked.map(|upstream| upstream.endpoints.len()).sum();
+    let fixed = PER_PROCESS
+        + cores * (PER_CORE + config.listeners.len() as u64)
+        + checks as u64 * PER_CHECK;
     let free = limit.saturating_sub(fixed);
     let wanted = config.limits.max_connections;
     let pipes = cores * PIPES_PER_CORE * PER_PIPE;

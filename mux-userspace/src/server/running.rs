@@ -12,6 +12,7 @@ use crate::{
     listener::{Bound, SocketFile},
     rules::config::{Config, RelayChoice},
     shared::{Limits, Owners, Shared},
+    upstream::{Groups, Upkeep},
 };
 
 /// Everything that was opened while there were privileges to.
@@ -36,6 +37,7 @@ pub(crate) struct Running {
     workers: Vec<JoinHandle<()>>,
     events: Option<events::Reader>,
     watcher: Option<files::Watcher>,
+    upkeep: Option<Upkeep>,
     kernel: Option<Kernel>,
     files: Vec<SocketFile>,
     access_writer: Writer,
@@ -99,6 +101,7 @@ impl Setup {
             access,
             hooks,
             limits: Limits::new(&config, budget, handles.len()),
+            upstreams: Groups::new(&config),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
@@ -113,13 +116,15 @@ impl Setup {
         let network_files = shared.config.network_files.clone();
         let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
             .map_err(io_error("starting the files thread"))?;
+        let upkeep = Upkeep::start(&shared.upstreams, &shared.counters)
+            .map_err(io_error("starting the upstreams' thread"))?;
         let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
         let (workers, nudges) = worker::spawn_all(&shared, bound, handles)?;
         let events = match &mut kernel {
             Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
             None => None,
         };
-        Ok(Running { shared, workers, events, watcher, kernel, files, access_writer })
+        Ok(Running { shared, workers, events, watcher, upkeep, kernel, files, access_writer })
     }
 }
 
@@ -132,7 +137,7 @@ impl Running {
     /// Waits until the cores are done, which they are some time after [`Shared::drain`] or
     /// [`Shared::abort`] was cancelled, and clears up.
     pub(crate) fn join(self) {
-        let Self { shared, workers, events, watcher, kernel, files, access_writer } = self;
+        let Self { shared, workers, events, watcher, upkeep, kernel, files, access_writer } = self;
         for worker in workers {
             if worker.join().is_err() {
                 warn!("a core's thread panicked; its connections are closed");
@@ -147,6 +152,9 @@ impl Running {
         }
         if let Some(watcher) = watcher {
             watcher.stop();
+        }
+        if let Some(upkeep) = upkeep {
+            upkeep.stop();
         }
         if let Some(kernel) = &kernel {
             match kernel.stats() {

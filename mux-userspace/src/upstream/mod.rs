@@ -1,164 +1,301 @@
-//! Connecting to an upstream: endpoints in their order, all addresses of a name, a timeout each.
+//! Connecting to an upstream: which endpoint, whether there is a place, all addresses of a name, a
+//! timeout each, the next one when one fails.
 //!
 //! Never touches a byte of the flow: a failed endpoint costs the client nothing but time.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `group` | a group at run time: seats, tiers, the queue |
+//! | `balance` | whose turn it is; pure |
+//! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
+//! | `room` | a group's places, and the queue for them |
+//! | `dial`, `eyeballs` | one attempt; a race of addresses |
+//! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
+//! | `builtin` | the servers in the daemon itself |
 
+mod balance;
 pub mod builtin;
+mod check;
+mod dial;
+mod endpoint;
+mod eyeballs;
+mod group;
+mod health;
+mod random;
 mod resolve;
+mod room;
+mod upkeep;
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::Path,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use thiserror::Error;
-use tokio::{
-    net::{TcpSocket, UnixStream},
-    time::{Instant, timeout_at},
-};
+use tokio::{net::UnixStream, time::Instant};
 
-pub use self::resolve::Resolver;
+use self::{dial::Failures, endpoint::Seat, group::Admission};
+pub use self::{
+    endpoint::{Condition, Endpoint},
+    group::{Group, Groups},
+    room::{Place, Room},
+    upkeep::Upkeep,
+};
 use crate::{
     account::Counter,
-    core::Core,
-    net::Stream,
-    rules::config::{Address, Balance, Builtin, UpstreamId},
+    core::{Core, FlowHandle},
+    net::{Peer, Stream},
+    relay::watch::Interest,
+    rules::config::{Builtin, HalfClosed, Otherwise, RuleId, UpstreamId},
 };
 
-/// Between attempts on a Unix socket whose backlog is full.
-const UNIX_RETRY: Duration = Duration::from_millis(5);
+/// Pause before a group's only endpoint is tried again; doubled each time.
+const ONLY_ENDPOINT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to an upstream.
 #[derive(Debug)]
 pub struct Connected {
     /// The connection.
     pub stream: Stream,
+    /// The group, or the address, that it is of.
+    pub upstream: Arc<str>,
     /// Which endpoint, as the access log prints it.
     pub endpoint: String,
     /// The other end, if the endpoint is in this process: to be served.
     pub builtin: Option<(Builtin, UnixStream)>,
+    /// The flow's places; for as long as it lasts.
+    pub places: Places,
 }
 
-/// No endpoint could be connected to.
-#[derive(Debug, Error)]
-#[error("{}", .0.iter().map(|(endpoint, error)| format!("{endpoint}: {error}")).collect::<Vec<_>>().join("; "))]
-pub struct Unreachable(pub Vec<(String, io::Error)>);
+/// What a flow holds of its upstream; given back by `Drop`.
+#[derive(Debug)]
+pub struct Places {
+    _seat: Seat,
+    _place: Option<Place>,
+}
 
-/// Connects to the first endpoint that answers: at most 1 + `retries` are tried.
+/// Who wants to be connected.
+#[derive(Clone, Copy, Debug)]
+pub struct Visitor<'a> {
+    /// The client's connection; it is watched while it waits in a queue.
+    pub client: &'a Stream,
+    /// Its address.
+    pub peer: Peer,
+    /// The flow's place in the core's table.
+    pub handle: &'a FlowHandle,
+}
+
+/// Why a flow has no upstream.
+#[derive(Debug, Error)]
+pub enum Refused {
+    /// No endpoint that was tried could be connected to.
+    #[error("{}", .0.iter().map(|(endpoint, error)| format!("{endpoint}: {error}")).collect::<Vec<_>>().join("; "))]
+    Unreachable(Vec<(String, io::Error)>),
+    /// No endpoint is up; what is the matter with each.
+    #[error("{0}")]
+    NoneUp(String),
+    /// The group, or each of its endpoints that is up, has as many flows as it may.
+    #[error("")]
+    Full,
+    /// The same, and the queue is full.
+    #[error("")]
+    QueueFull,
+    /// The same, and no place came free in time.
+    #[error("")]
+    QueueTimeout,
+    /// The client went away while it waited.
+    #[error("")]
+    ClientLeft,
+}
+
+impl Refused {
+    /// Its stable name in the access log.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::NoneUp(_) => "no-upstream",
+            Self::Full => "upstream-limit",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
+            Self::ClientLeft => "client-left",
+        }
+    }
+
+    /// What counts it.
+    #[must_use]
+    pub const fn counter(&self) -> Counter {
+        match self {
+            Self::Unreachable(_) => Counter::Unreachable,
+            Self::NoneUp(_) => Counter::NoUpstream,
+            Self::Full => Counter::UpstreamLimit,
+            Self::QueueFull => Counter::UpstreamQueueFull,
+            Self::QueueTimeout => Counter::UpstreamQueueTimeout,
+            Self::ClientLeft => Counter::UpstreamQueueLeft,
+        }
+    }
+
+    /// Whether the endpoints are to blame, rather than a limit or the client.
+    const fn is_no_upstream(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::NoneUp(_) => true,
+            Self::Full | Self::QueueFull | Self::QueueTimeout | Self::ClientLeft => false,
+        }
+    }
+}
+
+/// A flow that has to be refused.
+#[derive(Debug)]
+pub struct Failure {
+    /// Why.
+    pub refused: Refused,
+    /// What each upstream said that was tried, the rule's own and those that stood in for it.
+    pub error: String,
+    /// Whether to reset the client's connection rather than close it.
+    pub reset: bool,
+}
+
+/// Connects to the rule's upstream, and where that cannot be had does what the rule's
+/// `on_no_upstream` says.
 ///
 /// # Errors
-/// [`Unreachable`], with what each endpoint said.
-pub async fn connect(core: &Core, id: UpstreamId) -> Result<Connected, Unreachable> {
-    let upstream = &core.shared.config.upstreams[id.0];
-    let count = upstream.endpoints.len();
-    let first = match upstream.balance {
-        Balance::First => 0,
-        Balance::RoundRobin => core.shared.limits.turns[id.0].fetch_add(1, Ordering::Relaxed),
-    };
-    let attempts = count.min(upstream.retries as usize + 1);
-    let mut failures = Vec::new();
-    for turn in 0..attempts {
-        let address = &upstream.endpoints[(first.wrapping_add(turn)) % count];
-        match connect_endpoint(core, address, upstream.connect_timeout, &mut failures).await {
-            Some(connected) => return Ok(connected),
-            None => core.shared.counters.count(Counter::ConnectFailed),
-        }
-    }
-    Err(Unreachable(failures))
-}
-
-/// Tries all addresses of one endpoint; adds to `failures` what went wrong.
-async fn connect_endpoint(
+/// [`Failure`].
+pub async fn connect(
     core: &Core,
-    address: &Address,
-    timeout: Duration,
-    failures: &mut Vec<(String, io::Error)>,
-) -> Option<Connected> {
-    let deadline = Instant::now() + timeout;
-    let (result, builtin) = match address {
-        Address::Ip(ip) => (within(deadline, connect_tcp(*ip)).await, None),
-        Address::Unix(path) => (within(deadline, connect_unix(path)).await, None),
-        Address::Name { host, port } => {
-            return connect_name(core, host, *port, deadline, failures).await;
-        }
-        Address::Builtin(builtin) => match UnixStream::pair() {
-            Ok((ours, theirs)) => (Ok(Stream::Unix(ours)), Some((*builtin, theirs))),
-            Err(error) => (Err(error), None),
-        },
-    };
-    let endpoint = address.to_string();
-    match result {
-        Ok(stream) => Some(Connected { stream, endpoint, builtin }),
-        Err(error) => {
-            failures.push((endpoint, error));
-            None
-        }
-    }
-}
-
-/// Tries a name's addresses, each with an equal part of the time that is left, so that a dead one
-/// leaves some for the next.
-async fn connect_name(
-    core: &Core,
-    host: &Arc<str>,
-    port: u16,
-    deadline: Instant,
-    failures: &mut Vec<(String, io::Error)>,
-) -> Option<Connected> {
-    let addresses = match within(deadline, core.resolver.resolve(host)).await {
-        Ok(addresses) => addresses,
-        Err(error) => {
-            failures.push((format!("{host}:{port}"), error));
-            return None;
-        }
-    };
-    let mut left = addresses.len() as u32;
-    for ip in addresses {
-        let address = SocketAddr::new(ip, port);
-        let part = deadline.saturating_duration_since(Instant::now()) / left.max(1);
-        left -= 1;
-        match within(Instant::now() + part, connect_tcp(address)).await {
-            Ok(stream) => {
-                let endpoint = format!("{host}:{port} ({address})");
-                return Some(Connected { stream, endpoint, builtin: None });
-            }
-            Err(error) => failures.push((address.to_string(), error)),
-        }
-    }
-    None
-}
-
-/// Runs an attempt until `deadline`.
-async fn within<T>(
-    deadline: Instant,
-    attempt: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    timeout_at(deadline, attempt)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "timed out")))
-}
-
-async fn connect_tcp(address: SocketAddr) -> io::Result<Stream> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
-    };
-    // What was a segment of the client's must not wait for the ACK of the one before.
-    socket.set_nodelay(true)?;
-    Ok(Stream::Tcp(socket.connect(address).await?))
-}
-
-async fn connect_unix(path: &Path) -> io::Result<Stream> {
+    mut rule: RuleId,
+    visitor: Visitor<'_>,
+) -> Result<Connected, Failure> {
+    let mut errors = Vec::new();
     loop {
-        match UnixStream::connect(path).await {
-            Ok(stream) => return Ok(Stream::Unix(stream)),
-            // A full backlog: unlike TCP, nothing tells when it has room (unix(7)).
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(UNIX_RETRY).await;
+        let config = &core.shared.config.rules[rule.0];
+        let refused = match connect_to(core, config.upstream, visitor).await {
+            Ok(connected) => return Ok(connected),
+            Err(refused) => refused,
+        };
+        let is_no_upstream = refused.is_no_upstream();
+        let said = refused.to_string();
+        errors.extend((!said.is_empty()).then_some(said));
+        let reset = match config.on_no_upstream {
+            // An upstream is behind its rule's access list, whichever way one comes to it.
+            Otherwise::Rule(next)
+                if is_no_upstream
+                    && core.shared.config.rules[next.0].acl.permits(visitor.peer.ip()) =>
+            {
+                core.shared.counters.count(Counter::UpstreamFallbacks);
+                rule = next;
+                continue;
             }
-            Err(error) => return Err(error),
+            Otherwise::Reset | Otherwise::Rule(_) => is_no_upstream,
+            Otherwise::Close => false,
+        };
+        return Err(Failure { refused, error: errors.join("; "), reset });
+    }
+}
+
+/// Connects to a group: to at most 1 + `retries` endpoints, one after the other.
+async fn connect_to(
+    core: &Core,
+    id: UpstreamId,
+    visitor: Visitor<'_>,
+) -> Result<Connected, Refused> {
+    let group = &core.shared.upstreams[id];
+    let counters = &core.shared.counters;
+    let mut flow = Admission { source: visitor.peer.ip(), ..Admission::default() };
+    let mut failures = Failures::new();
+    let mut retries = group.config().retries;
+    // For the only endpoint, whose attempts share its timeout.
+    let mut pause = ONLY_ENDPOINT_PAUSE;
+    let mut deadline = None;
+    loop {
+        let left = left(core, visitor, group);
+        let (index, mut seat) = match group.admit(&mut flow, counters, left).await {
+            Ok(seat) => seat,
+            Err(refused) if failures.is_empty() || !after_failures(&refused) => {
+                return Err(refused);
+            }
+            Err(_) => return Err(Refused::Unreachable(failures)),
+        };
+        let mut time = group.connect_timeout(index);
+        if group.has_one_endpoint() {
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + time);
+            time = deadline.saturating_duration_since(Instant::now());
         }
+        match dial::dial(seat.endpoint(), time).await {
+            Ok(dialled) => {
+                group.succeeded(&mut seat, counters);
+                return Ok(Connected {
+                    stream: dialled.stream,
+                    upstream: Arc::clone(&group.config().name),
+                    endpoint: dialled.endpoint,
+                    builtin: dialled.builtin,
+                    places: Places { _seat: seat, _place: flow.place },
+                });
+            }
+            Err(said) => {
+                group.failed(&mut seat, &said, counters);
+                failures.extend(said);
+            }
+        }
+        flow.tried.push(index);
+        let is_late = deadline.is_some_and(|deadline| Instant::now() + pause >= deadline);
+        if retries == 0 || is_late {
+            return Err(Refused::Unreachable(failures));
+        }
+        retries -= 1;
+        counters.count(Counter::UpstreamRetries);
+        drop(seat);
+        if group.has_one_endpoint() {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
+/// Whether a refusal after failed attempts is told as the failure of these.
+const fn after_failures(refused: &Refused) -> bool {
+    match refused {
+        Refused::Unreachable(_) | Refused::NoneUp(_) | Refused::Full | Refused::QueueFull => true,
+        Refused::QueueTimeout | Refused::ClientLeft => false,
+    }
+}
+
+/// Ends when the client of a flow in the queue is gone. Watches its socket while it is polled; the
+/// bytes that have come stay unread.
+async fn left(core: &Core, visitor: Visitor<'_>, group: &Group) {
+    let waits = group.config().queue.map(|queue| queue.half_closed) == Some(HalfClosed::Waits);
+    let gone = libc::EPOLLHUP | libc::EPOLLERR | if waits { 0 } else { libc::EPOLLRDHUP };
+    let control = &visitor.handle.control;
+    let Ok(_watched) = Watched::new(core, visitor) else {
+        // No memory for another watch: then the timeout is what ends it.
+        return std::future::pending().await;
+    };
+    loop {
+        let mail = control.wait().await;
+        if mail.client & gone.cast_unsigned() != 0 {
+            return;
+        }
+        if control.stopped().is_some() {
+            // The flow's task ends us, and would find nothing to do if we went on asking.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// A client's socket in the core's private epoll; taken out by `Drop`.
+struct Watched<'a> {
+    core: &'a Core,
+    visitor: Visitor<'a>,
+}
+
+impl<'a> Watched<'a> {
+    fn new(core: &'a Core, visitor: Visitor<'a>) -> io::Result<Self> {
+        core.watch.add(visitor.client, visitor.handle.token(), Interest::default())?;
+        Ok(Self { core, visitor })
+    }
+}
+
+impl Drop for Watched<'_> {
+    fn drop(&mut self) {
+        // It was added, and its descriptor is still open.
+        let _ = self.core.watch.remove(self.visitor.client);
+        // Who watches it next is told anew.
+        self.visitor.handle.control.take();
     }
 }

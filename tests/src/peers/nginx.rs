@@ -14,12 +14,14 @@ use crate::{Conn, Process, Scratch, eventually};
 /// Attempts with other ports.
 const ATTEMPTS: usize = 5;
 
-/// A running nginx. It answers `/` with the name of the server that was asked: `plain`, `tls`,
-/// `unix`; and has the files in `/files/`.
+/// A running nginx. It answers `/` with the name of the server that was asked: `plain`, `h2c`,
+/// `tls`, `unix`; and has the files in `/files/`.
 #[derive(Debug)]
 pub struct Nginx {
     /// Where it speaks HTTP.
     pub http: SocketAddr,
+    /// Where it speaks HTTP/2 without TLS, and nothing else.
+    pub h2c: SocketAddr,
     /// Where it speaks HTTPS.
     pub https: SocketAddr,
     /// Where it speaks HTTP over a Unix socket.
@@ -47,10 +49,10 @@ impl Nginx {
     fn try_start(certificate: &Certificate) -> Result<Self> {
         let scratch = Scratch::new()?;
         std::fs::create_dir(scratch.join("files"))?;
-        let [http, https] = [ports::free_port()?, ports::free_port()?]
+        let [http, h2c, https] = [ports::free_port()?, ports::free_port()?, ports::free_port()?]
             .map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let unix = scratch.join("web.sock");
-        let config = configuration(scratch.path(), http, https, certificate);
+        let config = configuration(scratch.path(), [http, h2c, https], certificate);
         let file = scratch.write("nginx.conf", config)?;
         let mut process = Process::start(
             Command::new("nginx")
@@ -66,7 +68,7 @@ impl Nginx {
             (Conn::tcp(http).is_ok() && Conn::tcp(https).is_ok() && unix.exists()).then_some(Ok(()))
         })?;
         up?;
-        Ok(Self { http, https, unix, _process: process, scratch })
+        Ok(Self { http, h2c, https, unix, _process: process, scratch })
     }
 
     /// Puts a file under `/files/`.
@@ -80,8 +82,7 @@ impl Nginx {
 
 fn configuration(
     directory: &Path,
-    http: SocketAddr,
-    https: SocketAddr,
+    [http, h2c, https]: [SocketAddr; 3],
     certificate: &Certificate,
 ) -> String {
     let directory = directory.display();
@@ -96,6 +97,7 @@ fn configuration(
     }
     for (name, listen) in [
         ("plain", format!("listen {http};")),
+        ("h2c", format!("listen {h2c} http2;")),
         (
             "tls",
             format!(

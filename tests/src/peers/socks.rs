@@ -1,7 +1,5 @@
 //! A SOCKS5 server (RFC 1928) of a few lines, with a web server behind it: for curl.
 
-use std::io;
-
 use anyhow::{Result, ensure};
 
 use crate::{Conn, Server, Upstream};
@@ -16,21 +14,21 @@ pub fn socks_server() -> Result<Server> {
 
 fn serve(conn: Conn) -> Result<()> {
     // Section 3: version, number of methods, methods; "no authentication" is method 0.
-    let greeting: [u8; 2] = exact(&conn)?;
+    let greeting: [u8; 2] = conn.exact()?;
     ensure!(greeting[0] == 5, "version {}", greeting[0]);
-    bytes(&conn, usize::from(greeting[1]))?;
+    conn.bytes(usize::from(greeting[1]))?;
     conn.send([5, 0])?;
     // Section 4: version, CONNECT, reserved, address type 3 (a name), its length.
-    let request: [u8; 5] = exact(&conn)?;
+    let request: [u8; 5] = conn.exact()?;
     ensure!(request[..4] == [5, 1, 0, 3], "request {request:?}");
-    let name = String::from_utf8(bytes(&conn, usize::from(request[4]))?)?;
-    let port = u16::from_be_bytes(exact(&conn)?);
+    let name = String::from_utf8(conn.bytes(usize::from(request[4]))?)?;
+    let port = u16::from_be_bytes(conn.exact()?);
     // Section 6: succeeded, bound to 0.0.0.0:0.
     conn.send([5, 0, 0, 1, 0, 0, 0, 0, 0, 0])?;
 
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        head.extend(bytes(&conn, 1)?);
+        head.extend(conn.bytes(1)?);
     }
     let body = format!("socks to {name}:{port}");
     conn.send(format!(
@@ -39,20 +37,4 @@ fn serve(conn: Conn) -> Result<()> {
     ))?;
     conn.finish()?;
     conn.to_end().map(drop)
-}
-
-fn exact<const N: usize>(conn: &Conn) -> Result<[u8; N]> {
-    Ok(bytes(conn, N)?.as_slice().try_into()?)
-}
-
-fn bytes(conn: &Conn, length: usize) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; length];
-    let mut at = 0;
-    while at < length {
-        match conn.read(&mut bytes[at..])? {
-            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            read => at += read,
-        }
-    }
-    Ok(bytes)
 }

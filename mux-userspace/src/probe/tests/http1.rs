@@ -3,7 +3,11 @@
 use proptest::prelude::*;
 
 use super::{decides_at, matches_at, refuses_at, see};
-use crate::probe::Verdict;
+use crate::probe::{
+    Verdict,
+    http::{self, Head},
+    http1,
+};
 
 #[test]
 fn request_lines() {
@@ -41,6 +45,98 @@ fn near_misses() {
     refuses_at("http1", b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n", 39);
     refuses_at("http1", &[b'm'; 40], 33);
     refuses_at("http1", b"EHLO mail.example\r\n", 18);
+}
+
+/// At how many bytes the host is known, and which.
+fn host(bytes: &[u8]) -> (usize, Option<&str>) {
+    let known = (0..=bytes.len()).find(|&len| match http::host(&bytes[..len]) {
+        Verdict::Match(_) => true,
+        Verdict::NoMatch => panic!("no at {len}: {}", bytes.escape_ascii()),
+        Verdict::NeedMore(total) => {
+            assert_eq!(total, len + 1);
+            false
+        }
+    });
+    match http::host(bytes) {
+        Verdict::Match(Some(std::borrow::Cow::Borrowed(host))) => {
+            (known.expect("it is"), Some(std::str::from_utf8(host).expect("ASCII")))
+        }
+        Verdict::Match(None) => (known.expect("it is"), None),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn hosts_are_known_at_their_line() {
+    let get = |fields: &str| format!("GET / HTTP/1.1\r\n{fields}").into_bytes();
+    for (fields, at, expected) in [
+        ("Host: a.example\r\n", 33, Some("a.example")),
+        ("X: y\nhOST:A.Example.:80 \n\n", 41, Some("A.Example")),
+        ("Host: a\r\nHost: b\r\n\r\n", 25, Some("a")),
+        ("Host: [::1]:80\r\n", 32, Some("[::1]")),
+        ("Host: [::1]\r\n", 29, Some("[::1]")),
+        ("Host: 10.0.0.1:\r\n", 33, Some("10.0.0.1")),
+        ("X: y\r\n\r\n", 24, None),
+        ("Host:\r\n", 23, None),
+        ("Host: .\r\n", 25, None),
+        ("Host: a b\r\n", 27, None),
+        ("Host: a:b\r\n", 27, None),
+        ("Host: ::1\r\n", 27, None),
+        ("Host: [::1\r\n", 28, None),
+        ("Host: [::1]x\r\n", 30, None),
+        ("Host: u@a\r\n", 27, None),
+        ("Host: a/b\r\n", 27, None),
+        // A malformed line ends the header.
+        (" folded\r\nHost: a\r\n", 25, None),
+        ("Host : a\r\n", 26, None),
+        ("no colon\r\nHost: a\r\n", 26, None),
+    ] {
+        assert_eq!(host(&get(fields)), (at, expected), "{fields:?}");
+    }
+}
+
+#[test]
+fn authorities_of_targets_go_before_the_field() {
+    for (line, at, expected) in [
+        ("GET http://A.example:80/x HTTP/1.1\r\n", 36, Some("A.example")),
+        ("GET HTTPS://a.example HTTP/1.0\n", 31, Some("a.example")),
+        ("GET http://a?b/c HTTP/1.1\r\n", 27, Some("a")),
+        ("GET http://[::1]:80 HTTP/1.1\r\n", 30, Some("[::1]")),
+        ("GET http://user@a/ HTTP/1.1\r\n", 29, None),
+        ("GET http:///x HTTP/1.1\r\n", 24, None),
+        ("CONNECT a.example:443 HTTP/1.1\r\n", 32, Some("a.example")),
+        ("CONNECT /x HTTP/1.1\r\n", 21, None),
+        ("GET /http://a/ HTTP/1.1\r\n", 42, Some("in.header")),
+        ("GET a:80 HTTP/1.1\r\n", 36, Some("in.header")),
+        ("OPTIONS * HTTP/1.1\r\n", 37, Some("in.header")),
+    ] {
+        let head = format!("{line}Host: in.header\r\n\r\n");
+        assert_eq!(host(head.as_bytes()), (at, expected), "{line:?}");
+    }
+}
+
+#[test]
+fn paths_have_no_query() {
+    for (line, expected) in [
+        ("GET /a/b?c=/d HTTP/1.1\n", Some("/a/b")),
+        ("GET / HTTP/1.1\n", Some("/")),
+        ("GET http://a/b?c HTTP/1.1\n", Some("/b")),
+        ("GET http://a HTTP/1.1\n", Some("/")),
+        ("GET http://a?b HTTP/1.1\n", Some("/")),
+        ("OPTIONS * HTTP/1.1\n", Some("*")),
+        ("CONNECT a:443 HTTP/1.1\n", None),
+        ("GET a HTTP/1.1\n", None),
+    ] {
+        let Verdict::Match(head) = http1::request(line.as_bytes()) else { panic!("{line:?}") };
+        assert_eq!(head.path(), expected.map(str::as_bytes), "{line:?}");
+    }
+}
+
+#[test]
+fn what_is_told_of_an_absolute_target() {
+    let get = b"GET http://a.example:80/x?y HTTP/1.1\r\nHost: b\r\n\r\n";
+    let details = "method=GET path=http://a.example:80/x?y version=1.1 host=a.example:80";
+    matches_at("http1", get, 38, details);
 }
 
 /// Strings made of the pieces that matter, so that whole requests come up often.

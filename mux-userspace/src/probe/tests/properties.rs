@@ -1,21 +1,23 @@
 //! What holds of every probe on every input.
 
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 
+use super::fixtures;
 use crate::probe::{Probe, Verdict};
 
+/// Longest fixture that is a seed; each of its prefixes is examined in each case.
+const MAX_SEED: usize = 200;
+
 /// First bytes that bring every probe some way.
-const SEEDS: [&[u8]; 9] = [
-    b"\x16\x03\x01\x00\x08\x01\x00\x00\x08\x03\x03\x00\x00\x16\x03\x03\x00\x04abcd",
-    b"\x16\x03\x01\x00\x02\x01\x00\x16\x03\x01\x00\x04\x00\x02\x03\x03",
-    b"SSH-2.0-OpenSSH_9.2p1 Debian\r\n",
-    b"SSH-1.99-x\r\n",
-    b"GET /path HTTP/1.1\r\nHost: a.example\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"\x04\x01\x00\x50\x0a\x00\x00\x01bob\0",
-    b"\x04\x01\x01\xbb\x00\x00\x00\x07\0example.com\0",
-    b"\x05\x03\x00\x01\x02",
-];
+static SEEDS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    fixtures::all()
+        .into_iter()
+        .map(|(_, _, bytes)| bytes)
+        .filter(|bytes| bytes.len() <= MAX_SEED)
+        .collect()
+});
 
 /// A seed with some bytes overwritten, and some added.
 fn inputs() -> impl Strategy<Value = Vec<u8>> {
@@ -23,7 +25,7 @@ fn inputs() -> impl Strategy<Value = Vec<u8>> {
     let tail = proptest::collection::vec(any::<u8>(), 0..40);
     let mutated =
         (prop::sample::select(&SEEDS[..]), changes, tail).prop_map(|(seed, changes, tail)| {
-            let mut bytes = [seed, &tail].concat();
+            let mut bytes = [seed, tail].concat();
             for (index, byte) in changes {
                 let at = index.index(bytes.len());
                 bytes[at] = byte;

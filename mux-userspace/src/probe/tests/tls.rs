@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
 use super::{matches_at, refuses_at, see};
-use crate::probe::Verdict;
+use crate::probe::{Verdict, tls};
 
 /// What OpenSSL 3 sends for `www.example.com` with ALPN `h2` and `http/1.1`.
 const OPENSSL: &str = "\
@@ -84,9 +84,18 @@ fn openssl_hello() {
 #[test]
 fn hello_in_records_of_every_size() {
     let handshake = &openssl()[5..];
-    for size in 1..=handshake.len() + 1 {
+    for size in handshake.len() / 64..=handshake.len() + 1 {
         let bytes = records(handshake, size);
         matches_at("tls", &bytes, bytes.len(), OPENSSL_DETAILS);
+        assert_eq!(tls::sni(&bytes), Verdict::Match(Some(b"www.example.com".into())));
+    }
+}
+
+#[test]
+fn more_than_64_records_are_refused_with_the_64th() {
+    let handshake = &openssl()[5..];
+    for size in 1..handshake.len() / 64 {
+        refuses_at("tls", &records(handshake, size), 64 * (5 + size));
     }
 }
 
@@ -114,6 +123,50 @@ fn grease_and_old_versions() {
     assert_eq!(details(&records(&handshake(0x0301, Some(&[])), 100)), "version=1.0");
     assert_eq!(details(&records(&handshake(0x0302, Some(&[])), 100)), "version=1.1");
     assert_eq!(details(&records(&handshake(0x0303, Some(&[])), 100)), "version=1.2");
+    // 1.3 and what comes after cannot be offered in the old way (RFC 8446 4.2.1).
+    assert_eq!(details(&records(&handshake(0x0304, Some(&[])), 100)), "version=1.2");
+    // Where there is the new way, the old one says nothing.
+    let unknown = extension(0x002b, &vector(1, &[0x7f, 0x1c]));
+    assert_eq!(details(&records(&handshake(0x0303, Some(&unknown)), 100)), "");
+}
+
+#[test]
+fn encrypted_client_hello() {
+    let ech =
+        |kind: u8| [server_name(b"public.example"), extension(0xfe0d, &[kind, 0, 1])].concat();
+    for (kind, told) in [(0, " ech=outer"), (1, " ech=inner"), (2, "")] {
+        let bytes = records(&handshake(0x0303, Some(&ech(kind))), 1 << 14);
+        assert_eq!(details(&bytes), format!("sni=public.example version=1.2{told}"));
+    }
+}
+
+#[test]
+fn names_that_are_asked_for() {
+    let asked = |extensions: &[u8]| {
+        let bytes = records(&handshake(0x0303, Some(extensions)), 1 << 14);
+        match tls::sni(&bytes) {
+            Verdict::Match(name) => Some(name.map(|name| name.into_owned())),
+            Verdict::NoMatch => None,
+            Verdict::NeedMore(total) => panic!("wants {total} of {}", bytes.len()),
+        }
+    };
+    assert_eq!(asked(&[]), Some(None));
+    assert_eq!(asked(&server_name(b"A.Example.")), Some(Some(b"A.Example".to_vec())));
+    // Of two names a server could believe the other one (RFC 8446 4.2, RFC 6066 3).
+    let twice = [server_name(b"a.example"), server_name(b"b.example")].concat();
+    assert_eq!(asked(&twice), None);
+    let name = |name: &[u8]| [&[0x00], vector(2, name).as_slice()].concat();
+    let two = extension(0x0000, &vector(2, &[name(b"a.example"), name(b"b.example")].concat()));
+    assert_eq!(asked(&two), None);
+    let other_type = [&[0x07], vector(2, b"x").as_slice()].concat();
+    let list = vector(2, &[other_type, name(b"a.example")].concat());
+    assert_eq!(asked(&extension(0x0000, &list)), Some(Some(b"a.example".to_vec())));
+    assert_eq!(asked(&extension(0x0000, &[&list[..], b"x"].concat())), None);
+    assert_eq!(tls::sni(b"GET / HTTP/1.1\r\n"), Verdict::NoMatch);
+    let bytes = openssl();
+    for len in 9..bytes.len() {
+        assert_eq!(tls::sni(&bytes[..len]), Verdict::NeedMore(bytes.len()));
+    }
 }
 
 #[test]
@@ -123,7 +176,9 @@ fn strange_bodies_are_tls_still() {
         &extension(0x0000, &[]),
         &extension(0x0000, &vector(2, &[0x07])),
         &extension(0x0010, &vector(2, &[0x05, b'h'])),
+        &extension(0x0010, &vector(2, &[0x00])),
         &extension(0x002b, &vector(1, &[0x03])),
+        &extension(0x0010, &[&vector(2, &vector(1, b"h2"))[..], b"x"].concat()),
     ] {
         let bytes = records(&handshake(0x0303, Some(strange)), 1 << 14);
         matches_at("tls", &bytes, bytes.len(), "");
@@ -194,7 +249,7 @@ proptest! {
         name in proptest::option::of("[a-z.]{1,40}"),
         protocols in proptest::collection::vec("[a-z0-9/.]{3,9}", 0..5),
         unknown in proptest::collection::vec((0x8000_u16..0xf000, any::<Vec<u8>>()), 0..3),
-        size in 1_usize..2000,
+        size in 40_usize..2000,
     ) {
         let mut extensions: Vec<u8> =
             unknown.iter().flat_map(|(kind, data)| extension(*kind, data)).collect();

@@ -1,13 +1,17 @@
 //! Which rules to ask about some first bytes.
 
+use std::borrow::Cow;
+
 use ::regex::bytes::{RegexSet, RegexSetBuilder};
 use smallvec::SmallVec;
 
 use super::{
     super::{Matcher, Sniffed},
+    names::NameIndex,
     need::{Key, Need},
     trie::Trie,
 };
+use crate::probe::{self, Verdict};
 
 /// Most memory that the patterns of a listener, compiled together, may take, bytes; where it
 /// is not enough they are tried one by one.
@@ -24,6 +28,8 @@ pub(super) struct Index {
     always: Vec<u32>,
     literals: Trie,
     patterns: Patterns,
+    sni: NameIndex,
+    hosts: NameIndex,
 }
 
 impl Index {
@@ -39,13 +45,21 @@ impl Index {
         }
         let literals = Trie::new(keys.iter().filter_map(|(key, entry)| match key {
             Key::Literal(literal) => Some((&**literal, *entry)),
-            Key::Pattern(_) => None,
+            Key::Pattern(_) | Key::Sni(_) | Key::Host(_) => None,
         }));
         let patterns = Patterns::new(keys.iter().filter_map(|(key, entry)| match key {
             Key::Pattern(pattern) => Some((&**pattern, *entry)),
-            Key::Literal(_) => None,
+            Key::Literal(_) | Key::Sni(_) | Key::Host(_) => None,
         }));
-        Self { always, literals, patterns }
+        let sni = NameIndex::new(keys.iter().filter_map(|(key, entry)| match key {
+            Key::Sni(name) => Some((name, *entry)),
+            Key::Literal(_) | Key::Pattern(_) | Key::Host(_) => None,
+        }));
+        let hosts = NameIndex::new(keys.iter().filter_map(|(key, entry)| match key {
+            Key::Host(name) => Some((name, *entry)),
+            Key::Literal(_) | Key::Pattern(_) | Key::Sni(_) => None,
+        }));
+        Self { always, literals, patterns, sni, hosts }
     }
 
     /// The entries from `first` on that can match, in their order, each once.
@@ -55,12 +69,28 @@ impl Index {
         candidates.add(&self.always, first);
         candidates.add(complete, first);
         candidates.add(below, first);
+        if !self.sni.is_empty() {
+            let name = probe::tls::sni(sniffed.bytes);
+            self.sni.candidates(&borrowed(&name), sniffed.phase, first, &mut candidates);
+        }
+        if !self.hosts.is_empty() {
+            let name = probe::http::host(sniffed.bytes);
+            self.hosts.candidates(&borrowed(&name), sniffed.phase, first, &mut candidates);
+        }
         if sniffed.phase.is_open() {
             candidates.add(&self.patterns.entries, first);
         } else {
             candidates.matched = self.patterns.find(sniffed.bytes, first);
         }
         candidates
+    }
+}
+
+fn borrowed<'a>(name: &'a Verdict<Option<Cow<'_, [u8]>>>) -> Verdict<Option<&'a [u8]>> {
+    match name {
+        Verdict::Match(name) => Verdict::Match(name.as_deref()),
+        Verdict::NoMatch => Verdict::NoMatch,
+        Verdict::NeedMore(total) => Verdict::NeedMore(*total),
     }
 }
 
@@ -119,7 +149,8 @@ pub(super) struct Candidates<'a> {
 }
 
 impl<'a> Candidates<'a> {
-    fn add(&mut self, list: &'a [u32], first: u32) {
+    /// Adds a sorted list, from `first` on.
+    pub(super) fn add(&mut self, list: &'a [u32], first: u32) {
         let list = &list[list.partition_point(|&entry| entry < first)..];
         if !list.is_empty() {
             self.lists.push(list);

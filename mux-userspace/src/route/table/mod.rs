@@ -6,6 +6,7 @@
 //! rule that was once sure not to match is not asked again ([`Progress`]).
 
 mod index;
+mod names;
 mod need;
 mod trie;
 

@@ -1,6 +1,9 @@
 //! What a matcher demands that can be looked up.
 
-use super::super::Matcher;
+use super::{
+    super::{Matcher, NamePattern, Names, Sni},
+    names::NameKey,
+};
 
 /// A demand: the matcher is sure not to match where it cannot be met.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +21,10 @@ pub(super) enum Key {
     Literal(Box<[u8]>),
     /// This regular expression finds something.
     Pattern(Box<str>),
+    /// A ClientHello with this name in it.
+    Sni(NameKey),
+    /// An HTTP request for this host.
+    Host(NameKey),
 }
 
 /// More alternatives than this are not worth an index.
@@ -39,6 +46,14 @@ impl Need {
             Matcher::Any(group) => {
                 group.members().iter().map(Self::of).reduce(Self::or).unwrap_or(Self::Unknown)
             }
+            Matcher::Tls(tls) => match tls.sni() {
+                None => Self::Unknown,
+                Some(Sni::Absent) => Self::OneOf(vec![Key::Sni(NameKey::Absent)]),
+                Some(Sni::Names(names)) => Self::OneOf(of_names(names).map(Key::Sni).collect()),
+            },
+            Matcher::Http(http) => http.hosts().map_or(Self::Unknown, |names| {
+                Self::OneOf(of_names(names).map(Key::Host).collect())
+            }),
             Matcher::Always
             | Matcher::Probe(_)
             | Matcher::Predicate(_)
@@ -54,7 +69,8 @@ impl Need {
     /// How often it is met by chance, roughly: lower is better.
     fn cost(&self) -> usize {
         let of_key = |key: &Key| match key {
-            Key::Literal(_) => 1,
+            Key::Sni(_) | Key::Host(_) => 1,
+            Key::Literal(_) => 2,
             Key::Pattern(_) => MAX_KEYS,
         };
         match self {
@@ -74,4 +90,12 @@ impl Need {
             (Self::OneOf(_) | Self::Unknown, Self::OneOf(_) | Self::Unknown) => Self::Unknown,
         }
     }
+}
+
+fn of_names(names: &Names) -> impl Iterator<Item = NameKey> {
+    names.patterns().iter().map(|pattern| match pattern {
+        NamePattern::Exact(name) => NameKey::Exact(name.as_str().into()),
+        NamePattern::Below(name) => NameKey::Below(name.as_str().into()),
+        NamePattern::Regex(_) => NameKey::Any,
+    })
 }

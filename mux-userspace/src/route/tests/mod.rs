@@ -1,9 +1,13 @@
 //! Matchers and routing, against fixtures and against naive models of themselves.
 
+mod explain;
+mod fixtures;
+mod http;
 mod matchers;
 mod properties;
 mod regexes;
 mod routing;
+mod tls;
 
 use super::{
     Group, MaskedBytes, Matcher, Networks, Phase, Predicate, Prefix, Regex, Sniffed,
@@ -69,6 +73,8 @@ fn one_of_each() -> Vec<Matcher> {
         regex("^GE"),
         masked(1, b"E", None),
         probe("http1"),
+        tls::sni(&["a.example"]),
+        http::http(http::hosts(&["a.example"])),
         client(&["10.0.0.0/8"]),
         all_of(vec![prefix(b"G"), regex("E")]),
         any_of(vec![prefix(b"G"), regex("E")]),

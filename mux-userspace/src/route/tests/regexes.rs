@@ -28,6 +28,13 @@ fn unanchored_patterns_wait() {
 }
 
 #[test]
+fn a_branch_that_matches_nothing_does_not_hide_the_others() {
+    assert_eq!(settled(r"^(?:[^\x00-\xff]|ab)", b"ab"), Some((2, true)));
+    assert_eq!(regex(r"^(?:[^\x00-\xff]|ab)").shortest_match(), Some(2));
+    assert_eq!(regex(r"a[^\x00-\xff]|b[^\x00-\xff]").shortest_match(), None);
+}
+
+#[test]
 fn bytes_not_text() {
     assert_eq!(settled(r"^\x80\xff", b"\x80\xff"), Some((2, true)));
     assert_eq!(settled(r"^.\x01", b"\xff\x01"), Some((2, true)));
@@ -126,6 +133,21 @@ proptest! {
         }
     }
 
+    /// What it is said to do for ever, it does on every extension.
+    #[test]
+    fn the_outlook_is_borne_out(pattern in patterns(), bytes in haystacks(), more in haystacks()) {
+        let regex = Regex::new(&pattern).expect("made of valid pieces");
+        let whole = [&bytes[..], &more].concat();
+        let matcher = Matcher::Regex(regex.clone());
+        if regex.waits_for_ever(&bytes) {
+            prop_assert!(!verdict(&matcher, &bytes, Phase::Open).is_match());
+            prop_assert!(verdict(&matcher, &whole, Phase::Open) != Verdict::NoMatch);
+        }
+        if regex.accepts_everything() {
+            prop_assert!(verdict(&matcher, &whole, Phase::Ended).is_match());
+        }
+    }
+
     /// What looks at nothing after itself is sure at once, without waiting for a byte.
     #[test]
     fn matches_are_not_late(pattern in "\\^?([ab.]|\\[ab\\]|a\\*){1,5}", bytes in haystacks()) {
@@ -134,6 +156,25 @@ proptest! {
         let first = (0..=bytes.len()).find(|&len| oracle.is_match(&bytes[..len]));
         let sure = decided(&regex(&pattern), &bytes).filter(|(_, is_match)| *is_match);
         prop_assert_eq!(sure.map(|(len, _)| len), first, "{}", pattern);
+    }
+}
+
+#[test]
+fn patterns_that_wait_for_ever() {
+    for (pattern, bytes, waits) in [
+        ("a", &b""[..], true),
+        ("a", b"b", true),
+        ("a", b"a", false),
+        ("^a", b"", false),
+        ("^a|b", b"c", true),
+        ("(?s)^a.*b", b"", false),
+        ("(?s)^a.*b", b"a", true),
+        ("^a.*b", b"a", false),
+        (r"(?u)^\w+\b!", b"a", true),
+        (r"[^\x00-\xff]", b"a", false),
+    ] {
+        let regex = Regex::new(pattern).expect(pattern);
+        assert_eq!(regex.waits_for_ever(bytes), waits, "{pattern} after {bytes:?}");
     }
 }
 

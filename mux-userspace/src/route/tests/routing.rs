@@ -12,12 +12,13 @@ use crate::{
     },
 };
 
-fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
+pub(super) fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
     let rule = |(index, matcher)| {
         Arc::new(Rule {
             name: format!("rule-{}", index + 1).into(),
             matcher,
             upstream: UpstreamId(0),
+            on_no_upstream: Otherwise::Reset,
             relay: RelayChoice::Auto,
             max_connections: None,
             acl: Acl::default(),
@@ -26,7 +27,7 @@ fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
     matchers.into_iter().enumerate().map(rule).collect()
 }
 
-fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
+pub(super) fn listener(rules: &[Arc<Rule>], order: &[usize]) -> ListenerConfig {
     let table = order.iter().map(|&id| (RuleId(id), Arc::clone(&rules[id])));
     let address = ListenAddress::Tcp(([127, 0, 0, 1], 0).into());
     ListenerConfig::new("listener-1", address, Arc::new(Table::new(table)))
@@ -147,26 +148,34 @@ proptest! {
         }
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
     /// The index and what is remembered between calls change nothing: in each phase, at each
     /// length on the way, it is as if every rule had been asked about all the bytes.
     #[test]
     fn agrees_with_asking_every_rule(
-        matchers in proptest::collection::vec(properties::matchers(), 0..12),
-        bytes in "[abc \\n]{0,6}",
-        cuts in proptest::collection::vec(0_usize..6, 0..4),
+        matchers in prop_oneof![
+            proptest::collection::vec(properties::matchers(), 0..12),
+            proptest::collection::vec(properties::heads(), 1..6),
+        ],
+        bytes in properties::inputs(),
+        cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
         phase in prop::sample::select(&PHASES[..]),
     ) {
         let rules = rules(matchers);
         let order: Vec<usize> = (0..rules.len()).collect();
         let listener = listener(&rules, &order);
         let mut progress = Progress::default();
-        let mut lengths: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+        let mut lengths: Vec<usize> = cuts.into_iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         lengths.sort_unstable();
         lengths.push(bytes.len());
         for (call, &len) in lengths.iter().enumerate() {
             let phase = if call + 1 == lengths.len() { phase } else { Phase::Open };
             let sniffed = Sniffed {
-                bytes: &bytes.as_bytes()[..len],
+                bytes: &bytes[..len],
                 client: Some([10, 0, 0, 1].into()),
                 phase,
             };

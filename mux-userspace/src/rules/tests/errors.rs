@@ -262,6 +262,7 @@ fn conditions() {
         "write `match = \"ssh\"`",
     );
     refused(&matching("'tsl'"), "'tsl'", "unknown probe `tsl`", "did you mean `tls`?");
+    refused(&matching("'ftp'"), "'ftp'", "no probe can see `ftp`", "name a rule in the listener's");
     refused(&matching("{ regex = 'a{9999999}' }"), "'a{", "this regular expression does not", "");
     refused(
         &matching("{ bytes = {} }"),

@@ -5,7 +5,10 @@ use std::{fs, path::Path};
 use proptest::prelude::*;
 
 use super::*;
-use crate::{probe::Probes, rules::load};
+use crate::{
+    probe::Probes,
+    rules::{config::Otherwise, load},
+};
 
 /// A file with everything in it.
 const FILE: &str = r#"
@@ -24,16 +27,22 @@ name = "web"
 match = { prefix = "GET ", client = ["10.0.0.0/8", "::1"], not = { any = ["tls", "socks"] } }
 upstream = "web"
 relay = "auto"
+on_no_upstream = "ssh"
 [[rule]]
 name = "ssh"
 match = { all = ["ssh", { regex = '^SSH-[12]\.' }, { bytes = { offset = 2, hex = "48", mask = "ff" } }] }
 upstream = 22
 [[upstream]]
 name = "web"
-endpoints = ["10.0.0.5:443", { address = "app:80" }, 80]
-balance = "first"
+endpoints = ["10.0.0.5:443", { address = "app:80", weight = 2, max_connections = 5 }, { address = 80, backup = true }]
+balance = "random-two"
 connect_timeout = "2s"
 retries = 2
+resolve = "30s"
+max_connections = 7
+queue = { length = 5, timeout = "1s", half_closed = "waits" }
+health = { interval = "2s", timeout = "1s", rise = 2, fall = 3, send = "PING", expect_regex = '^\+PONG' }
+eject = { failures = 3, backoff = "1s", max = "1m" }
 [timeouts]
 idle = "1h"
 [limits]
@@ -55,12 +64,16 @@ fn is_answered(text: &str) -> Result<(), TestCaseError> {
             prop_assert!(!config.listeners.is_empty() && !config.rules.is_empty());
             for rule in &config.rules {
                 prop_assert!(config.upstreams.get(rule.upstream.0).is_some());
+                prop_assert!(comes_to_an_end(&config, rule.on_no_upstream));
             }
             for listener in &config.listeners {
                 prop_assert!(listener.rules.ids().next().is_some());
                 prop_assert!(listener.rules.ids().all(|id| id.0 < config.rules.len()));
             }
-            prop_assert!(config.upstreams.iter().all(|upstream| !upstream.endpoints.is_empty()));
+            for upstream in &config.upstreams {
+                prop_assert!(upstream.endpoints.iter().any(|endpoint| !endpoint.backup));
+                prop_assert!(upstream.endpoints.iter().all(|endpoint| endpoint.weight > 0));
+            }
         }
         Err(error) => {
             let report = error.to_string();
@@ -70,6 +83,15 @@ fn is_answered(text: &str) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
+}
+
+/// Whether what stands in for an upstream is found in fewer steps than there are rules.
+fn comes_to_an_end(config: &Config, mut next: Otherwise) -> bool {
+    for _ in &config.rules {
+        let Otherwise::Rule(id) = next else { return true };
+        next = config.rules[id.0].on_no_upstream;
+    }
+    !matches!(next, Otherwise::Rule(_))
 }
 
 #[test]

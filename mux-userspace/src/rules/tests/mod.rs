@@ -1,9 +1,12 @@
 //! Rules files: the schema, everything that can be wrong with one, and hostile ones.
 
 mod errors;
+mod heads;
 mod hostile;
 mod schema;
 mod unavailable;
+mod upstreams;
+mod warnings;
 
 use super::{Config, LoadError, Style, parse};
 

@@ -8,8 +8,8 @@ use crate::{
     route::{Group, MaskedBytes, Matcher, Networks, Prefix, Regex},
     rules::{
         config::{
-            AccessFormat, Address, Balance, Builtin, ListenAddress, Otherwise, RelayChoice, RuleId,
-            SockmapMode, UpstreamId,
+            AccessFormat, Address, Balance, Builtin, EndpointConfig, ListenAddress, Otherwise,
+            RelayChoice, RuleId, SockmapMode, UpstreamId,
         },
         load,
     },
@@ -164,12 +164,15 @@ fn every_form_of_an_upstream() {
     ];
     for (form, address) in forms {
         let rule = config(&format!("{LISTEN}[[rule]]\nupstream = {form}\n"));
-        assert_eq!(rule.upstreams[0].endpoints, std::slice::from_ref(&address), "{form}");
+        let endpoint = EndpointConfig::new(address);
+        assert_eq!(rule.upstreams[0].endpoints, std::slice::from_ref(&endpoint), "{form}");
         let group = format!(
             "{LISTEN}[[rule]]\nupstream = \"g\"\n[[upstream]]\nname = \"g\"\nendpoints = \
-             [{form}, {{ address = {form} }}]\n"
+             [9, {form}, {{ address = {form} }}]\n"
         );
-        assert_eq!(config(&group).upstreams[0].endpoints, [address.clone(), address], "{form}");
+        // Written twice, it has twice the share.
+        let twice = EndpointConfig { weight: 2, ..endpoint };
+        assert_eq!(config(&group).upstreams[0].endpoints[1..], [twice], "{form}");
     }
 }
 
@@ -219,12 +222,21 @@ balance = "round-robin"
     let web = &config.upstreams[0];
     assert_eq!((&*web.name, web.endpoints.len()), ("web", 2));
     assert_eq!((web.balance, web.retries), (Balance::First, 0));
-    assert_eq!(web.connect_timeout, Duration::from_secs(5));
+    assert!(web.endpoints.iter().all(|e| e.connect_timeout == Duration::from_secs(5)));
     assert_eq!(web.max_connections.map(u32::from), Some(7));
+    let plain = &config.upstreams[1];
+    assert_eq!((plain.balance, plain.retries), (Balance::RoundRobin, 2));
+    // An address has nowhere else to go.
+    assert_eq!(
+        (config.upstreams[2].balance, config.upstreams[2].retries),
+        (Balance::RoundRobin, 0)
+    );
     for defaults in &config.upstreams[1..] {
-        assert_eq!((defaults.balance, defaults.retries), (Balance::RoundRobin, 2));
-        assert_eq!(defaults.connect_timeout, Duration::from_secs(2));
+        assert_eq!(defaults.endpoints[0].connect_timeout, Duration::from_secs(2));
+        assert_eq!(defaults.resolve, Duration::from_secs(30));
         assert_eq!(defaults.max_connections, None);
+        assert_eq!((defaults.queue, defaults.eject), (None, None));
+        assert!(defaults.health.is_none());
     }
 }
 

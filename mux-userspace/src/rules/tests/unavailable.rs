@@ -11,31 +11,8 @@ fn keys_of_later_versions() {
             format!("[[listener]]\naddress = '127.0.0.1:0'\naccept_proxy_protocol = []\n{RULE}"),
             "accept_proxy_protocol",
         ),
-        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nhealth = {{ rise = 2 }}\n"), "health"),
-        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nresolve = '30s'\n"), "resolve"),
         (format!("{LISTEN}{RULE}{group}endpoints = [80]\nsource = 'transparent'\n"), "source"),
-        (format!("{LISTEN}{RULE}{group}endpoints = [{{ address = 80, weight = 2 }}]\n"), "weight"),
-        (
-            format!("{LISTEN}{RULE}{group}endpoints = [{{ address = 80, backup = true }}]\n"),
-            "backup",
-        ),
-        (format!("{LISTEN}{RULE}{group}endpoints = [80]\nbalance = 'random-two'\n"), "random-two"),
-        (
-            format!("{LISTEN}{RULE}{group}endpoints = [80]\nbalance = 'source-hash'\n"),
-            "source-hash",
-        ),
-        (
-            format!("{LISTEN}{RULE}{group}endpoints = [80]\nbalance = 'least-connections'\n"),
-            "least-connections",
-        ),
         (format!("{LISTEN}{RULE}[admin]\nsocket = '/run/x'\n"), "admin"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ tls = {{ sni = [] }} }}\n"), "tls"),
-        (
-            format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ http = {{ host = [] }} }}\n"),
-            "http",
-        ),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = 'postgres'\n"), "postgres"),
-        (format!("{LISTEN}[[rule]]\nupstream = 80\nmatch = {{ not = 'redis' }}\n"), "redis"),
     ] {
         let message = format!("`{what}` is not available in this version of mux");
         let at =

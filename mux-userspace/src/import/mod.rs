@@ -1,0 +1,292 @@
+//! `mux import`: sslh's configuration → a rules file.
+//!
+//! | step | file |
+//! |---|---|
+//! | files, places in them | `source` |
+//! | text → libconfig's values | `libconfig/` |
+//! | values → sslh's settings | `sslh/` |
+//! | names → addresses and ports | `lookup` |
+//! | Perl's and the shell's patterns → mux's | `pattern/` |
+//! | settings → listeners and rules, one for one | `listeners`, `rules`, `conditions` |
+//! | which rules are tried, and where the rest goes | `plan` |
+//! | listeners and rules → text | `write` |
+//!
+//! What has no equal is left out, with a comment where it would stand, and with a warning where it
+//! matters who gets in or where a connection goes. The result is a file that [`crate::rules::parse`] takes:
+//! what that refuses is left out too. Never changes a file, and knows nothing that sslh does not say
+//! in its configuration.
+
+mod command;
+mod conditions;
+pub mod libconfig;
+mod listeners;
+mod log;
+mod lookup;
+mod pattern;
+mod plan;
+mod rules;
+pub mod source;
+mod sslh;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+
+use thiserror::Error;
+
+pub use self::{
+    command::{Arguments, run},
+    log::Warning,
+    lookup::{Lookup, System},
+};
+use self::{
+    conditions::Condition,
+    listeners::Listener,
+    log::Log,
+    plan::Planned,
+    rules::{Entry, Surroundings},
+    source::{Problem, Sources, Span},
+    sslh::{Globals, Sslh},
+    write::{Settings, Written},
+};
+use crate::rules::{LoadError, Report, Style};
+
+/// sslh's `timeout` where its configuration has none, seconds; 2 before 1.21.
+const DEFAULT_TIMEOUT: i64 = 5;
+/// mux's longest duration, seconds.
+const MAX_TIMEOUT: i64 = 366 * 86_400;
+/// sslh's `on_timeout` where its configuration has none.
+const DEFAULT_ON_TIMEOUT: &str = "ssh";
+
+/// A rules file, and what it does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The rules file.
+    pub rules: String,
+    /// In the order of sslh's configuration.
+    pub warnings: Vec<Warning>,
+}
+
+/// Why there is no rules file.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}\n  = hint: name sslh's configuration, or `-` for standard input", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file, or one that it includes, says something wrong. A report for each file.
+    #[error("{}", render(.0, Style::Plain))]
+    Invalid(Vec<Report>),
+    /// A mistake of this module: what it has written is no rules file.
+    #[error("{0}\n  = hint: what was read is fine; please report this")]
+    Unloadable(Box<LoadError>),
+}
+
+impl ImportError {
+    /// The whole report in a style; [`Style::Plain`] is what `Display` gives.
+    #[must_use]
+    pub fn render(&self, style: Style) -> String {
+        match self {
+            Self::Invalid(reports) => render(reports, style),
+            Self::Io { .. } | Self::Unloadable(_) => self.to_string(),
+        }
+    }
+}
+
+fn render(reports: &[Report], style: Style) -> String {
+    let rendered: Vec<String> = reports.iter().map(|report| report.render(style)).collect();
+    rendered.join("\n\n")
+}
+
+/// Reads sslh's configuration (`-`: standard input) and the files that it includes, and looks
+/// hosts up that sslh is to listen on.
+///
+/// # Errors
+/// [`ImportError`]: the file cannot be read, or is not a configuration of sslh.
+pub fn import(path: &Path) -> Result<Imported, ImportError> {
+    let mut sources = Sources::default();
+    let file =
+        sources.open(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    translate(sources, file, &System)
+}
+
+/// Translates a file of these sources.
+fn translate(
+    mut sources: Sources,
+    file: usize,
+    lookup: &dyn Lookup,
+) -> Result<Imported, ImportError> {
+    let invalid = |sources: &Sources, problems| ImportError::Invalid(sources.reports(problems));
+    let start = Span::new(file, 0, 0);
+    let name = sources.place(start).file;
+    let settings = match libconfig::parse(&mut sources, file) {
+        Ok(settings) => settings,
+        Err(problem) if holds_options(&sources.bytes(file)) => {
+            return Err(invalid(&sources, vec![problem.hint(OPTIONS_HINT)]));
+        }
+        Err(problem) => return Err(invalid(&sources, vec![problem])),
+    };
+
+    let log = Log::default();
+    let sslh = sslh::read(&settings, start, &log);
+    let problems = log.take_problems();
+    if !problems.is_empty() {
+        return Err(invalid(&sources, problems));
+    }
+    match rules_file(&name, sslh, lookup, &log)? {
+        Ok(rules) => Ok(Imported { rules, warnings: log.into_warnings(&sources) }),
+        Err(nothing) => {
+            let problem = Problem::new(start, nothing.message).hint(nothing.reasons);
+            Err(invalid(&sources, vec![problem]))
+        }
+    }
+}
+
+/// Whether this is Debian's `/etc/default/sslh`, or one like it.
+fn holds_options(text: &[u8]) -> bool {
+    let name = b"DAEMON_OPTS=";
+    text.windows(name.len()).any(|window| window == name)
+}
+
+const OPTIONS_HINT: &str = "this looks like `/etc/default/sslh`, which has sslh's command line: \
+                            name the configuration after `-F`, or write one";
+
+/// There is no rules file without a listener and a rule.
+struct Nothing {
+    message: &'static str,
+    /// Why each of what was there is left out.
+    reasons: String,
+}
+
+impl Nothing {
+    fn new<'a>(message: &'static str, reasons: impl Iterator<Item = &'a String>) -> Self {
+        let mut all: Vec<&str> = reasons.map(String::as_str).collect();
+        all.dedup();
+        Self { message, reasons: all.join("; ") }
+    }
+}
+
+/// Writes the rules file of these settings.
+fn rules_file(
+    name: &str,
+    sslh: Sslh,
+    lookup: &dyn Lookup,
+    log: &Log,
+) -> Result<Result<String, Nothing>, ImportError> {
+    let Sslh { globals, listen, protocols } = sslh;
+    let keepalive = listen.iter().any(|listen| listen.keepalive)
+        || protocols.iter().any(|protocol| protocol.keepalive);
+    let passes_header = listen.iter().any(|listen| listen.proxy_protocol && !listen.udp);
+    let listeners = listeners::listeners(listen, lookup, log);
+    if listeners.iter().all(|listener| listener.address.is_err()) {
+        let reasons = listeners.iter().filter_map(|listener| listener.address.as_ref().err());
+        return Ok(Err(Nothing::new("nothing that is listened on here is for mux", reasons)));
+    }
+    let (sniff_timeout, sniff_note) = sniff_timeout(&globals);
+    let settings = Settings {
+        name,
+        notes: &globals.notes,
+        sniff_timeout,
+        sniff_note,
+        user: globals.user.as_deref(),
+        access: &globals.access,
+        keepalive,
+    };
+    let on_timeout = globals.on_timeout.as_ref().map_or(DEFAULT_ON_TIMEOUT, |name| &name.text);
+    let transparent = globals.transparent;
+    let surroundings = Surroundings { transparent, passes_header, lookup, log };
+    let mut entries = rules::entries(protocols, &surroundings);
+    let rules = settle(&settings, &listeners, &mut entries, on_timeout)?;
+    for entry in &entries {
+        if let Err(reason) = &entry.rule {
+            log.warn(entry.place, format!("left out: {reason}"));
+        }
+    }
+    Ok(rules.ok_or_else(|| {
+        let reasons = entries.iter().filter_map(|entry| entry.rule.as_ref().err());
+        Nothing::new("none of the protocols here is for mux", reasons)
+    }))
+}
+
+/// Plans and writes, until mux takes the result: what it refuses is left out. `None`: nothing is
+/// left.
+fn settle(
+    settings: &Settings<'_>,
+    listeners: &[Listener],
+    entries: &mut [Entry],
+    on_timeout: &str,
+) -> Result<Option<String>, ImportError> {
+    // Every round leaves something out, or is the last.
+    loop {
+        let plan = match plan::plan(entries, on_timeout) {
+            Planned::Plan(plan) => plan,
+            Planned::Nothing => return Ok(None),
+            Planned::Unused(unused) => {
+                for (index, reason) in unused {
+                    leave_out(entries, index, reason);
+                }
+                continue;
+            }
+        };
+        let written = write::write(settings, listeners, entries, &plan);
+        match crate::rules::parse("rules.toml", &written.text) {
+            Ok(_) => return Ok(Some(written.text)),
+            Err(error) if leave_out_refused(entries, &written, &error) => {}
+            Err(error) => return Err(ImportError::Unloadable(Box::new(error))),
+        }
+    }
+}
+
+/// Whether all that mux refuses is in rules, which are left out then: at first only their
+/// conditions, so that they can still be what a listener falls back to.
+fn leave_out_refused(entries: &mut [Entry], written: &Written, error: &LoadError) -> bool {
+    let LoadError::Invalid(report) = error else { return false };
+    report.diagnostics().iter().all(|diagnostic| {
+        let at = diagnostic.span.start;
+        let index = written.rules.iter().position(|rule| rule.contains(&at));
+        let Some((index, entry)) = index.and_then(|index| Some((index, entries.get_mut(index)?)))
+        else {
+            return false;
+        };
+        let hint = diagnostic.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
+        let reason = format!("{}{hint}", diagnostic.message);
+        match &mut entry.rule {
+            Ok(rule) if !matches!(rule.condition, Condition::Never(_)) => {
+                rule.condition = Condition::Never(reason);
+            }
+            Ok(_) => leave_out(entries, index, reason),
+            Err(_) => return false,
+        }
+        true
+    })
+}
+
+fn leave_out(entries: &mut [Entry], index: usize, reason: String) {
+    if let Some(entry) = entries.get_mut(index) {
+        entry.rule = Err(reason);
+    }
+}
+
+/// `sniff_timeout`, and a remark on it.
+fn sniff_timeout(globals: &Globals) -> (String, Option<String>) {
+    match globals.timeout {
+        None => {
+            let note = "sslh's default since 1.21; it was 2 s before.";
+            (format!("{DEFAULT_TIMEOUT}s"), Some(note.to_owned()))
+        }
+        Some(seconds @ 1..=MAX_TIMEOUT) => (format!("{seconds}s"), None),
+        Some(seconds) => {
+            let nearest = if seconds < 1 { "1ms".to_owned() } else { format!("{MAX_TIMEOUT}s") };
+            (nearest, Some(format!("sslh's `timeout: {seconds}`, as near as mux comes to it.")))
+        }
+    }
+}

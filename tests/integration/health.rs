@@ -1,0 +1,265 @@
+//! Endpoints that go down and come back: real servers are killed, stopped and started again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, ensure};
+use mux_tests::{Conn, Daemon, Scratch, Server, Upstream, eventually, eventually_true, peers::Web};
+use rustix::process::Signal;
+
+/// One rule for everything that is said, to a group of these endpoints.
+fn group(endpoints: &[&str], keys: &str) -> String {
+    let list: Vec<String> = endpoints
+        .iter()
+        .map(|endpoint| {
+            if endpoint.starts_with('{') {
+                (*endpoint).to_owned()
+            } else {
+                format!("\"{endpoint}\"")
+            }
+        })
+        .collect();
+    format!(
+        "[[rule]]\nmatch = {{ regex = '^[A-Z]' }}\nupstream = \"web\"\n\
+         [[upstream]]\nname = \"web\"\nendpoints = [{}]\n{keys}\n",
+        list.join(", ")
+    )
+}
+
+/// What a web server answers through the daemon.
+fn ask(daemon: &Daemon) -> Result<String> {
+    let client = daemon.connect()?;
+    client.send("GET / HTTP/1.0\r\n\r\n")?;
+    let answer = String::from_utf8(client.to_end()?)?;
+    ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+    Ok(answer.rsplit("\r\n").next().context("a body")?.to_owned())
+}
+
+/// Who answers so many requests; all have to be answered.
+fn ask_all(daemon: &Daemon, count: usize) -> Result<Vec<String>> {
+    let mut answers =
+        (0..count).map(|_| ask(daemon)).collect::<Result<Vec<_>>>().context("a failed request")?;
+    answers.sort_unstable();
+    answers.dedup();
+    Ok(answers)
+}
+
+/// With retries no client ever notices; without them, only the first few do.
+#[test]
+fn a_killed_endpoint_is_ejected_and_comes_back() -> Result<()> {
+    let (mut a, b) = (Web::start("a")?, Web::start("b")?);
+    let daemon = Daemon::user_space(&group(
+        &[&a.address(), &b.address()],
+        "eject = { failures = 2, backoff = \"100ms\", max = \"1s\" }",
+    ))?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    a.kill();
+    eventually("the ejection", || match ask(&daemon) {
+        Ok(answer) if answer == "b" => {
+            (daemon.log_count("endpoint is ejected") > 0).then_some(Ok(()))
+        }
+        other => Some(Err(anyhow::anyhow!("not answered by b: {other:?}"))),
+    })??;
+    ensure!(ask_all(&daemon, 100)? == ["b"]);
+    a.restart()?;
+    eventually("a serves again", || match ask(&daemon) {
+        Ok(answer) => (answer == "a").then_some(Ok(())),
+        Err(error) => Some(Err(error)),
+    })??;
+    daemon.wait_log("endpoint is up")?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    let stopped = daemon.stop()?;
+    ensure!(stopped.counter("upstream_ejections") >= 1);
+    ensure!(stopped.counter("upstream_returns") == 1);
+    ensure!(stopped.counter("upstream_retries") == stopped.counter("connect_failed"));
+    // One outage is one line, however often the endpoint was tried in between.
+    let said = stopped.log.iter().filter(|line| line.contains("endpoint is ejected")).count();
+    ensure!(said == 1, "said {said} times");
+    Ok(())
+}
+
+#[test]
+fn after_the_ejection_no_request_fails_even_without_retries() -> Result<()> {
+    let (mut a, b) = (Web::start("a")?, Web::start("b")?);
+    let daemon = Daemon::user_space(&group(
+        &[&a.address(), &b.address()],
+        "retries = 0\neject = { failures = 3, backoff = \"1h\", max = \"1h\" }",
+    ))?;
+    a.kill();
+    let failed = (0..6).filter(|_| ask(&daemon).is_err()).count();
+    ensure!(failed == 3, "{failed} of six failed; three make the ejection");
+    ensure!(ask_all(&daemon, 100)? == ["b"]);
+    // Ejected for an hour, and it is the only one that is left: better than nothing.
+    drop(b);
+    eventually_true("b is ejected, too", || {
+        ask(&daemon).is_err() && daemon.log_count("no endpoint is up") > 0
+    })?;
+    a.restart()?;
+    eventually_true("a serves again", || ask(&daemon).is_ok_and(|answer| answer == "a"))?;
+    ensure!(ask_all(&daemon, 20)? == ["a"]);
+    Ok(())
+}
+
+const QUICK: &str = "interval = \"50ms\", timeout = \"1s\", rise = 2, fall = 2";
+
+/// Without a single client: the checks see it.
+#[test]
+fn a_check_takes_a_killed_endpoint_down_and_brings_it_back() -> Result<()> {
+    let (mut a, b) = (Web::start("a")?, Web::start("b")?);
+    let daemon = Daemon::user_space(&group(
+        &[&a.address(), &b.address()],
+        &format!("retries = 0\neject = false\nhealth = {{ {QUICK} }}"),
+    ))?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"], "up from the beginning");
+    a.kill();
+    let line = daemon.wait_log("endpoint is down")?;
+    ensure!(line.contains(&a.address()) && line.contains("refused"), "{line}");
+    ensure!(ask_all(&daemon, 50)? == ["b"]);
+    a.restart()?;
+    daemon.wait_log("endpoint is up")?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    let stopped = daemon.stop()?;
+    ensure!(stopped.counter("upstream_down") == 1 && stopped.counter("upstream_up") == 1);
+    ensure!(stopped.counter("upstream_checks_failed") >= 2);
+    ensure!(stopped.counter("connect_failed") == 0, "no client was sent to it");
+    Ok(())
+}
+
+/// A stopped process accepts connections, by way of its backlog: only an answer tells.
+#[test]
+fn a_check_that_asks_sees_a_server_that_hangs() -> Result<()> {
+    let (a, b) = (Web::start("a")?, Web::start("b")?);
+    let daemon = Daemon::user_space(&group(
+        &[&a.address(), &b.address()],
+        "health = { interval = \"50ms\", timeout = \"200ms\", rise = 2, fall = 2, \
+         send = \"GET / HTTP/1.0\\r\\n\\r\\n\", expect_regex = '^HTTP/1\\.[01] 200 ' }",
+    ))?;
+    a.signal(Signal::STOP)?;
+    let line = daemon.wait_log("endpoint is down")?;
+    ensure!(line.contains(&a.address()) && line.contains("timed out"), "{line}");
+    ensure!(ask_all(&daemon, 20)? == ["b"]);
+    a.signal(Signal::CONT)?;
+    daemon.wait_log("endpoint is up")?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    Ok(())
+}
+
+/// A server that greets, well or not so well.
+fn greeter(well: &Arc<AtomicBool>) -> Result<Server> {
+    let well = Arc::clone(well);
+    Upstream::tcp()?.serve(move |conn: Conn| {
+        let greeting = if well.load(Ordering::Acquire) { "220 ready\r\n" } else { "421 busy\r\n" };
+        // The check may have gone before it is told.
+        let _ = conn.send(greeting).and_then(|()| conn.finish());
+        let _ = conn.to_end();
+        Ok(())
+    })
+}
+
+#[test]
+fn a_check_looks_at_what_it_is_told() -> Result<()> {
+    let well = Arc::new(AtomicBool::new(true));
+    let server = greeter(&well)?;
+    let daemon = Daemon::user_space(&group(
+        &[server.name()],
+        &format!("health = {{ {QUICK}, expect = \"220 \" }}"),
+    ))?;
+    let greeted = || -> Result<Vec<u8>> {
+        let client = daemon.connect()?;
+        client.send("EHLO")?;
+        client.to_end()
+    };
+    ensure!(greeted()? == b"220 ready\r\n");
+    well.store(false, Ordering::Release);
+    let line = daemon.wait_log("endpoint is down")?;
+    ensure!(line.contains("a wrong answer: 421"), "{line}");
+    let client = daemon.connect()?;
+    client.send("EHLO")?;
+    ensure!(client.expect_reset()? == 0);
+    let access = daemon.access_of(client.local()?)?;
+    ensure!(access.close() == "no-upstream", "{access:?}");
+    ensure!(access.error().contains("down: a wrong answer: 421"), "{access:?}");
+    well.store(true, Ordering::Release);
+    daemon.wait_log("endpoint is up")?;
+    ensure!(greeted()? == b"220 ready\r\n");
+    let stopped = daemon.stop()?;
+    ensure!(stopped.counter("no_upstream") == 1);
+    Ok(())
+}
+
+#[test]
+fn checks_work_over_unix_sockets() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let mut a = Web::start_unix(&scratch.join("a.sock"), "a")?;
+    let b = Web::start_unix(&scratch.join("b.sock"), "b")?;
+    let daemon = Daemon::user_space(&group(
+        &[&a.address(), &b.address()],
+        &format!(
+            "retries = 0\nhealth = {{ {QUICK}, send = \"GET / HTTP/1.0\\r\\n\\r\\n\", expect = \"HTTP/1.1 200\" }}"
+        ),
+    ))?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    a.kill();
+    daemon.wait_log("endpoint is down")?;
+    ensure!(ask_all(&daemon, 20)? == ["b"]);
+    a.restart()?;
+    daemon.wait_log("endpoint is up")?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    Ok(())
+}
+
+#[test]
+fn a_backup_serves_only_while_it_is_needed() -> Result<()> {
+    let mut primaries = [Web::start("a")?, Web::start("b")?];
+    let backup = Web::start("backup")?;
+    let daemon = Daemon::user_space(&group(
+        &[
+            &primaries[0].address(),
+            &primaries[1].address(),
+            &format!("{{ address = \"{}\", backup = true }}", backup.address()),
+        ],
+        &format!("eject = false\nhealth = {{ {QUICK} }}"),
+    ))?;
+    ensure!(ask_all(&daemon, 20)? == ["a", "b"]);
+    primaries[0].kill();
+    eventually_true("one is down", || daemon.log_count("endpoint is down") == 1)?;
+    ensure!(ask_all(&daemon, 20)? == ["b"]);
+    primaries[1].kill();
+    eventually_true("both are down", || daemon.log_count("endpoint is down") == 2)?;
+    ensure!(ask_all(&daemon, 20)? == ["backup"]);
+    primaries[1].restart()?;
+    daemon.wait_log("endpoint is up")?;
+    ensure!(ask_all(&daemon, 20)? == ["b"]);
+    ensure!(daemon.log_count("no endpoint is up") == 0);
+    Ok(())
+}
+
+/// One line when the last one goes, one when the first one is back, however many clients come.
+#[test]
+fn a_group_without_endpoints_says_so_once() -> Result<()> {
+    let (mut a, mut b) = (Web::start("a")?, Web::start("b")?);
+    let daemon = Daemon::user_space(&group(
+        &[&a.address(), &b.address()],
+        &format!("health = {{ {QUICK} }}"),
+    ))?;
+    ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
+    a.kill();
+    b.kill();
+    daemon.wait_log("no endpoint is up")?;
+    eventually_true("both are down", || daemon.log_count("endpoint is down") == 2)?;
+    for _ in 0..50 {
+        let client = daemon.connect()?;
+        client.send("GET / HTTP/1.0\r\n\r\n")?;
+        client.expect_reset()?;
+        let access = daemon.access_of(client.local()?)?;
+        ensure!(access.close() == "no-upstream", "{access:?}");
+        ensure!(access.error().matches(": down: ").count() == 2, "{access:?}");
+    }
+    a.restart()?;
+    daemon.wait_log("an endpoint is up again")?;
+    ensure!(ask_all(&daemon, 5)? == ["a"]);
+    ensure!(daemon.log_count("no endpoint is up") == 1);
+    Ok(())
+}
