@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sh;
 
 /// Every target: a file in `fuzz_targets`, a folder in `corpus`.
-const TARGETS: [&str; 3] = ["probes", "route", "rules"];
+const TARGETS: [&str; 4] = ["probes", "route", "rules", "import"];
 
 /// `cargo xtask fuzz`.
 #[derive(clap::Args, Debug)]
@@ -141,7 +141,9 @@ fn seeds() -> Result<PathBuf> {
             fs::write(seeds.join(format!("{stem}-{index}-cut")), [&[9, 0], &bytes[..]].concat())?;
         }
     }
-    for file in files(&sh::root().join("examples"))? {
+    let mut sslh = files(&sh::root().join("tests/fixtures/sslh")).unwrap_or_default();
+    sslh.retain(|path| path.is_file());
+    for file in files(&sh::root().join("examples"))?.into_iter().chain(sslh) {
         let name = file.file_name().context("a file has a name")?;
         fs::copy(&file, seeds.join(name))?;
     }
