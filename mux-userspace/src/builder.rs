@@ -394,6 +394,12 @@ impl Builder {
                 },
                 None => self.listener_config(&name, socket.address.clone(), &config.rules)?,
             };
+            if let (ListenAddress::Tcp(_), Some(first)) = (&socket.address, socket.sockets.first())
+            {
+                // The others are the same socket.
+                let timers = listener.timers.or(config.timeouts.tcp);
+                timers.apply(first).map_err(StartError::Handed)?;
+            }
             config.listeners.push(Arc::new(listener));
             bound.push(socket);
         }
@@ -522,6 +528,7 @@ fn add_rule(config: &mut Config, rule: NewRule) -> Result<(), StartError> {
         relay: RelayChoice::Auto,
         max_connections: None,
         acl: Acl::default(),
+        proxy_protocol: None,
     }));
     Ok(())
 }

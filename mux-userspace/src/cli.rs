@@ -15,7 +15,7 @@ use crate::{
     probe::Probes,
     rules::{
         self, Place, Problem, RulesFile,
-        config::{Config, KernelConfig, ListenAddress, RelayChoice},
+        config::{Config, ListenAddress, RelayChoice},
     },
     server::{self, Options, ServeError},
 };
@@ -80,7 +80,7 @@ enum Command {
     Explain(explain::Arguments),
     /// Say what this kernel and these privileges allow, and what to do about what is missing
     Doctor {
-        /// Judge by the `[kernel]` table of this file
+        /// Judge by the `[kernel]` table of this file, and look at what its `source` keys need
         #[arg(long, value_name = "FILE")]
         rules: Option<PathBuf>,
         /// As JSON
@@ -172,7 +172,9 @@ fn exit_code(error: &ServeError) -> u8 {
         ServeError::Bind(error) if error.source.kind() == io::ErrorKind::PermissionDenied => {
             exit::NOT_PERMITTED
         }
-        ServeError::RelayRequired { permission: true, .. } => exit::NOT_PERMITTED,
+        ServeError::RelayRequired { permission: true, .. } | ServeError::Transparent { .. } => {
+            exit::NOT_PERMITTED
+        }
         ServeError::Descriptors(_)
         | ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
         ServeError::AccessLog { source, .. }
@@ -217,14 +219,14 @@ fn log_warnings(path: &Path, file: &RulesFile) {
 
 fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
     start_log("warn");
-    let kernel = match rules.map(load).transpose() {
-        Ok(config) => config.map_or_else(KernelConfig::default, |config| config.kernel),
+    let config = match rules.map(load).transpose() {
+        Ok(config) => config.unwrap_or_else(Config::empty),
         Err(code) => return code,
     };
     if !json {
         println!("mux {VERSION}");
     }
-    match doctor::run(&kernel, json, &mut io::stdout().lock()) {
+    match doctor::run(&config, json, &mut io::stdout().lock()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) | Err(_) => exit::OTHER.into(),
     }

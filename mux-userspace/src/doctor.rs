@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::{
     kernel::object,
-    rules::config::KernelConfig,
-    server::{Availability, find},
+    rules::config::Config,
+    server::{Availability, Status, find, transparent},
 };
 
 /// What `--json` prints.
@@ -20,14 +20,16 @@ struct Report<'a> {
     checks: &'a [crate::server::Check],
 }
 
-/// Prints every check; true: the best relay is to be had.
+/// Prints every check; true: the best relay is to be had, and all that the rules ask for.
 ///
 /// # Errors
 /// Writing's.
-pub fn run(config: &KernelConfig, json: bool, output: &mut impl Write) -> io::Result<bool> {
-    let Availability { kernel, checks } = find(config);
-    let best = kernel.is_some();
-    let relay = if best { "sockmap" } else { "user space (splice, copy)" };
+pub fn run(config: &Config, json: bool, output: &mut impl Write) -> io::Result<bool> {
+    let Availability { kernel, mut checks } = find(&config.kernel);
+    let identity = transparent::checks(config);
+    let best = kernel.is_some() && identity.iter().all(|check| check.status != Status::Problem);
+    checks.extend(identity);
+    let relay = if kernel.is_some() { "sockmap" } else { "user space (splice, copy)" };
     if json {
         let report = Report {
             version: env!("CARGO_PKG_VERSION"),
@@ -41,10 +43,10 @@ pub fn run(config: &KernelConfig, json: bool, output: &mut impl Write) -> io::Re
     }
     for check in &checks {
         let mark = match check.status {
-            crate::server::Status::Ok => "ok",
-            crate::server::Status::Warning => "warning",
-            crate::server::Status::Problem => "PROBLEM",
-            crate::server::Status::Skipped => "skipped",
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Problem => "PROBLEM",
+            Status::Skipped => "skipped",
         };
         writeln!(output, "{mark:8} {:20} {}", check.name, check.found)?;
         if !check.remedy.is_empty() {

@@ -19,6 +19,7 @@ use crate::{
         source::{self, Place},
     },
     net::{Peer, Stream},
+    proxy::{self, Announcement, Guard, Header},
     relay::{
         Close, Ends, Mode, Plan, Side, Stop,
         sockmap::{self, Entered, Exit, Refusal, Sizes, Spliced},
@@ -26,7 +27,7 @@ use crate::{
     },
     route::{Decision, Outcome, Phase},
     rules::config::{ListenerConfig, RuleId},
-    sniff::{self, Sniff},
+    sniff::{Aborted, Sniff, Sniffer},
     sys,
     upstream::{self, Places, Visitor, builtin},
 };
@@ -40,6 +41,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 enum Early {
     /// The client was gone before a rule took it.
     SniffAborted(std::io::Error),
+    /// A PROXY header that was not there, not right, or not to be believed.
+    ProxyHeader(proxy::Refusal),
     /// No rule took it; true: reset it.
     NoRule { phase: Phase, reset: bool },
     /// Refused at a limit or by an access list.
@@ -82,7 +85,10 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
 #[derive(Debug)]
 struct Flow {
     ends: Ends,
+    /// The upstream's PROXY header.
+    header: Option<Vec<u8>>,
     prefix: Vec<u8>,
+    guard: Option<Guard>,
     plan: Plan,
     _permit: Permit,
     _place: Option<Place>,
@@ -100,25 +106,20 @@ async fn open(
 ) -> Result<Flow, Early> {
     let config = &core.shared.config;
     let limits = &core.shared.limits;
-    let place = match admit(core, listener, peer) {
-        Ok(place) => place,
+    let entered = enter(core, listener, &mut client, peer, record, handle).await;
+    let Entrance { place, header, sniff } = match entered {
+        Ok(entrance) => entrance,
         Err(early) => {
-            client.reset();
+            if matches!(early, Early::Refused(..)) {
+                client.reset();
+            }
             return Err(early);
         }
     };
-    let found = {
-        let (_place, evicted) = core.sniffing.enter(&handle.control);
-        if evicted {
-            core.shared.counters.count(Counter::SniffingLimit);
-        }
-        let sniffing = sniff::sniff(&mut client, peer, listener, &core.pool);
-        or_stopped(handle, sniffing).await?.map_err(Early::SniffAborted)?
-    };
     record.sniffed = Some(record.accepted.elapsed());
-    record.tally.up.taken = found.prefix.len() as u64;
-    record.tally.up.reads = found.reads;
-    let Sniff { outcome, prefix, phase, .. } = found;
+    record.tally.up.taken = sniff.prefix.len() as u64;
+    record.tally.up.reads = sniff.reads;
+    let Sniff { outcome, prefix, phase, guard, .. } = sniff;
     let decision = match outcome {
         Outcome::Routed(decision) => decision,
         Outcome::Close | Outcome::NeedMore(_) => return Err(Early::NoRule { phase, reset: false }),
@@ -133,7 +134,7 @@ async fn open(
     record.rule = Some(Arc::clone(&rule.name));
     record.why = Some(decision.why);
     record.upstream = Some(Arc::clone(&group.name));
-    if !rule.acl.permits(peer.ip()) {
+    if !rule.acl.permits(record.client.ip()) {
         record.seen = decision.seen;
         client.reset();
         return Err(Early::Refused("rule-denied", Counter::RuleDenied));
@@ -143,7 +144,7 @@ async fn open(
         .ok_or(Early::Refused("rule-limit", Counter::RuleLimit))?;
 
     let start = Instant::now();
-    let visitor = Visitor { client: &client, peer, handle };
+    let visitor = Visitor { client: &client, peer: record.client, handle };
     let connected = or_stopped(handle, upstream::connect(core, decision.rule, visitor)).await?;
     let connected = match connected {
         Ok(connected) => connected,
@@ -160,6 +161,18 @@ async fn open(
     record.upstream = Some(connected.upstream);
     record.endpoint = Some(connected.endpoint.clone());
 
+    // What stands in for the rule's upstream may be built in, and those take no header.
+    let version = rule.proxy_protocol.filter(|_| connected.builtin.is_none());
+    let header = version.map(|version| {
+        let flow = Announcement {
+            client: record.client,
+            accepted: &client,
+            received: header.as_ref(),
+            prefix: &prefix,
+            id: &record.id_text(),
+        };
+        proxy::announce(version, &flow)
+    });
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
     let plan =
@@ -172,15 +185,67 @@ async fn open(
         });
     }
     record.seen = decision.seen;
-    Ok(Flow { ends, prefix, plan, _permit: permit, _place: place, _places: connected.places })
+    Ok(Flow {
+        ends,
+        header,
+        prefix,
+        guard,
+        plan,
+        _permit: permit,
+        _place: place,
+        _places: connected.places,
+    })
+}
+
+/// A connection that was let in and is sniffed.
+struct Entrance {
+    place: Option<Place>,
+    /// The PROXY header that it began with, if it was believed.
+    header: Option<Header>,
+    sniff: Sniff,
+}
+
+/// Lets a connection in and sniffs it. Of a trusted proxy's the client is known, and let in or
+/// not, when its header is read.
+async fn enter(
+    core: &Core,
+    listener: &ListenerConfig,
+    stream: &mut Stream,
+    peer: Peer,
+    record: &mut Record,
+    handle: &FlowHandle,
+) -> Result<Entrance, Early> {
+    let trusted = listener.accept_proxy.as_ref().map(|trusted| trusted.includes(peer));
+    let mut place = None;
+    if trusted != Some(true) {
+        place = admit(core, listener, peer)?;
+    }
+    let (_sniffing, evicted) = core.sniffing.enter(&handle.control);
+    if evicted {
+        core.shared.counters.count(Counter::SniffingLimit);
+    }
+    let mut sniffer = Sniffer::new(stream, listener, &core.pool);
+    let mut header = None;
+    if trusted == Some(true) {
+        let believed = or_stopped(handle, sniffer.header()).await??;
+        core.shared.counters.count(Counter::ProxyHeaders);
+        record.tally.up.before = believed.length as u64;
+        record.client = believed.client(peer);
+        record.proxy = Some(believed.details());
+        header = Some(believed);
+        place = admit(core, listener, record.client)?;
+    }
+    let guard = (trusted == Some(false)).then(Guard::default);
+    let sniff = or_stopped(handle, sniffer.route(record.client, guard)).await??;
+    Ok(Entrance { place, header, sniff })
 }
 
 /// Lets a client in whom the listener's access list permits and whose source has a place.
-fn admit(core: &Core, listener: &ListenerConfig, peer: Peer) -> Result<Option<Place>, Early> {
-    if !listener.acl.permits(peer.ip()) {
+fn admit(core: &Core, listener: &ListenerConfig, client: Peer) -> Result<Option<Place>, Early> {
+    if !listener.acl.permits(client.ip()) {
         return Err(Early::Refused("listener-denied", Counter::ListenerDenied));
     }
-    let (Some(sources), Some(address)) = (&core.shared.limits.sources, peer.ip()) else {
+    let (Some(sources), Some(address)) = (&core.shared.limits.sources, client.ip()) else {
         return Ok(None);
     };
     sources.admit(address, Instant::now()).map(Some).map_err(|refused| match refused {
@@ -218,6 +283,7 @@ fn about(
     builtin::About {
         id: record.id_text(),
         client: record.client.to_string(),
+        peer: record.other_peer(),
         listener: listener.name.to_string(),
         rule: core.shared.config.rules[rule.0].name.to_string(),
         why: decision.why.name(),
@@ -232,8 +298,8 @@ fn about(
 
 /// Relays until the flow is over; both connections are closed on return.
 async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
-    let Flow { mut ends, prefix, mut plan, _permit, _place, _places } = flow;
-    let mut duplex = Duplex::new(prefix);
+    let Flow { mut ends, header, prefix, guard, mut plan, _permit, _place, _places } = flow;
+    let mut duplex = Duplex::new(prefix).announced_by(header).guarded_by(guard);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
         match next.await {
@@ -309,7 +375,7 @@ async fn relay_spliced(
             }
         }
         Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
-        Close::Stopped(_) | Close::Broken { .. } | Close::Imbalance { .. } => {
+        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
             spliced.abort(None, PATIENCE).await;
         }
     }
@@ -333,7 +399,7 @@ async fn end(ends: Ends, close: &Close) {
             upstream.reset();
         }
         // RST: a clean end in the middle of a stream could pass for its end.
-        Close::Stopped(_) | Close::Broken { .. } | Close::Imbalance { .. } => {
+        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
             client.reset();
             upstream.reset();
         }
@@ -360,6 +426,10 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::BytesDown, record.tally.down.given);
     counters.add(Counter::Passes, u64::from(record.tally.passes));
     let counter = match close {
+        Close::Forged => {
+            counters.count(proxy::Refusal::Untrusted.counter());
+            return;
+        }
         Close::Broken { .. } => Counter::Broken,
         Close::Imbalance { .. } => Counter::Imbalance,
         Close::Finished | Close::Failed { .. } | Close::Stopped(_) => return,
@@ -373,12 +443,24 @@ fn account(core: &Core, record: &Record, close: &Close) {
     );
 }
 
+impl From<Aborted> for Early {
+    fn from(aborted: Aborted) -> Self {
+        match aborted {
+            Aborted::Gone(error) => Self::SniffAborted(error),
+            Aborted::Refused(refusal) => Self::ProxyHeader(refusal),
+        }
+    }
+}
+
 impl Early {
     /// Close reason, error text, counter.
     fn describe(&self) -> (&'static str, String, Option<Counter>) {
         match self {
             Self::SniffAborted(error) => {
                 ("client-reset", error.to_string(), Some(Counter::SniffAborted))
+            }
+            Self::ProxyHeader(refusal) => {
+                (proxy::CLOSE, refusal.to_string(), Some(refusal.counter()))
             }
             Self::NoRule { phase: Phase::TimedOut, .. } => {
                 ("sniff-timeout", String::new(), Some(Counter::SniffTimeout))

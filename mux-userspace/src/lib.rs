@@ -78,6 +78,7 @@ pub mod limit;
 pub mod listener;
 pub mod net;
 pub mod probe;
+pub mod proxy;
 pub mod relay;
 pub mod route;
 pub mod rules;

@@ -28,7 +28,7 @@ use crate::{
     account::Counter,
     core::Core,
     flow,
-    net::{Peer, Stream},
+    net::{Peer, Stream, TcpTimers},
     rules::config::{ListenAddress, ListenerConfig},
 };
 
@@ -94,20 +94,25 @@ pub fn describe(address: &ListenAddress) -> String {
     }
 }
 
-/// Binds a listener's sockets, one for each of `cores`.
+/// Binds a listener's sockets, one for each of `cores`, whose connections have these timers.
 ///
 /// # Errors
 /// [`BindError`].
-pub fn bind(listener: &ListenerConfig, cores: usize, v6_only: bool) -> Result<Bound, BindError> {
+pub fn bind(
+    listener: &ListenerConfig,
+    cores: usize,
+    v6_only: bool,
+    timers: TcpTimers,
+) -> Result<Bound, BindError> {
     let failed = |error| BindError::new(&listener.address, error);
     match &listener.address {
         ListenAddress::Tcp(address) => {
             check_free(*address, v6_only).map_err(failed)?;
-            let first = bind_tcp(*address, v6_only).map_err(failed)?;
+            let first = bind_tcp(*address, v6_only, timers).map_err(failed)?;
             let actual = local_address(&first).map_err(failed)?;
             let mut sockets = vec![first];
             for _ in 1..cores {
-                sockets.push(bind_tcp(actual, v6_only).map_err(failed)?);
+                sockets.push(bind_tcp(actual, v6_only, timers).map_err(failed)?);
             }
             Ok(Bound { address: ListenAddress::Tcp(actual), sockets, file: None })
         }
@@ -140,11 +145,12 @@ fn new_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-fn bind_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+fn bind_tcp(address: SocketAddr, v6_only: bool, timers: TcpTimers) -> io::Result<Socket> {
     let socket = new_tcp(address, v6_only)?;
     socket.set_reuse_port(true)?;
     // Accepted connections inherit it.
     socket.set_tcp_nodelay(true)?;
+    timers.apply(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)
@@ -365,7 +371,7 @@ mod tests {
     fn port_0_is_the_same_port_on_every_core() {
         let address = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
         let listener = ListenerConfig::new("l", address, Arc::default());
-        let bound = bind(&listener, 3, false).unwrap();
+        let bound = bind(&listener, 3, false, TcpTimers::default()).unwrap();
         let ports: Vec<_> =
             bound.sockets.iter().map(|socket| local_address(socket).unwrap().port()).collect();
         assert!(ports[0] != 0 && ports.iter().all(|port| *port == ports[0]), "{ports:?}");

@@ -297,3 +297,28 @@ fn wrong_arguments_and_files_are_told() -> Result<()> {
     ensure!(output.status.code() == Some(64), "{}", output.status);
     Ok(())
 }
+
+#[test]
+fn access_lists_are_told() -> Result<()> {
+    let rules = "[[listener]]\naddress = '127.0.0.1:1'\ndeny = ['192.0.2.0/24']\n\
+                 [[rule]]\nname = 'ssh'\nmatch = 'ssh'\nallow = ['10.0.0.0/8']\nupstream = 22\n";
+    for (client, code, fate) in [
+        ("10.0.0.1", 0, "=> `ssh` takes it: upstream 127.0.0.1:22, relay auto\n"),
+        (
+            "127.0.0.1",
+            1,
+            "=> `ssh` would take it, but its `allow` and `deny` do not permit the client: reset\n",
+        ),
+        (
+            "192.0.2.9",
+            1,
+            "Before the first byte:\n\
+             => the listener's `allow` and `deny` do not permit the client: reset\n",
+        ),
+    ] {
+        let output = explain_file(rules, &["--stdin", "--client", client], b"SSH-2.0-x\r\n")?;
+        let text = printed(&output, code);
+        ensure!(text.ends_with(fate), "no {fate:?} in:\n{text}");
+    }
+    Ok(())
+}

@@ -175,10 +175,12 @@ fn client_hello(name: Option<&str>, protocols: &[&str]) -> Vec<u8> {
 fn connections_go_where_sslh_sends_them() -> Result<()> {
     let mine = "regex_patterns: [ \"^MINE \" ];";
     let jabber = "regex_patterns: [ \"jabber\" ];";
-    let files: [(&str, &Protocols); 6] = [
+    let bounded = "regex_patterns: [ \"^.{0,50}jabber\" ];";
+    let files: [(&str, &Protocols); 7] = [
         ("", &[("ssh", ""), ("http", ""), ("tls", ""), ("anyprot", "")]),
         ("", &[("http", ""), ("regex", mine), ("ssh", "")]),
         ("", &[("ssh", ""), ("regex", jabber), ("http", ""), ("anyprot", "")]),
+        ("", &[("regex", bounded), ("ssh", ""), ("tls", "")]),
         ("on-timeout: \"timeout\";", &[("ssh", ""), ("http", ""), ("timeout", "")]),
         ("on-timeout: \"tls\";", &[("http", ""), ("tls", ""), ("regex", mine), ("anyprot", "")]),
         ("on-timeout: \"nosuch\";", &[("tls", ""), ("socks5", ""), ("anyprot", "")]),

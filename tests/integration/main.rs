@@ -3,6 +3,7 @@
 mod abi;
 mod acl;
 mod auto;
+mod bench;
 mod check;
 mod config_errors;
 mod defects;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::sh;
 
 /// Every target: a file in `fuzz_targets`, a folder in `corpus`.
-const TARGETS: [&str; 4] = ["probes", "route", "rules", "import"];
+const TARGETS: [&str; 5] = ["probes", "route", "rules", "import", "proxy"];
 
 /// `cargo xtask fuzz`.
 #[derive(clap::Args, Debug)]

@@ -3,9 +3,10 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `fuzz`, `vm` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `fuzz`, `vm`, `bench` and `doctor` are the other commands.
 
 mod apt;
+mod bench;
 mod daemon;
 mod doctor;
 mod ebpf;
@@ -39,6 +40,8 @@ enum Xtask {
     Fuzz(fuzz::FuzzArgs),
     /// Test the kernel relay on other kernels, in virtual machines
     Vm(vm::VmArgs),
+    /// Measure mux against direct access and other multiplexers
+    Bench(bench::BenchArgs),
     /// Build the eBPF half and replace (or check) the committed object
     Ebpf(ebpf::EbpfArgs),
     /// Show what building, testing and running need, and what to do about what is missing
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Xtask::Torture(args) => torture::command(&args),
         Xtask::Fuzz(args) => fuzz::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
     };

@@ -57,6 +57,22 @@ counters! {
     SniffTimeout = "sniff_timeout",
     /// The client went away before a rule took the connection.
     SniffAborted = "sniff_aborted",
+    /// PROXY headers that were believed.
+    ProxyHeaders = "proxy_headers",
+    /// Refused: a trusted proxy sent no PROXY header.
+    ProxyMissing = "proxy_missing",
+    /// Refused: a trusted proxy's PROXY header was malformed.
+    ProxyMalformed = "proxy_malformed",
+    /// Refused: a trusted proxy's PROXY header was too long.
+    ProxyTooLong = "proxy_too_long",
+    /// Refused: a trusted proxy's PROXY header had a wrong checksum.
+    ProxyChecksum = "proxy_checksum",
+    /// Refused: a trusted proxy sent no whole PROXY header in time.
+    ProxyTimeout = "proxy_timeout",
+    /// Refused: a PROXY header from a peer that is not trusted.
+    ProxyUntrusted = "proxy_untrusted",
+    /// Attempts not made: an upstream's `source` has no address of the endpoint's family.
+    SourceMismatch = "source_mismatch",
     /// Connecting to an endpoint failed; another may have been tried.
     ConnectFailed = "connect_failed",
     /// Flows that found no endpoint: each that was tried failed.

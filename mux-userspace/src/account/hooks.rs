@@ -45,10 +45,16 @@ impl<'a> Flow<'a> {
         self.record.id
     }
 
-    /// Who connected.
+    /// Who connected, or who it is that a trusted proxy connected for.
     #[must_use]
     pub fn client(&self) -> Peer {
         self.record.client
+    }
+
+    /// Who connected.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        self.record.peer
     }
 
     /// The listener's name.

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     net::Peer,
-    probe::Seen,
+    probe::{Details, Seen},
     relay::{Mode, Tally},
     route::Why,
 };
@@ -24,8 +24,12 @@ pub struct Record {
     pub accepted: Instant,
     /// The same by the wall clock.
     pub time: SystemTime,
-    /// Who.
+    /// Who, as far as it is believed.
     pub client: Peer,
+    /// Who connected: another than the client where a proxy told of that.
+    pub peer: Peer,
+    /// What its PROXY header told, if it was believed.
+    pub proxy: Option<Details>,
     /// Where it came in.
     pub listener: Arc<str>,
     /// The rule that took it.
@@ -56,6 +60,10 @@ struct Line<'a> {
     time: String,
     id: String,
     client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<serde_json::Value>,
     listener: &'a str,
     rule: Option<&'a str>,
     why: Option<&'a str>,
@@ -82,12 +90,14 @@ struct Line<'a> {
 impl Record {
     /// Of a connection that has just been accepted.
     #[must_use]
-    pub fn new(id: u64, client: Peer, listener: Arc<str>) -> Self {
+    pub fn new(id: u64, peer: Peer, listener: Arc<str>) -> Self {
         Self {
             id,
             accepted: Instant::now(),
             time: SystemTime::now(),
-            client,
+            client: peer,
+            peer,
+            proxy: None,
             listener,
             rule: None,
             why: None,
@@ -108,11 +118,19 @@ impl Record {
         format!("{:016x}", self.id)
     }
 
+    /// Who connected, if that is not the client.
+    #[must_use]
+    pub fn other_peer(&self) -> Option<String> {
+        (self.peer != self.client).then(|| self.peer.to_string())
+    }
+
     fn line<'a>(&'a self, close: &'a str, error: &'a str) -> Line<'a> {
         Line {
             time: humantime::format_rfc3339_millis(self.time).to_string(),
             id: self.id_text(),
             client: self.client.to_string(),
+            peer: self.other_peer(),
+            proxy: self.proxy.as_ref().map(Details::to_json),
             listener: &self.listener,
             rule: self.rule.as_deref(),
             why: self.why.map(Why::name),
@@ -173,6 +191,8 @@ const FIELDS: &[&str] = &[
     "time",
     "id",
     "client",
+    "peer",
+    "proxy",
     "listener",
     "rule",
     "why",
@@ -216,6 +236,17 @@ mod tests {
     }
 
     #[test]
+    fn the_peer_is_told_where_it_is_not_the_client() {
+        let mut record = record();
+        assert!(!record.json("finished", "").contains("peer"));
+        record.client = Peer::from_ip("198.51.100.7:7".parse().unwrap());
+        record.proxy = Some(Details::new().with("version", 2_u8));
+        let line = record.text("finished", "");
+        let told = r#" client=198.51.100.7:7 peer=192.0.2.7:4711 proxy={"version":2} listener="#;
+        assert!(line.contains(told), "{line}");
+    }
+
+    #[test]
     fn a_json_line_is_one_object_with_the_exact_bytes() {
         let line = record().json("finished", "");
         assert!(line.ends_with("}\n"));
@@ -237,7 +268,10 @@ mod tests {
 
     #[test]
     fn every_field_has_its_place_in_the_text_form() {
-        let value = serde_json::to_value(record().line("c", "e")).unwrap();
+        let mut record = record();
+        record.client = Peer::Unix;
+        record.proxy = Some(Details::new());
+        let value = serde_json::to_value(record.line("c", "e")).unwrap();
         for key in value.as_object().unwrap().keys() {
             assert!(FIELDS.contains(&key.as_str()), "{key}");
         }

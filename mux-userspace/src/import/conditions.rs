@@ -29,7 +29,7 @@ pub(super) enum Waits {
     No,
     /// For the end of a request line, where sslh goes by its first word.
     ForALine,
-    /// For a match, which can always still come.
+    /// For a match, which can still come after many bytes.
     ForAMatch,
 }
 
@@ -164,16 +164,21 @@ fn application((name, place): &Pattern, notes: &mut Vec<String>, log: &Log) -> O
     let text = text.filter(|text| !text.contains(['*', '?', '[', '\\']));
     if text.is_none() {
         let shown = shown(name);
-        let message = format!("the application protocol `{shown}` is a pattern: left out");
+        let message =
+            format!("`{shown}` of `alpn_protocols` is a pattern, and mux has names: left out");
         log.warn(*place, &*message);
         notes.push(message);
     }
     text.map(Value::from)
 }
 
-/// Bytes as a message quotes them.
+/// Bytes as a message quotes them: a backslash by itself, because a pattern has many.
 fn shown(bytes: &[u8]) -> String {
-    bytes.escape_ascii().to_string()
+    let quote = |byte: &u8| match *byte {
+        b' '..=b'~' => char::from(*byte).to_string(),
+        _ => format!("\\x{byte:02x}"),
+    };
+    bytes.iter().map(quote).collect()
 }
 
 /// `regex_patterns`; `None`: they match anything.
@@ -210,18 +215,21 @@ fn regex(
             }
             Err(reason) => {
                 let message = format!("mux has no equal of the pattern `{shown}`: {reason}");
-                log.warn(*place, &*message);
-                reasons.push(message);
+                reasons.push((*place, message));
             }
         }
     }
-    if members.is_empty() {
-        return Err(match patterns.is_empty() {
-            true => "it has no pattern".to_owned(),
-            false => reasons.join("; "),
-        });
+    if patterns.is_empty() {
+        return Err("it has no pattern".to_owned());
     }
-    notes.extend(reasons);
+    if members.is_empty() {
+        let reasons: Vec<String> = reasons.into_iter().map(|(_, reason)| reason).collect();
+        return Err(reasons.join("; "));
+    }
+    for (place, reason) in reasons {
+        log.warn(place, &*reason);
+        notes.push(reason);
+    }
     let value = match members.len() {
         1 => members.remove(0),
         _ => table("any", Value::Array(members)),

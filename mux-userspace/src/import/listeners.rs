@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::{log::Log, lookup::Lookup, rules::port, sslh::Listen};
+use super::{log::Log, lookup::Lookup, rules::port, source::Span, sslh::Listen};
 use crate::rules::parse_listen;
 
 /// A listener, or what became of it.
 #[derive(Debug)]
 pub(super) struct Listener {
+    pub(super) place: Span,
     pub(super) notes: Vec<String>,
     /// As mux writes it; the error says why it is left out.
     pub(super) address: Result<String, String>,
@@ -31,14 +32,11 @@ pub(super) fn listeners(listen: Vec<Listen>, lookup: &dyn Lookup, log: &Log) -> 
             } else {
                 address
             };
-            if let Err(reason) = &address {
-                log.warn(listen.place, format!("left out: {reason}"));
-            }
-            if listen.proxy_protocol && address.is_ok() {
-                log.warn(listen.place, BELIEVED);
+            if listen.proxy_protocol {
                 notes.push(BELIEVED.to_owned());
             }
             listeners.push(Listener {
+                place: listen.place,
                 notes,
                 address,
                 quote: listen.quote.clone(),
@@ -52,7 +50,7 @@ pub(super) fn listeners(listen: Vec<Listen>, lookup: &dyn Lookup, log: &Log) -> 
 }
 
 /// Remark on `proxyprotocol` of a listener.
-const BELIEVED: &str = "sslh believes the PROXY header of every client; name your proxies in \
+pub(super) const BELIEVED: &str = "sslh believes the PROXY header of every client; name your proxies in \
                         `accept_proxy_protocol`, and see what PROXY header each rule sends on";
 
 /// Addresses, each with a remark, if there is one to be made.

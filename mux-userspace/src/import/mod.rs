@@ -10,6 +10,7 @@
 //! | settings → listeners and rules, one for one | `listeners`, `rules`, `conditions` |
 //! | which rules are tried, and where the rest goes | `plan` |
 //! | listeners and rules → text | `write` |
+//! | what mux refuses of it is left out | `settle` |
 //!
 //! What has no equal is left out, with a comment where it would stand, and with a warning where it
 //! matters who gets in or where a connection goes. The result is a file that [`crate::rules::parse`] takes:
@@ -25,6 +26,7 @@ mod lookup;
 mod pattern;
 mod plan;
 mod rules;
+mod settle;
 pub mod source;
 mod sslh;
 mod write;
@@ -48,11 +50,10 @@ use self::{
     conditions::Condition,
     listeners::Listener,
     log::Log,
-    plan::Planned,
-    rules::{Entry, Surroundings},
+    rules::{Entry, Rule, Surroundings},
     source::{Problem, Sources, Span},
     sslh::{Globals, Sslh},
-    write::{Settings, Written},
+    write::Settings,
 };
 use crate::rules::{LoadError, Report, Style};
 
@@ -195,97 +196,58 @@ fn rules_file(
     lookup: &dyn Lookup,
     log: &Log,
 ) -> Result<Result<String, Nothing>, ImportError> {
-    let Sslh { globals, listen, protocols } = sslh;
+    let Sslh { mut globals, listen, protocols } = sslh;
     let keepalive = listen.iter().any(|listen| listen.keepalive)
         || protocols.iter().any(|protocol| protocol.keepalive);
     let passes_header = listen.iter().any(|listen| listen.proxy_protocol && !listen.udp);
-    let listeners = listeners::listeners(listen, lookup, log);
-    if listeners.iter().all(|listener| listener.address.is_err()) {
-        let reasons = listeners.iter().filter_map(|listener| listener.address.as_ref().err());
-        return Ok(Err(Nothing::new("nothing that is listened on here is for mux", reasons)));
-    }
+    settle::globals(&mut globals, log);
     let (sniff_timeout, sniff_note) = sniff_timeout(&globals);
     let settings = Settings {
         name,
         notes: &globals.notes,
         sniff_timeout,
         sniff_note,
-        user: globals.user.as_deref(),
+        user: globals.user.as_ref().map(|user| user.text.as_str()),
         access: &globals.access,
         keepalive,
     };
     let on_timeout = globals.on_timeout.as_ref().map_or(DEFAULT_ON_TIMEOUT, |name| &name.text);
     let transparent = globals.transparent;
+    let mut listeners = listeners::listeners(listen, lookup, log);
     let surroundings = Surroundings { transparent, passes_header, lookup, log };
     let mut entries = rules::entries(protocols, &surroundings);
-    let rules = settle(&settings, &listeners, &mut entries, on_timeout)?;
-    for entry in &entries {
-        if let Err(reason) = &entry.rule {
-            log.warn(entry.place, format!("left out: {reason}"));
-        }
+    let rules = settle::settle(&settings, &mut listeners, &mut entries, on_timeout)?;
+    if let Some(rules) = rules {
+        warn(&listeners, &entries, log);
+        return Ok(Ok(rules));
     }
-    Ok(rules.ok_or_else(|| {
+    let listened: Vec<&String> =
+        listeners.iter().filter_map(|listener| listener.address.as_ref().err()).collect();
+    Ok(Err(if listened.len() == listeners.len() {
+        Nothing::new("nothing that is listened on here is for mux", listened.into_iter())
+    } else {
         let reasons = entries.iter().filter_map(|entry| entry.rule.as_ref().err());
         Nothing::new("none of the protocols here is for mux", reasons)
     }))
 }
 
-/// Plans and writes, until mux takes the result: what it refuses is left out. `None`: nothing is
-/// left.
-fn settle(
-    settings: &Settings<'_>,
-    listeners: &[Listener],
-    entries: &mut [Entry],
-    on_timeout: &str,
-) -> Result<Option<String>, ImportError> {
-    // Every round leaves something out, or is the last.
-    loop {
-        let plan = match plan::plan(entries, on_timeout) {
-            Planned::Plan(plan) => plan,
-            Planned::Nothing => return Ok(None),
-            Planned::Unused(unused) => {
-                for (index, reason) in unused {
-                    leave_out(entries, index, reason);
-                }
-                continue;
-            }
-        };
-        let written = write::write(settings, listeners, entries, &plan);
-        match crate::rules::parse("rules.toml", &written.text) {
-            Ok(_) => return Ok(Some(written.text)),
-            Err(error) if leave_out_refused(entries, &written, &error) => {}
-            Err(error) => return Err(ImportError::Unloadable(Box::new(error))),
+/// Warns of what is left out, and of whom the rules file trusts.
+fn warn(listeners: &[Listener], entries: &[Entry], log: &Log) {
+    for Listener { place, address, proxy_protocol, .. } in listeners {
+        match address {
+            Err(reason) => log.warn(*place, format!("left out: {reason}")),
+            Ok(_) if *proxy_protocol => log.warn(*place, listeners::BELIEVED),
+            Ok(_) => {}
         }
     }
-}
-
-/// Whether all that mux refuses is in rules, which are left out then: at first only their
-/// conditions, so that they can still be what a listener falls back to.
-fn leave_out_refused(entries: &mut [Entry], written: &Written, error: &LoadError) -> bool {
-    let LoadError::Invalid(report) = error else { return false };
-    report.diagnostics().iter().all(|diagnostic| {
-        let at = diagnostic.span.start;
-        let index = written.rules.iter().position(|rule| rule.contains(&at));
-        let Some((index, entry)) = index.and_then(|index| Some((index, entries.get_mut(index)?)))
-        else {
-            return false;
-        };
-        let hint = diagnostic.hint.as_ref().map(|hint| format!(": {hint}")).unwrap_or_default();
-        let reason = format!("{}{hint}", diagnostic.message);
-        match &mut entry.rule {
-            Ok(rule) if !matches!(rule.condition, Condition::Never(_)) => {
-                rule.condition = Condition::Never(reason);
+    for Entry { place, rule, .. } in entries {
+        match rule {
+            Err(reason) => log.warn(*place, format!("left out: {reason}")),
+            Ok(Rule { condition: Condition::Never(reason), .. }) => {
+                log.warn(*place, format!("its condition is left out: {reason}"));
             }
-            Ok(_) => leave_out(entries, index, reason),
-            Err(_) => return false,
+            Ok(_) => {}
         }
-        true
-    })
-}
-
-fn leave_out(entries: &mut [Entry], index: usize, reason: String) {
-    if let Some(entry) = entries.get_mut(index) {
-        entry.rule = Err(reason);
     }
 }
 

@@ -31,9 +31,10 @@ pub(super) struct Settings<'a> {
     pub(super) keepalive: bool,
 }
 
-/// The text, and where in it each entry's rule is.
+/// The text, and where in it each listener and each entry's rule is.
 pub(super) struct Written {
     pub(super) text: String,
+    pub(super) listeners: Vec<Range<usize>>,
     pub(super) rules: Vec<Range<usize>>,
 }
 
@@ -54,8 +55,11 @@ pub(super) fn write(
         writer.blank();
         writer.comments(settings.notes);
     }
+    let mut places = Vec::new();
     for entry in listeners {
+        let start = writer.out.len();
         listener(&mut writer, entry, settings, entries, plan);
+        places.push(start..writer.out.len());
     }
     let mut rules = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -64,7 +68,7 @@ pub(super) fn write(
         rules.push(start..writer.out.len());
     }
     rest(&mut writer, settings);
-    Written { text: writer.out, rules }
+    Written { text: writer.out, listeners: places, rules }
 }
 
 fn listener(
@@ -129,9 +133,9 @@ fn rule(writer: &mut Writer, entry: &Entry, matches: Match) {
         (Match::Own, Condition::When { value, waits }) => {
             if *waits == Waits::ForAMatch {
                 writer.comment(
-                    "A byte still to come can make it match, so that mux waits for one, up to \
+                    "More bytes can make it match, so that mux waits for them, up to \
                      `sniff_timeout`, before it tries the rules after it. sslh does not wait. Begin \
-                     the pattern with `^` and leave out `*`, `+` and the like, where you can.",
+                     the pattern with `^`, and keep short what it matches.",
                 );
             }
             writer.key("match", value.clone());
@@ -177,7 +181,7 @@ fn rest(writer: &mut Writer, settings: &Settings<'_>) {
         Access::Default => {}
         Access::File(path) => {
             writer.head("[log]");
-            writer.key("access_file", path.as_str());
+            writer.key("access_file", path.text.as_str());
         }
         Access::Off => {
             writer.head("[log]");

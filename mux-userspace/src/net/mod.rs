@@ -1,10 +1,12 @@
 //! Sockets as the rest of mux sees them: one type for TCP and Unix streams, addresses that
-//! print as logs want them.
+//! print as logs want them, the kernel's timers.
 
 mod peer;
 mod stream;
+mod timers;
 
 pub use self::{
     peer::Peer,
     stream::{Parked, Stream},
+    timers::TcpTimers,
 };

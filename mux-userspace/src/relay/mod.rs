@@ -20,7 +20,10 @@ pub use self::{
     plan::{Mode, Plan},
 };
 pub use crate::kernel::books::Way;
-use crate::net::Stream;
+use crate::{
+    net::Stream,
+    proxy::{self, Refusal},
+};
 
 /// The two connections of a flow.
 #[derive(Debug)]
@@ -40,6 +43,9 @@ pub struct Traffic {
     pub given: u64,
     /// Reads that returned bytes (in user space only): evidence for choosing a relay.
     pub reads: u64,
+    /// Bytes that the source's connection brought before the stream, and nobody is given: a PROXY
+    /// header. They are in no other count of ours, and in TCP's.
+    pub before: u64,
 }
 
 /// What went both ways, and how.
@@ -125,6 +131,8 @@ pub enum Close {
     },
     /// From outside the flow.
     Stopped(Stop),
+    /// The client, which is no trusted proxy, sent a PROXY header.
+    Forged,
     /// The kernel's books are broken: a wrong byte would have been delivered.
     Broken {
         /// A reason of [`mux_common::broken`].
@@ -152,6 +160,7 @@ impl Close {
                 (Side::Upstream, false) => "upstream-error",
             },
             Self::Stopped(stop) => stop.name(),
+            Self::Forged => proxy::CLOSE,
             Self::Broken { .. } => "broken",
             Self::Imbalance { .. } => "imbalance",
         }
@@ -162,7 +171,7 @@ impl fmt::Display for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Finished | Self::Stopped(_) => f.write_str(self.name()),
-            Self::Failed { .. } | Self::Broken { .. } | Self::Imbalance { .. } => {
+            Self::Failed { .. } | Self::Forged | Self::Broken { .. } | Self::Imbalance { .. } => {
                 write!(f, "{}: {}", self.name(), self.error())
             }
         }
@@ -176,6 +185,7 @@ impl Close {
         match self {
             Self::Finished | Self::Stopped(_) => String::new(),
             Self::Failed { error, .. } => error.to_string(),
+            Self::Forged => Refusal::Untrusted.to_string(),
             Self::Broken { reason } => format!("reason {reason}"),
             Self::Imbalance { way, imbalance } => format!("{}: {imbalance}", way.name()),
         }

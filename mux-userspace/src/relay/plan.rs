@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn traffic(reads: u64, bytes: u64) -> Traffic {
-        Traffic { taken: bytes, given: bytes, reads }
+        Traffic { taken: bytes, given: bytes, reads, before: 0 }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
     Control, Side, Traffic, Way,
     pool::{Buffer, PIPE_SIZE, Pipe, Pool},
 };
-use crate::net::Stream;
+use crate::{net::Stream, proxy::Guard};
 
 /// Rounds of one way before the other way, and other flows, get their turn.
 const ROUNDS: u32 = 16;
@@ -28,8 +28,8 @@ enum Held {
     Nothing,
     /// `bytes[start..end]`.
     Copied { buffer: Buffer, start: usize, end: usize },
-    /// The prefix, and what goes before it: larger than a buffer perhaps.
-    Prefix { bytes: Box<[u8]>, start: usize },
+    /// The prefix, larger than a buffer perhaps, after `header` bytes that are not the stream's.
+    Prefix { bytes: Box<[u8]>, start: usize, header: usize },
     /// In a pipe.
     Spliced(Pipe),
 }
@@ -48,6 +48,10 @@ pub(super) struct Pump {
     failed: Option<io::Error>,
     /// Carry it by splice(2) from the next read on.
     pub(super) splice: bool,
+    /// Looks at the first bytes, until they are known to be no PROXY header.
+    pub(super) guard: Option<Guard>,
+    /// They were one: nothing is carried any more.
+    pub(super) forged: bool,
 }
 
 /// A failure and whose it is.
@@ -59,14 +63,37 @@ impl Pump {
         let held = if prefix.is_empty() {
             Held::Nothing
         } else {
-            Held::Prefix { bytes: prefix.into_boxed_slice(), start: 0 }
+            Held::Prefix { bytes: prefix.into_boxed_slice(), start: 0, header: 0 }
         };
-        Self { way, held, ended: false, done: false, failed: None, splice: false }
+        Self {
+            way,
+            held,
+            ended: false,
+            done: false,
+            failed: None,
+            splice: false,
+            guard: None,
+            forged: false,
+        }
     }
 
-    /// Whether no byte is in our hands and the stream has not ended.
+    /// Puts a header before the prefix; to be called before anything is moved.
+    pub(super) fn precede(&mut self, header: Vec<u8>) {
+        let length = header.len();
+        let mut bytes = header;
+        if let Held::Prefix { bytes: prefix, .. } = &self.held {
+            bytes.extend_from_slice(prefix);
+        }
+        self.held = Held::Prefix { bytes: bytes.into_boxed_slice(), start: 0, header: length };
+    }
+
+    /// Whether no byte is in our hands, the stream has not ended, and nothing in it has to be
+    /// looked at.
     pub(super) const fn is_quiet(&self) -> bool {
-        matches!(self.held, Held::Nothing) && !self.ended && self.failed.is_none()
+        matches!(self.held, Held::Nothing)
+            && !self.ended
+            && self.failed.is_none()
+            && self.guard.is_none()
     }
 
     /// Whether there is nothing more to do.
@@ -145,7 +172,7 @@ impl Pump {
         flow: &mut PumpContext<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            let written = match &mut self.held {
+            let (written, ours) = match &mut self.held {
                 Held::Nothing => return Poll::Ready(Ok(())),
                 Held::Copied { buffer, start, end } => {
                     let written = ready!(destination.poll_write(cx, &buffer[*start..*end]))?;
@@ -153,15 +180,16 @@ impl Pump {
                     if start == end {
                         self.held = Held::Nothing;
                     }
-                    written
+                    (written, 0)
                 }
-                Held::Prefix { bytes, start } => {
+                Held::Prefix { bytes, start, header } => {
                     let written = ready!(destination.poll_write(cx, &bytes[*start..]))?;
+                    let ours = header.saturating_sub(*start).min(written);
                     *start += written;
                     if *start == bytes.len() {
                         self.held = Held::Nothing;
                     }
-                    written
+                    (written, ours)
                 }
                 Held::Spliced(pipe) => {
                     let written = ready!(poll_splice_out(cx, pipe, destination))?;
@@ -169,13 +197,13 @@ impl Pump {
                     if pipe.held == 0 {
                         self.held = Held::Nothing;
                     }
-                    written
+                    (written, 0)
                 }
             };
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            flow.traffic.given += written as u64;
+            flow.traffic.given += (written - ours) as u64;
             flow.control.touch();
         }
     }
@@ -187,7 +215,7 @@ impl Pump {
         source: &mut Stream,
         flow: &PumpContext<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.splice {
+        if self.splice && self.guard.is_none() {
             // Readiness first: an idle flow must hold no pipe.
             ready!(source.poll_read_ready(cx))?;
             match flow.pool.pipe() {
@@ -206,10 +234,23 @@ impl Pump {
         ready!(source.poll_read_ready(cx))?;
         let mut buffer = flow.pool.buffer();
         let end = ready!(source.poll_read(cx, &mut buffer))?;
+        if self.is_forged(&buffer[..end]) {
+            self.forged = true;
+            return Poll::Pending;
+        }
         if end > 0 {
             self.held = Held::Copied { buffer, start: 0, end };
         }
         Poll::Ready(Ok(end))
+    }
+
+    /// Whether these next bytes of the stream complete a PROXY header that is not to be.
+    fn is_forged(&mut self, bytes: &[u8]) -> bool {
+        let verdict = self.guard.as_mut().and_then(|guard| guard.look(bytes));
+        if verdict == Some(false) {
+            self.guard = None;
+        }
+        verdict == Some(true)
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     pool::Pool,
     pump::{Failure, Pump, PumpContext},
 };
+use crate::proxy::Guard;
 
 /// Why the user-space relay stopped.
 #[derive(Debug)]
@@ -30,6 +31,23 @@ impl Duplex {
     #[must_use]
     pub fn new(prefix: Vec<u8>) -> Self {
         Self { up: Pump::new(Way::Up, prefix), down: Pump::new(Way::Down, Vec::new()) }
+    }
+
+    /// The same, whose upstream gets this PROXY header before everything else, at once. It is in
+    /// no count.
+    #[must_use]
+    pub fn announced_by(mut self, header: Option<Vec<u8>>) -> Self {
+        if let Some(header) = header {
+            self.up.precede(header);
+        }
+        self
+    }
+
+    /// The same, of a client whose PROXY headers are refused.
+    #[must_use]
+    pub(crate) fn guarded_by(mut self, guard: Option<Guard>) -> Self {
+        self.up.guard = guard;
+        self
     }
 
     /// How its bytes go now.
@@ -62,6 +80,9 @@ impl Duplex {
             let source_lost = self.up.lost();
             let mut context = PumpContext { traffic: &mut tally.down, control, pool, source_lost };
             let down = self.down.poll(cx, upstream, client, &mut context);
+            if self.up.forged {
+                return Poll::Ready(Next::Over(Close::Forged));
+            }
             if let Poll::Ready(Err(failure)) = up {
                 return Poll::Ready(failed(failure));
             }

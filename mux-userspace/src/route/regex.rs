@@ -46,7 +46,7 @@ pub struct Regex {
     pattern: Box<str>,
     engine: Engine,
     shortest: Option<usize>,
-    open_ended: bool,
+    longest: Option<usize>,
     /// What every match begins with, where every match is at the beginning; see
     /// [`Regex::prefixes`].
     prefixes: Option<Box<[Box<[u8]>]>>,
@@ -91,7 +91,7 @@ impl Regex {
         Ok(Self {
             pattern: pattern.into(),
             shortest: hir.properties().minimum_len().or_else(|| shortest(&engine)),
-            open_ended: !nfa.is_always_start_anchored() || hir.properties().maximum_len().is_none(),
+            longest: hir.properties().maximum_len().filter(|_| nfa.is_always_start_anchored()),
             prefixes: prefixes(&hir),
             looks_ahead: looks_ahead(nfa.look_set_any()),
             engine,
@@ -110,11 +110,11 @@ impl Regex {
         self.shortest
     }
 
-    /// Whether a match can begin, or go on, at any later byte: it is not anchored by `^`, or has no
-    /// longest match. Until it matches, or the input ends, such a pattern is never sure.
+    /// The most bytes, from the first one on, that a match can take: with more, the pattern is sure.
+    /// `None`: it can match anywhere (it is not anchored by `^`), or there is no such number.
     #[must_use]
-    pub fn is_open_ended(&self) -> bool {
-        self.open_ended
+    pub fn longest_match(&self) -> Option<usize> {
+        self.longest
     }
 
     /// Byte strings of which one begins whatever matches. `None`: it can match elsewhere than

@@ -11,6 +11,7 @@ use super::{
         UpstreamId,
     },
     diagnostic::Diagnostic,
+    identity::header_to_builtin,
     raw::{RawConfig, RawListener, RawRule, RawTarget, not_an_address},
     suggest::did_you_mean_or_list,
     table::Problems,
@@ -149,6 +150,8 @@ impl Upstreams {
                 queue,
                 health,
                 eject,
+                source,
+                timers,
             } = upstream;
             let Some(name) = name else { continue };
             if let Some(earlier) = compiled.iter().position(|other| *other.name == **name.get_ref())
@@ -167,6 +170,8 @@ impl Upstreams {
                 queue,
                 health,
                 eject,
+                source,
+                timers,
             });
         }
         let groups = compiled.len();
@@ -204,6 +209,12 @@ impl Upstreams {
         Diagnostic::new(span, format!("unknown upstream `{text}`")).hint(hint)
     }
 
+    /// An endpoint of an upstream that is built in.
+    fn builtin(&self, id: UpstreamId) -> Option<&Address> {
+        let is_builtin = |address: &&Address| matches!(address, Address::Builtin(_));
+        self.compiled.get(id.0)?.addresses().find(is_builtin)
+    }
+
     /// The upstream of one address; one for all rules that name it.
     fn address(&mut self, address: Address) -> UpstreamId {
         let name = address.to_string();
@@ -230,18 +241,25 @@ fn rule(
         upstream,
         on_no_upstream: _,
         relay,
+        proxy_protocol,
         max_connections,
         acl,
     } = raw;
     let target = upstream?;
     let span = target.span();
     let upstream = problems.keep(upstreams.resolve(target.into_inner(), span))?;
+    if let Some(proxy_protocol) = &proxy_protocol
+        && let Some(builtin) = upstreams.builtin(upstream)
+    {
+        problems.add(header_to_builtin(proxy_protocol.span(), builtin));
+    }
     Some(Rule {
         name: name.clone(),
         matcher,
         upstream,
         on_no_upstream,
         relay,
+        proxy_protocol: proxy_protocol.map(Spanned::into_inner),
         max_connections,
         acl,
     })
@@ -313,6 +331,8 @@ fn listener(
         on_no_match,
         max_connections: raw.max_connections,
         acl: raw.acl,
+        accept_proxy: raw.accept_proxy,
+        timers: raw.timers,
         rules,
     })
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
@@ -14,6 +14,8 @@ use std::{
 
 use crate::{
     limit::source::PerSource,
+    net::TcpTimers,
+    proxy,
     route::{Matcher, NetworkFile, Networks, Table},
 };
 
@@ -65,6 +67,14 @@ impl Config {
         }
     }
 
+    /// The names of upstreams that are connected to from the client's address.
+    pub fn transparent(&self) -> impl Iterator<Item = &str> {
+        self.upstreams
+            .iter()
+            .filter(|upstream| upstream.source == Some(Source::Transparent))
+            .map(|upstream| &*upstream.name)
+    }
+
     /// The same with other listeners: one on each of these addresses, named `listener-1`, …,
     /// and otherwise like the first one of the file. No addresses: nothing changes.
     #[must_use]
@@ -105,6 +115,10 @@ pub struct ListenerConfig {
     pub max_connections: Option<NonZeroU32>,
     /// Who may connect.
     pub acl: Acl,
+    /// Of whom a PROXY header is required and believed. `None`: of nobody.
+    pub accept_proxy: Option<proxy::Trusted>,
+    /// Of its connections; before those of [`Timeouts::tcp`].
+    pub timers: TcpTimers,
     /// The rules tried, in order.
     pub rules: Arc<Table>,
 }
@@ -127,6 +141,8 @@ impl ListenerConfig {
             on_no_match: Otherwise::Close,
             max_connections: None,
             acl: Acl::default(),
+            accept_proxy: None,
+            timers: TcpTimers::default(),
             rules,
         }
     }
@@ -185,6 +201,9 @@ pub struct Rule {
     pub on_no_upstream: Otherwise,
     /// Which relay carries them.
     pub relay: RelayChoice,
+    /// The PROXY header that the upstream gets first. Never where the upstream has a built-in
+    /// endpoint.
+    pub proxy_protocol: Option<proxy::Version>,
     /// Flows of this rule at once.
     pub max_connections: Option<NonZeroU32>,
     /// Whom it serves; others that match it are refused.
@@ -245,6 +264,10 @@ pub struct UpstreamConfig {
     pub health: Option<HealthConfig>,
     /// Passive checks: by connections that fail. Default for groups of more than one endpoint.
     pub eject: Option<EjectConfig>,
+    /// From which address it is connected to. `None`: the kernel's choice.
+    pub source: Option<Source>,
+    /// Of connections to it; before those of [`Timeouts::tcp`].
+    pub timers: TcpTimers,
 }
 
 /// One endpoint of an upstream.
@@ -291,6 +314,8 @@ impl UpstreamConfig {
             queue: None,
             health: None,
             eject: None,
+            source: None,
+            timers: TcpTimers::default(),
         }
     }
 
@@ -302,6 +327,20 @@ impl UpstreamConfig {
 
 pub(super) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) const DEFAULT_RESOLVE: Duration = Duration::from_secs(30);
+
+/// From which address an upstream's TCP endpoints are connected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From this one of the endpoint's family; one of them at least.
+    Addresses {
+        /// For IPv4 endpoints.
+        v4: Option<Ipv4Addr>,
+        /// For IPv6 endpoints.
+        v6: Option<Ipv6Addr>,
+    },
+    /// From the client's own (`IP_TRANSPARENT`, ip(7)), with a port of the kernel's choice.
+    Transparent,
+}
 
 /// Which endpoint of a group a connection goes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -450,6 +489,8 @@ pub struct Timeouts {
     pub lifetime: Option<Duration>,
     /// From SIGTERM to the reset of what is left. Default 30 s.
     pub drain: Duration,
+    /// The kernel's timers of TCP connections, both sides'. Default: as the kernel has them.
+    pub tcp: TcpTimers,
 }
 
 impl Default for Timeouts {
@@ -459,6 +500,7 @@ impl Default for Timeouts {
             half_closed: Some(Duration::from_secs(30)),
             lifetime: None,
             drain: Duration::from_secs(30),
+            tcp: TcpTimers::default(),
         }
     }
 }

@@ -195,8 +195,17 @@ fn bytes(value: Value<'_>, problems: &Problems) -> Option<Matcher> {
 /// `["10.0.0.0/8", "::1", "file:allow.txt"]`
 pub(super) fn networks(value: Value<'_>, problems: &Problems) -> Result<Networks, Diagnostic> {
     let span = value.span();
+    network_list(span, list(value)?, problems)
+}
+
+/// The members of such a list.
+pub(super) fn network_list(
+    span: Range<usize>,
+    values: Vec<Value<'_>>,
+    problems: &Problems,
+) -> Result<Networks, Diagnostic> {
     let (mut written, mut files) = (Vec::new(), Vec::new());
-    for value in list(value)? {
+    for value in values {
         let span = value.span();
         let text = string(value)?;
         match text.strip_prefix("file:") {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | text → TOML values with spans | the `toml` crate |
 //! | tables → keys, each taken once; the rest are unknown | `table`, `values`, `units`, `address` |
-//! | keys → raw shapes | `raw`, `settings`, `matches`, `heads`, `names`, `upstream` |
+//! | keys → raw shapes | `raw`, `identity`, `settings`, `matches`, `heads`, `names`, `upstream` |
 //! | names → indices | `compile` |
 //! | rules that can never be used | `lint` |
 //! | what may be meant otherwise | `warn`, `places` |
@@ -18,6 +18,7 @@ mod compile;
 pub mod config;
 mod diagnostic;
 mod heads;
+mod identity;
 mod lint;
 mod matches;
 mod names;

@@ -15,12 +15,16 @@ use super::{
         SecurityConfig, Timeouts,
     },
     diagnostic::Diagnostic,
-    matches, settings,
+    identity, matches, settings,
     table::{Problems, Table, Value, wrong_type},
     upstream::{RawUpstream, upstream},
     values::{choice, count, integer, list, name, positive_duration, size, string},
 };
-use crate::route::Matcher;
+use crate::{
+    net::TcpTimers,
+    proxy::{Trusted, Version},
+    route::Matcher,
+};
 
 /// What `sniff_limit` can be, bytes; the connection's buffer is as large.
 const SNIFF_LIMIT: std::ops::RangeInclusive<u64> = 1..=1 << 20;
@@ -47,6 +51,8 @@ pub(super) struct RawListener {
     pub(super) on_no_match: Option<Spanned<String>>,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) acl: Acl,
+    pub(super) accept_proxy: Option<Trusted>,
+    pub(super) timers: TcpTimers,
     pub(super) rules: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
@@ -59,6 +65,7 @@ pub(super) struct RawRule {
     pub(super) upstream: Option<Spanned<RawTarget>>,
     pub(super) on_no_upstream: Option<Spanned<String>>,
     pub(super) relay: RelayChoice,
+    pub(super) proxy_protocol: Option<Spanned<Version>>,
     pub(super) max_connections: Option<NonZeroU32>,
     pub(super) acl: Acl,
 }
@@ -131,6 +138,8 @@ fn listen(root: &mut Table<'_, '_>) -> Vec<RawListener> {
                 on_no_match: None,
                 max_connections: None,
                 acl: Acl::default(),
+                accept_proxy: None,
+                timers: TcpTimers::default(),
                 rules: None,
             }
         })
@@ -148,8 +157,10 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
     let on_no_match = table.take("on_no_match", string);
     let max_connections = table.take("max_connections", count);
     let acl = acl(&mut table);
+    let place = address.as_ref().map(Spanned::get_ref);
+    let accept_proxy = identity::accept_proxy(&mut table, place);
+    let timers = identity::listener_timers(&mut table, place);
     let rules = table.take("rules", rule_names);
-    table.unavailable("accept_proxy_protocol", "let the proxy before mux pass plain TCP to it");
     table.finish();
     RawListener {
         name,
@@ -160,6 +171,8 @@ fn listener(mut table: Table<'_, '_>) -> RawListener {
         on_no_match,
         max_connections: max_connections.map(Spanned::into_inner),
         acl,
+        accept_proxy,
+        timers,
         rules,
     }
 }
@@ -216,7 +229,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
     let relay = table.take("relay", |value| choice(value, &relays));
     let max_connections = table.take("max_connections", count);
     let acl = acl(&mut table);
-    table.unavailable("proxy_protocol", "the upstream sees mux's own address for now");
+    let proxy_protocol = table.take("proxy_protocol", identity::proxy_protocol);
     table.finish();
     RawRule {
         span,
@@ -225,6 +238,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         upstream,
         on_no_upstream,
         relay: relay.map_or(RelayChoice::Auto, Spanned::into_inner),
+        proxy_protocol,
         max_connections: max_connections.map(Spanned::into_inner),
         acl,
     }

@@ -12,6 +12,7 @@ use super::{
         AccessFormat, KernelConfig, Limits, LogConfig, SecurityConfig, SockmapMode, Timeouts,
     },
     diagnostic::Diagnostic,
+    identity,
     table::{Problems, Table, Value, into_table},
     units::parse_duration,
     values::{choice, count, duration, integer, optional_duration, size, string},
@@ -51,6 +52,7 @@ pub(super) fn timeouts(root: &mut Table<'_, '_>) -> Timeouts {
         set(&mut timeouts.half_closed, table.take("half_closed", optional_duration));
         set(&mut timeouts.lifetime, table.take("lifetime", optional_duration));
         set(&mut timeouts.drain, table.take("drain", duration));
+        timeouts.tcp = identity::timers(&mut table);
         table.finish();
     }
     timeouts

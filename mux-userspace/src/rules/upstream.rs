@@ -7,13 +7,15 @@ use toml::{Spanned, de::DeValue};
 use super::{
     config::{
         Address, Balance, DEFAULT_CONNECT_TIMEOUT, DEFAULT_RESOLVE, EjectConfig, EndpointConfig,
-        Expect, HalfClosed, HealthConfig, QueueConfig,
+        Expect, HalfClosed, HealthConfig, QueueConfig, Source,
     },
     diagnostic::Diagnostic,
+    identity,
     raw::address,
     table::{Problems, Table, Value, into_table},
     values::{boolean, choice, count, integer, list, name, positive_duration, string},
 };
+use crate::net::TcpTimers;
 
 /// More attempts than this, one after the other, are a mistake.
 const MAX_RETRIES: u64 = 100;
@@ -51,6 +53,8 @@ pub(super) struct RawUpstream {
     pub(super) queue: Option<QueueConfig>,
     pub(super) health: Option<HealthConfig>,
     pub(super) eject: Option<EjectConfig>,
+    pub(super) source: Option<Source>,
+    pub(super) timers: TcpTimers,
 }
 
 /// Reads an `[[upstream]]`.
@@ -71,7 +75,10 @@ pub(super) fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
     let queue = queue(&mut table);
     let health = table.table("health", "`health`").map(health);
     let eject = eject(&mut table);
-    table.unavailable("source", "connections come from the machine's own address");
+    let addresses: Vec<Address> =
+        endpoints.iter().map(|endpoint| endpoint.address.clone()).collect();
+    let source = identity::source(&mut table, &addresses);
+    let timers = identity::timers(&mut table);
     table.finish();
 
     if let Some(queue) = &queue
@@ -94,6 +101,8 @@ pub(super) fn upstream(mut table: Table<'_, '_>) -> RawUpstream {
         queue: queue.map(Spanned::into_inner),
         health,
         eject: eject.unwrap_or(default_eject),
+        source,
+        timers,
     }
 }
 

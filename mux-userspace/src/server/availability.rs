@@ -36,22 +36,22 @@ pub struct Check {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
-    /// As the kernel relay needs it.
+    /// As it is needed.
     Ok,
     /// Not best, but no hindrance.
     Warning,
-    /// The kernel relay is off because of it.
+    /// What needs it does not work: the kernel relay is off because of it.
     Problem,
     /// Not looked at, because of a problem before it.
     Skipped,
 }
 
 impl Check {
-    fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, status: Status::Ok, found: found.into(), remedy: String::new() }
     }
 
-    fn problem_with(
+    pub(super) fn problem_with(
         name: &'static str,
         found: impl Into<String>,
         remedy: impl Into<String>,
@@ -59,7 +59,11 @@ impl Check {
         Self { name, status: Status::Problem, found: found.into(), remedy: remedy.into() }
     }
 
-    fn warning(name: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn warning(
+        name: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { name, status: Status::Warning, found: found.into(), remedy: remedy.into() }
     }
 

@@ -12,6 +12,7 @@ pub mod privileges;
 mod running;
 pub mod selftest;
 mod signals;
+pub(crate) mod transparent;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -24,6 +25,7 @@ pub use self::{
     availability::{Availability, Check, Status, find},
     budget::{Budget, TooFewDescriptors},
     janitor::{ARGUMENT as JANITOR, run as run_janitor},
+    privileges::Needs,
 };
 use crate::{
     account::Hooks,
@@ -68,6 +70,16 @@ pub enum ServeError {
     /// Privileges could not be dropped.
     #[error(transparent)]
     Privileges(#[from] privileges::DropError),
+    /// `source = "transparent"`, and others' addresses are not to be had.
+    #[error(
+        "[[upstream]] {upstream}: source = \"transparent\": {source}\nhint: it needs CAP_NET_RAW or CAP_NET_ADMIN; `mux doctor --rules FILE` says what else"
+    )]
+    Transparent {
+        /// The upstream's name.
+        upstream: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The access log's file.
     #[error("cannot open the access log {}: {source}", .path.display())]
     AccessLog {
@@ -104,7 +116,11 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     let bound = bind_all(&config, cores)?;
     let setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
     let janitor = janitor::start(&setup.bound).map_err(io_error("starting the janitor"))?;
-    privileges::drop_all(&config.security.user, setup.has_kernel_relay())?;
+    let needs = Needs {
+        maps: setup.has_kernel_relay(),
+        transparent: config.transparent().next().is_some(),
+    };
+    privileges::drop_all(&config.security.user, needs)?;
 
     let running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
@@ -133,7 +149,8 @@ pub(crate) fn bind_all(config: &Config, cores: usize) -> Result<Vec<Bound>, Serv
         .iter()
         .map(|listener| {
             let v6_only = listener::needs_v6_only(listener, &config.listeners);
-            listener::bind(listener, cores, v6_only).map_err(Into::into)
+            let timers = listener.timers.or(config.timeouts.tcp);
+            listener::bind(listener, cores, v6_only, timers).map_err(Into::into)
         })
         .collect()
 }

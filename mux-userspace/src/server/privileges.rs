@@ -1,7 +1,8 @@
 //! Privileges: raised limits before, nothing after.
 //!
 //! Once sockets are bound and the verdict is attached, the daemon needs no capability: not to
-//! accept, to connect, or (since 5.19) to put sockets into its map.
+//! accept, to connect, or (since 5.19) to put sockets into its map. Only to connect from clients'
+//! addresses it does.
 
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::unistd::{Uid, User, setgroups, setresgid, setresuid};
@@ -58,22 +59,46 @@ pub fn descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// Becomes `user` if this is root, and gives up every capability for good. Call it while there is
-/// one thread: capabilities are a thread's.
+/// What the daemon does after its start that may need a capability.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// Put sockets into its map.
+    pub maps: bool,
+    /// Connect from clients' addresses.
+    pub transparent: bool,
+}
+
+impl Needs {
+    /// The capabilities to keep.
+    fn capabilities(self) -> CapsHashSet {
+        let mut kept = CapsHashSet::new();
+        if needs_bpf(self.maps) {
+            kept.insert(Capability::CAP_BPF);
+        }
+        if self.transparent {
+            // Either will do (`do_ip_setsockopt`, net/ipv4/ip_sockglue.c); the first one is less.
+            let either = [Capability::CAP_NET_RAW, Capability::CAP_NET_ADMIN];
+            kept.extend(either.into_iter().find(|capability| has(*capability)));
+        }
+        kept
+    }
+}
+
+/// Becomes `user` if this is root, and gives up every capability that is not needed for good. Call
+/// it while there is one thread: capabilities are a thread's.
 ///
 /// # Errors
 /// [`DropError`].
-pub fn drop_all(user: &str, uses_maps: bool) -> Result<(), DropError> {
-    let keep = needs_bpf(uses_maps);
+pub fn drop_all(user: &str, needs: Needs) -> Result<(), DropError> {
+    let kept = needs.capabilities();
     let was_root = Uid::effective().is_root();
     if has(Capability::CAP_SETPCAP) {
         // So that no program that this process might ever execute gets any either.
         caps::clear(None, CapSet::Bounding).map_err(refused("clearing the bounding set"))?;
     }
     if was_root && user != "root" {
-        become_user(user, keep)?;
+        become_user(user, !kept.is_empty())?;
     }
-    let kept: CapsHashSet = if keep { [Capability::CAP_BPF].into() } else { CapsHashSet::new() };
     for set in [CapSet::Ambient, CapSet::Inheritable] {
         // Ambient capabilities are missing before 4.3, and then there are none.
         caps::clear(None, set).map_err(refused("clearing capabilities"))?;
@@ -83,10 +108,16 @@ pub fn drop_all(user: &str, uses_maps: bool) -> Result<(), DropError> {
     rustix::thread::set_no_new_privs(true).map_err(refused("setting no_new_privs"))?;
     info!(
         user = if was_root { user } else { "(unchanged)" },
-        capabilities = if keep { "CAP_BPF" } else { "none" },
+        capabilities = names(&kept),
         "privileges dropped"
     );
     Ok(())
+}
+
+fn names(kept: &CapsHashSet) -> String {
+    let mut names: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    names.sort();
+    if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
 fn become_user(name: &str, keep: bool) -> Result<(), DropError> {

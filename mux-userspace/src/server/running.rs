@@ -5,7 +5,9 @@ use std::{sync::Arc, thread::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Availability, Budget, Check, ServeError, events, files, find, io_error, worker};
+use super::{
+    Availability, Budget, Check, ServeError, events, files, find, io_error, transparent, worker,
+};
 use crate::{
     account::{AccessLog, Counters, Hooks, access::Writer},
     kernel::{self, Handle, Kernel},
@@ -53,6 +55,7 @@ impl Setup {
         cores: usize,
         budget: Budget,
     ) -> Result<Self, ServeError> {
+        transparent::permitted(&config)?;
         let (kernel, unavailable) = kernel_relay(&config, relay)?;
         let handles = (0..cores)
             .map(|_| kernel.as_ref().map(Kernel::handle).transpose())

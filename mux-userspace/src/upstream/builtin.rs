@@ -27,8 +27,11 @@ const HEADERS: usize = 128;
 pub struct About {
     /// The flow's id in the access log.
     pub id: String,
-    /// Who connected.
+    /// Who connected, or whom a trusted proxy connected for.
     pub client: String,
+    /// That proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// Where.
     pub listener: String,
     /// The rule that took it.
@@ -57,9 +60,11 @@ impl About {
             Some(probe) => format!("{probe} ({})", self.details_text),
             None => "-".into(),
         };
+        let peer = self.peer.as_ref().map(|peer| format!("peer:     {peer}\n"));
         format!(
-            "client:   {}\nlistener: {}\nrule:     {} ({})\nprobe:    {probe}\nrelay:    {} ({})\nid:       {}\nserver:   {}\n",
+            "client:   {}\n{}listener: {}\nrule:     {} ({})\nprobe:    {probe}\nrelay:    {} ({})\nid:       {}\nserver:   {}\n",
             self.client,
+            peer.unwrap_or_default(),
             self.listener,
             self.rule,
             self.why,

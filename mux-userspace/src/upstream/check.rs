@@ -4,7 +4,7 @@ use std::{future::poll_fn, io};
 
 use tokio::time::timeout;
 
-use super::{dial, endpoint::Endpoint};
+use super::{dial, endpoint::Endpoint, source::Manner};
 use crate::{
     net::Stream,
     rules::config::{Expect, HealthConfig},
@@ -19,9 +19,13 @@ const SHOWN: usize = 32;
 ///
 /// # Errors
 /// Why it is not well, for people.
-pub(super) async fn check(endpoint: &Endpoint, health: &HealthConfig) -> Result<(), String> {
+pub(super) async fn check(
+    endpoint: &Endpoint,
+    manner: &Manner<'_>,
+    health: &HealthConfig,
+) -> Result<(), String> {
     let whole = async {
-        let dialled = dial::dial(endpoint, health.timeout).await;
+        let dialled = dial::dial(endpoint, manner, health.timeout).await;
         let mut stream = dialled.map_err(|failures| describe(&failures))?.stream;
         converse(&mut stream, health).await
     };
@@ -110,6 +114,7 @@ mod tests {
 
     use super::*;
     use crate::rules::config::Address;
+    use crate::{account::Counters, net::TcpTimers};
 
     fn prefix(text: &str) -> Expect {
         Expect::Prefix(text.as_bytes().into())
@@ -120,6 +125,14 @@ mod tests {
     }
 
     /// Every beginning of an answer: undecided, until it is right or wrong for good.
+    /// Checks without a `source`.
+    async fn plainly(endpoint: &Endpoint, health: &HealthConfig) -> Result<(), String> {
+        let counters = Counters::default();
+        let timers = TcpTimers::default();
+        check(endpoint, &Manner { source: None, client: None, timers, counters: &counters }, health)
+            .await
+    }
+
     #[test]
     fn a_prefix_is_judged_as_soon_as_it_can_be() {
         let expect = prefix("+PONG");
@@ -174,7 +187,7 @@ mod tests {
             }
         };
         let health = health("PING", expect);
-        let (result, ()) = tokio::join!(check(&endpoint, &health), server);
+        let (result, ()) = tokio::join!(plainly(&endpoint, &health), server);
         result
     }
 
@@ -195,11 +208,11 @@ mod tests {
         let path = directory.path().join("s");
         let endpoint = endpoint(Address::Unix(path.clone()));
         let health = health("", Expect::Connection);
-        assert!(check(&endpoint, &health).await.is_err());
+        assert!(plainly(&endpoint, &health).await.is_err());
         let listener = UnixListener::bind(&path).expect("bound");
-        assert_eq!(check(&endpoint, &health).await, Ok(()));
+        assert_eq!(plainly(&endpoint, &health).await, Ok(()));
         drop(listener);
-        let error = check(&endpoint, &health).await.expect_err("nobody listens");
+        let error = plainly(&endpoint, &health).await.expect_err("nobody listens");
         assert!(error.contains("refused"), "{error}");
     }
 
@@ -207,7 +220,7 @@ mod tests {
     async fn a_silent_server_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = endpoint(Address::Ip(listener.local_addr().expect("bound")));
-        let result = check(&endpoint, &health("", prefix("220 "))).await;
+        let result = plainly(&endpoint, &health("", prefix("220 "))).await;
         assert_eq!(result, Err("timed out".into()));
     }
 }

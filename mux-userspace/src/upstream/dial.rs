@@ -11,6 +11,7 @@ use super::{
     endpoint::Endpoint,
     eyeballs::{delay, race, timed_out},
     resolve::Name,
+    source::Manner,
 };
 use crate::{
     net::Stream,
@@ -37,14 +38,18 @@ pub(super) type Failures = Vec<(String, io::Error)>;
 ///
 /// # Errors
 /// What each address said; at least one does.
-pub(super) async fn dial(endpoint: &Endpoint, time: Duration) -> Result<Dialled, Failures> {
+pub(super) async fn dial(
+    endpoint: &Endpoint,
+    manner: &Manner<'_>,
+    time: Duration,
+) -> Result<Dialled, Failures> {
     let deadline = Instant::now() + time;
     let address = endpoint.address();
     let (result, builtin) = match (address, endpoint.name()) {
-        (Address::Ip(ip), _) => (within(deadline, connect_tcp(*ip)).await, None),
+        (Address::Ip(ip), _) => (within(deadline, connect_tcp(*ip, manner)).await, None),
         (Address::Unix(path), _) => (within(deadline, connect_unix(path)).await, None),
         (Address::Name { .. }, Some(name)) => {
-            return dial_name(address, name, deadline, time).await;
+            return dial_name(address, name, manner, deadline, time).await;
         }
         // A named endpoint has its name.
         (Address::Name { .. }, None) => (Err(io::ErrorKind::NotFound.into()), None),
@@ -62,6 +67,7 @@ pub(super) async fn dial(endpoint: &Endpoint, time: Duration) -> Result<Dialled,
 async fn dial_name(
     address: &Address,
     name: &Name,
+    manner: &Manner<'_>,
     deadline: Instant,
     time: Duration,
 ) -> Result<Dialled, Failures> {
@@ -70,7 +76,7 @@ async fn dial_name(
         Err(error) => return Err(vec![(address.to_string(), error)]),
     };
     let delay = delay(addresses.len(), time);
-    match race(&addresses, delay, deadline, connect_tcp).await {
+    match race(&addresses, delay, deadline, |at| connect_tcp(at, manner)).await {
         Ok((stream, at)) => {
             Ok(Dialled { stream, endpoint: format!("{address} ({at})"), builtin: None })
         }
@@ -90,10 +96,11 @@ async fn within<T>(
     timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-async fn connect_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
+async fn connect_tcp(address: std::net::SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // What was a segment of the client's must not wait for the ACK of the one before.
     socket.set_nodelay(true)?;
+    manner.prepare(&socket, address)?;
     Ok(Stream::Tcp(socket.connect(address).await?))
 }
 
@@ -113,8 +120,10 @@ async fn connect_unix(path: &Path) -> io::Result<Stream> {
 /// Whether an error is this machine's shortage rather than the endpoint's failure: then it says
 /// nothing about the endpoint.
 pub(super) fn is_local(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRNOTAVAIL)
-    )
+    // No port or, with `source`, no address of ours to connect from.
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || matches!(
+            error.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        )
 }

@@ -24,6 +24,7 @@ mod health;
 mod random;
 mod resolve;
 mod room;
+pub mod source;
 mod upkeep;
 
 use std::{io, sync::Arc, time::Duration};
@@ -36,6 +37,7 @@ pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
     room::{Place, Room},
+    source::Manner,
     upkeep::Upkeep,
 };
 use crate::{
@@ -197,6 +199,12 @@ async fn connect_to(
 ) -> Result<Connected, Refused> {
     let group = &core.shared.upstreams[id];
     let counters = &core.shared.counters;
+    let manner = Manner {
+        source: group.config().source.as_ref(),
+        client: Some(visitor.peer),
+        timers: group.config().timers.or(core.shared.config.timeouts.tcp),
+        counters,
+    };
     let mut flow = Admission { source: visitor.peer.ip(), ..Admission::default() };
     let mut failures = Failures::new();
     let mut retries = group.config().retries;
@@ -217,7 +225,7 @@ async fn connect_to(
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + time);
             time = deadline.saturating_duration_since(Instant::now());
         }
-        match dial::dial(seat.endpoint(), time).await {
+        match dial::dial(seat.endpoint(), &manner, time).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);
                 return Ok(Connected {

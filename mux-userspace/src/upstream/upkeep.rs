@@ -24,6 +24,7 @@ use super::{
     group::{Group, Groups},
     random::Random,
     resolve::look_up,
+    source::Manner,
 };
 use crate::{
     account::Counters,
@@ -147,7 +148,15 @@ async fn keep_checking(
     sleep(health.interval.mul_f64(random.fraction() / 10.0)).await;
     loop {
         let next = Instant::now() + health.interval.mul_f64(random.jitter());
-        let result = check(&endpoint, &health).await;
+        let config = group.config();
+        // From our own address where flows come from their clients': a check has none.
+        let manner = Manner {
+            source: config.source.as_ref(),
+            client: None,
+            timers: config.timers,
+            counters: &counters,
+        };
+        let result = check(&endpoint, &manner, &health).await;
         group.checked(&endpoint, &result, &counters);
         sleep_until(next).await;
     }

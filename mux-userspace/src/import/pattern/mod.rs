@@ -30,6 +30,10 @@ pub(super) struct Untranslatable {
     at: usize,
 }
 
+/// Bytes after which a pattern is sure soon enough: that many come in one packet, or the client is
+/// at the word that the pattern begins with.
+const SOON: usize = 16;
+
 /// What a pattern does to a stream of which the end is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Traits {
@@ -37,7 +41,7 @@ pub(super) struct Traits {
     pub(super) always: bool,
     /// It can match no bytes at all.
     pub(super) empty: bool,
-    /// Bytes still to come can always make it match.
+    /// After many bytes, or any number, those still to come can make it match.
     pub(super) waits: bool,
 }
 
@@ -47,7 +51,7 @@ pub(super) struct Traits {
 /// mux refuses it.
 pub(super) fn traits(pattern: &str) -> Result<Traits, RegexError> {
     let regex = Regex::new(pattern)?;
-    let open_ended = regex.is_open_ended();
+    let is_soon_sure = regex.longest_match().is_some_and(|longest| longest <= SOON);
     let matcher = Matcher::Regex(regex);
     let matches_nothing = |phase| {
         let sniffed = Sniffed { bytes: b"", client: None, phase };
@@ -55,7 +59,7 @@ pub(super) fn traits(pattern: &str) -> Result<Traits, RegexError> {
     };
     let always = matches_nothing(Phase::Open);
     let empty = matches_nothing(Phase::TimedOut);
-    Ok(Traits { always, empty, waits: open_ended && !always })
+    Ok(Traits { always, empty, waits: !is_soon_sure && !always })
 }
 
 /// A byte by itself, outside of a class.

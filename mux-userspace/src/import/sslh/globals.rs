@@ -13,7 +13,7 @@ pub(in super::super) struct Globals {
     /// A protocol's name.
     pub(in super::super) on_timeout: Option<Text>,
     pub(in super::super) transparent: bool,
-    pub(in super::super) user: Option<String>,
+    pub(in super::super) user: Option<Text>,
     /// Whether and where connections are logged.
     pub(in super::super) access: Access,
     /// Remarks on the rest.
@@ -25,14 +25,14 @@ pub(in super::super) struct Globals {
 pub(in super::super) enum Access {
     /// To syslog or standard error.
     Default,
-    File(String),
+    File(Text),
     Off,
 }
 
 pub(super) fn globals(mut fields: Fields<'_, '_>) -> Globals {
     let timeout = fields.integer("timeout").map(|(seconds, _)| seconds);
     let on_timeout = fields.string("on_timeout");
-    let user = fields.string("user").map(|user| user.text);
+    let user = fields.string("user");
     let transparent = fields.is("transparent");
     let access = access(&mut fields);
     without_equal(&mut fields);
@@ -58,7 +58,9 @@ fn access(fields: &mut Fields<'_, '_>) -> Access {
         fields.remark("sslh's `verbose…`: mux has one level for all its messages, `[log] level`");
     }
     let logfile = fields.take("logfile");
-    let path = logfile.and_then(|setting| setting.value.kind.text());
+    let path = logfile.and_then(|setting| {
+        Some(Text { text: setting.value.kind.text()?, place: setting.value.place })
+    });
     match (wanted, path) {
         (Some(0), _) => Access::Off,
         (Some(level), Some(path)) if level & TO_LOGFILE != 0 => Access::File(path),

@@ -103,13 +103,19 @@ fn value() -> impl Strategy<Value = String> {
     ]
 }
 
-/// What a group has to have, and more.
-fn group(required: &'static [&'static str]) -> impl Strategy<Value = String> {
+/// One of the usual values mostly, else any.
+fn mostly(usual: &'static [&'static str]) -> impl Strategy<Value = String> {
+    let usual = proptest::sample::select(usual).prop_map(|text| format!("\"{text}\""));
+    prop_oneof![5 => usual, 1 => string()]
+}
+
+/// A group with these settings, and some more.
+fn group(needed: Vec<(&'static str, BoxedStrategy<String>)>) -> impl Strategy<Value = String> {
     let some = proptest::collection::btree_map(proptest::sample::select(&NAMES[..]), value(), 0..5);
-    let needed = proptest::collection::vec(string(), required.len());
-    (some, needed).prop_map(move |(some, needed)| {
-        let needed = required.iter().copied().zip(needed);
-        let others = some.into_iter().filter(|(name, _)| !required.contains(name));
+    let (names, values): (Vec<_>, Vec<_>) = needed.into_iter().unzip();
+    (some, values).prop_map(move |(some, values)| {
+        let needed = names.iter().copied().zip(values);
+        let others = some.into_iter().filter(|(name, _)| !names.contains(name));
         needed.chain(others).map(|(name, value)| format!("{name}: {value}; ")).collect()
     })
 }
@@ -119,12 +125,19 @@ fn configuration() -> impl Strategy<Value = String> {
         let groups: Vec<String> = groups.iter().map(|group| format!("{{ {group} }}")).collect();
         groups.join(",\n")
     };
-    let listen = proptest::collection::vec(group(&["host", "port"]), 1..4).prop_map(list);
-    let protocols = group(&["name", "host", "port"]);
-    let protocols = proptest::collection::vec(protocols, 1..7).prop_map(list);
-    (group(&[]), listen, protocols).prop_map(|(globals, listen, protocols)| {
-        let first = "{ host: \"127.0.0.1\"; port: \"1\"; }";
-        format!("{globals}\nlisten: ( {first}, {listen} );\nprotocols: (\n{protocols}\n);\n")
+    let listen = group(vec![
+        ("host", mostly(&["127.0.0.1", "::", "localhost"]).boxed()),
+        ("port", mostly(&["1", "2", "443", "https"]).boxed()),
+    ]);
+    let protocol = group(vec![
+        ("name", mostly(&["ssh", "tls", "http", "regex", "anyprot", "timeout"]).boxed()),
+        ("host", mostly(&["localhost", "10.0.0.1"]).boxed()),
+        ("port", mostly(&["22", "443", "ssh"]).boxed()),
+    ]);
+    let listen = proptest::collection::vec(listen, 1..4).prop_map(list);
+    let protocols = proptest::collection::vec(protocol, 1..7).prop_map(list);
+    (group(Vec::new()), listen, protocols).prop_map(|(globals, listen, protocols)| {
+        format!("{globals}\nlisten: ( {listen} );\nprotocols: (\n{protocols}\n);\n")
     })
 }
 

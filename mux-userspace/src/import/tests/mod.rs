@@ -3,6 +3,7 @@
 mod errors;
 mod fixtures;
 mod hostile;
+mod later;
 pub(super) mod oracle;
 mod routes;
 mod settings;

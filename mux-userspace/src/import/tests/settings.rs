@@ -120,6 +120,19 @@ fn globals() {
 }
 
 #[test]
+fn values_that_mux_does_not_take() {
+    for (setting, message) in [
+        ("user: \"a b\";", "`user = \"a b\"` is left out: this cannot be a user's name"),
+        ("user: \"\";", "`user = \"\"` is left out: this cannot be a user's name"),
+        ("logfile: \"\"; verbose: 4;", "`access_file = \"\"` is left out: this cannot be a path"),
+    ] {
+        let (imported, _) = import(&global(setting));
+        assert!(messages(&imported)[0].starts_with(message), "{imported:?}");
+        remarks(&global(setting), message);
+    }
+}
+
+#[test]
 fn access_log() {
     has(&global("verbose-connections: 0;"), &["[log]", "access = \"off\""]);
     has(&global("verbose_connections: 0;"), &["access = \"off\""]);
@@ -313,7 +326,7 @@ fn patterns() {
     let text = regex(r#"regex_patterns: [ "jabber" ];"#);
     has(&text, &["on_no_match = \"anyprot\"", "match = { regex = \"(?s)^.{4}\" }"]);
     assert!(!import(&text).0.rules.contains("rules = ["), "all of them are tried");
-    remarks(&text, "A byte still to come can make it match");
+    remarks(&text, "More bytes can make it match, so that mux waits for them");
     // Patterns of sslh 1.12 to 1.17, under any name.
     has(&regex(r#"probe: [ "^MINE " ];"#), &[r#"match = { regex = "^MINE " }"#]);
     // A byte that libconfig cannot hold.

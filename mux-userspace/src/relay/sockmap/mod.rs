@@ -17,7 +17,7 @@ use socket2::SockRef;
 use thiserror::Error;
 
 use super::{
-    Close, Control, Ends, Side, Tally, Way,
+    Close, Control, Ends, Side, Tally, Traffic, Way,
     ledger::{Ledger, Step},
     pool::{Buffer, Pool},
     watch::{Interest, Watch},
@@ -170,7 +170,9 @@ fn insert<'a>(
             .map_err(io_refusal("setting socket buffers"))?;
         let sent = sent_exactly(destination).map_err(io_refusal("reading TCP_INFO"))?;
         pair.record(way).reset(sent, limit);
-        ledgers[way.index()] = Ledger::new(tally.way(way).taken, sent);
+        // What came before the stream was received too; what went before it was sent.
+        let Traffic { taken, before, .. } = *tally.way(way);
+        ledgers[way.index()] = Ledger::new(before + taken, sent);
     }
     let membership = handle.insert(pair, ends.client.as_fd(), ends.upstream.as_fd())?;
     if !membership.client_is_in() {
@@ -520,7 +522,7 @@ impl<'a> Spliced<'a> {
             let book = self.book(way);
             let ledger = &self.ways[way.index()].ledger;
             let traffic = tally.way_mut(way);
-            traffic.taken = ledger.taken(&book);
+            traffic.taken = ledger.taken(&book) - traffic.before;
             // A socket that was reset has forgotten what it had queued; what it acknowledged it
             // knows. Where it cannot be asked, nothing after the last look counts as given.
             let destination = self.socket(Side::destination(way));

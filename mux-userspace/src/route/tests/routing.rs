@@ -20,6 +20,7 @@ pub(super) fn rules(matchers: Vec<Matcher>) -> Vec<Arc<Rule>> {
             upstream: UpstreamId(0),
             on_no_upstream: Otherwise::Reset,
             relay: RelayChoice::Auto,
+            proxy_protocol: None,
             max_connections: None,
             acl: Acl::default(),
         })

@@ -3,6 +3,7 @@
 mod errors;
 mod heads;
 mod hostile;
+mod identity;
 mod schema;
 mod unavailable;
 mod upstreams;

@@ -1,0 +1,150 @@
+//! What both kinds of benchmark measure: rules files of many rules, the first bytes that their
+//! last rule takes, and a first chunk for each probe.
+#![allow(dead_code, reason = "each of the two uses a part of it")]
+
+use std::{fs, hint::black_box, path::PathBuf};
+
+use mux::{
+    Probe,
+    route::{Outcome, Phase, Progress, Sniffed, route},
+    rules::{self, Config},
+};
+
+/// Numbers of rules.
+pub(crate) const COUNTS: [usize; 3] = [10, 100, 1000];
+
+/// What rules ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kind {
+    /// First bytes.
+    Prefix,
+    /// A regular expression, anchored.
+    Regex,
+    /// A server name of a TLS client.
+    Sni,
+    /// A host of an HTTP request.
+    Host,
+}
+
+impl Kind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Prefix, Self::Regex, Self::Sni, Self::Host];
+
+    /// For labels.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Prefix => "prefix",
+            Self::Regex => "regex",
+            Self::Sni => "sni",
+            Self::Host => "host",
+        }
+    }
+
+    fn condition(self, index: usize) -> String {
+        match self {
+            Self::Prefix => format!("{{ prefix = \"SERVICE-{index:04} \" }}"),
+            Self::Regex => format!("{{ regex = '^(?:GET|POST)\\s/service-{index:04}/' }}"),
+            Self::Sni => format!("{{ tls = {{ sni = [\"{}\"] }} }}", name(index)),
+            Self::Host => format!("{{ http = {{ host = [\"{}\"] }} }}", name(index)),
+        }
+    }
+
+    /// First bytes that rule `index` takes.
+    pub(crate) fn chunk(self, index: usize) -> Vec<u8> {
+        match self {
+            Self::Prefix => format!("SERVICE-{index:04} hello\r\n").into_bytes(),
+            Self::Regex => {
+                format!("GET /service-{index:04}/x HTTP/1.1\r\nHost: a\r\n\r\n").into_bytes()
+            }
+            Self::Sni => renamed(&fixture("tls"), "www.example.com", &name(index)),
+            Self::Host => {
+                let host = name(index);
+                format!("GET / HTTP/1.1\r\nAccept: */*\r\nHost: {host}\r\n\r\n").into_bytes()
+            }
+        }
+    }
+}
+
+/// As long as the name in the fixture that it replaces.
+fn name(index: usize) -> String {
+    format!("h{index:06}.example")
+}
+
+/// A rules file with so many rules of one kind.
+pub(crate) fn rules_file(kind: Kind, count: usize) -> String {
+    let rules = (0..count).map(|index| {
+        format!(
+            "[[rule]]\nmatch = {}\nupstream = \"127.0.0.1:{}\"\n",
+            kind.condition(index),
+            1 + index
+        )
+    });
+    "listen = \"127.0.0.1:0\"\n".to_owned() + &rules.collect::<String>()
+}
+
+/// Parses and compiles.
+pub(crate) fn parse(text: &str) -> Config {
+    rules::parse("bench.toml", text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Routes a connection's first chunk.
+pub(crate) fn decide(config: &Config, chunk: &[u8]) -> Outcome {
+    let sniffed = Sniffed { bytes: black_box(chunk), client: None, phase: Phase::Open };
+    route(&config.listeners[0], &sniffed, &mut Progress::default())
+}
+
+/// A configuration, and a first chunk that its last rule takes: the worst case for whoever tries
+/// rules one by one.
+pub(crate) fn last_of(kind: Kind, count: usize) -> (Config, Vec<u8>) {
+    let config = parse(&rules_file(kind, count));
+    let chunk = kind.chunk(count - 1);
+    match decide(&config, &chunk) {
+        Outcome::Routed(decision) if decision.rule.0 == count - 1 => (config, chunk),
+        other => panic!("{} {count}: {other:?}", kind.name()),
+    }
+}
+
+/// Each probe that is no family of others, with the first of its fixtures that it matches.
+pub(crate) fn probes() -> Vec<(Probe, Vec<u8>)> {
+    Probe::all()
+        .filter(|probe| !Probe::all().any(|other| probe.includes(&other) && *probe != other))
+        .map(|probe| {
+            let chunk = fixture(probe.name());
+            (probe, chunk)
+        })
+        .collect()
+}
+
+/// The first fixture of a probe that is one of its matches.
+fn fixture(probe: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures/probes")
+        .join(format!("{probe}.toml"));
+    let text =
+        fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let file: toml::Table = text.parse().unwrap_or_else(|error| panic!("{probe}: {error}"));
+    let fixtures = file["fixture"].as_array().unwrap_or_else(|| panic!("{probe}: no fixtures"));
+    let first = fixtures.iter().find(|fixture| fixture.get("match").is_some());
+    let first = first.unwrap_or_else(|| panic!("{probe}: nothing matches"));
+    match (first.get("text"), first.get("hex")) {
+        (Some(text), _) => text.as_str().unwrap_or_default().as_bytes().to_vec(),
+        (None, Some(hex)) => from_hex(hex.as_str().unwrap_or_default()),
+        (None, None) => panic!("{probe}: `text` or `hex`"),
+    }
+}
+
+fn from_hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u8> =
+        text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+    digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+/// A ClientHello with another server name of the same length.
+fn renamed(hello: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let place = hello.windows(from.len()).position(|window| window == from.as_bytes());
+    let place = place.unwrap_or_else(|| panic!("no {from} in the hello"));
+    let mut hello = hello.to_vec();
+    hello[place..place + to.len()].copy_from_slice(to.as_bytes());
+    hello
+}

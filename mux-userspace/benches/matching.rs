@@ -1,0 +1,63 @@
+//! Times of matching: `cargo bench -p mux-userspace --bench matching`. A connection's first chunk costs
+//! what is measured here once, and a reload what parsing costs.
+
+mod common;
+
+use std::{hint::black_box, time::Duration};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+use self::common::{COUNTS, Kind};
+
+/// Parsing and compiling a rules file.
+fn parse(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse");
+    for kind in Kind::ALL {
+        for count in COUNTS {
+            let text = common::rules_file(kind, count);
+            group.throughput(Throughput::Elements(count as u64));
+            group.bench_with_input(BenchmarkId::new(kind.name(), count), &text, |bencher, text| {
+                bencher.iter(|| common::parse(black_box(text)));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// The decision for a chunk that the last rule takes.
+fn route(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("route");
+    for kind in Kind::ALL {
+        for count in COUNTS {
+            let (config, chunk) = common::last_of(kind, count);
+            group.bench_function(BenchmarkId::new(kind.name(), count), |bencher| {
+                bencher.iter(|| common::decide(&config, &chunk));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// A probe's verdict, and what it tells, of a client's first chunk.
+fn probes(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("probe");
+    for (probe, chunk) in common::probes() {
+        group.throughput(Throughput::Bytes(chunk.len() as u64));
+        group.bench_function(BenchmarkId::new("verdict", probe.name()), |bencher| {
+            bencher.iter(|| probe.examine(black_box(&chunk)));
+        });
+        group.bench_function(BenchmarkId::new("details", probe.name()), |bencher| {
+            bencher.iter(|| probe.details(black_box(&chunk)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
+    targets = parse, route, probes
+}
+criterion_main!(benches);

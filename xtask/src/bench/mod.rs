@@ -1,0 +1,289 @@
+//! `cargo xtask bench`: mux against direct access and other multiplexers.
+//!
+//! `work` says what is done, `subjects` through what (with their `configs`, filled by `template`), `backend` is what is behind
+//! them, and `load` runs the generator; both ends are `mux-bench` of `mux-tests`. `run` makes the rounds, `usage` and `environment` look
+//! at the machine, `child` sees to the end of what was started. `syscalls` counts with strace. `results` is what is saved; `stats`, `table`,
+//! `plot`, `docs` and `compare` make something of it.
+
+mod backend;
+mod child;
+mod compare;
+mod docs;
+mod environment;
+mod load;
+mod plot;
+mod progress;
+mod results;
+mod run;
+mod stats;
+mod subjects;
+mod syscalls;
+mod table;
+mod template;
+mod usage;
+mod work;
+
+use std::{
+    env,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use self::{results::Results, subjects::Subject, work::Work};
+use crate::{
+    apt,
+    daemon::{self, Object, Profile},
+    sh,
+};
+
+/// `cargo xtask bench`.
+#[derive(clap::Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// A part of it, in about two minutes
+    #[arg(long)]
+    quick: bool,
+    /// Only these works, separated by commas
+    #[arg(long, value_name = "WORK", value_delimiter = ',', value_parser = work_name)]
+    only: Vec<String>,
+    /// Only these subjects, separated by commas
+    #[arg(long, value_name = "SUBJECT", value_delimiter = ',', value_parser = subject_name)]
+    subjects: Vec<String>,
+    /// Rounds; 5, or 3 with --quick
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// Seconds that a round is measured for; 2, or 1 with --quick
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    seconds: Option<f64>,
+    /// Seconds before that; 0.5, or 0.2 with --quick
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    warm_up: Option<f64>,
+    /// Threads of the load generator, and of the server; half as many as processors
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: Option<u8>,
+    /// Where to save the results; target/bench/results.json
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Do not measure: take this saved run
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "subjects", "rounds", "seconds"])]
+    from: Option<PathBuf>,
+    /// Compare with a saved run; fail where mux is worse by more than the tolerance
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// What --compare tolerates, percent of the saved value
+    #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
+    tolerance: f64,
+    /// Write docs/benchmarks.md, and its charts
+    #[arg(long)]
+    write_docs: bool,
+    /// Do not measure: count the system calls that a unit of work costs mux, with strace
+    #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "from", "compare", "write_docs"])]
+    syscalls: bool,
+    /// Print works and subjects, and end
+    #[arg(long)]
+    list: bool,
+}
+
+/// Where the programs are, once they are built: tells the process that measures, which is started anew in a network
+/// namespace of its own, that it need not build.
+const MUX: &str = "MUX_BENCH_DAEMON";
+const ENDS: &str = "MUX_BENCH_ENDS";
+/// Set inside that namespace.
+const NAMESPACE: &str = "MUX_BENCH_NAMESPACE";
+
+/// Measures, prints, saves.
+///
+/// # Errors
+/// Something needed cannot be had; with `--compare`, mux became worse.
+pub(crate) fn command(args: &BenchArgs) -> Result<()> {
+    if args.list {
+        list();
+        return Ok(());
+    }
+    if args.syscalls {
+        return syscalls::count(&programs()?, processors());
+    }
+    let results = match &args.from {
+        Some(path) => Results::load(path)?,
+        None => measure(args)?,
+    };
+    for work in &results.works {
+        println!("\n{}: {}\n{}", work.name, work.about, table::work(&results, work));
+    }
+    println!("Multiples of direct access:\n{}", table::summary(&results));
+    if args.write_docs {
+        docs::write(&results, sh::root())?;
+        sh::status("docs/benchmarks.md is written");
+    }
+    if let Some(path) = &args.compare {
+        compare_with(path, &results, args.tolerance / 100.0)?;
+    }
+    Ok(())
+}
+
+fn list() {
+    println!("works (* with --quick):");
+    for work in work::all() {
+        let quick = if work.is_quick() { "*" } else { " " };
+        println!("  {:16}{quick} {}", work.name(), work.about());
+    }
+    println!("subjects:");
+    for subject in subjects::all(Path::new("mux")) {
+        let quick = if subjects::QUICK.contains(&subject.name()) { "*" } else { " " };
+        println!("  {:16}{quick}", subject.name());
+    }
+}
+
+fn measure(args: &BenchArgs) -> Result<Results> {
+    let programs = programs()?;
+    let namespace = enter_namespace(&programs)?;
+    let (fallback_rounds, fallback_seconds, fallback_warm_up) =
+        if args.quick { (3, 1.0, 0.2) } else { (5, 2.0, 0.5) };
+    let processors = processors();
+    let plan = run::Plan {
+        works: works(args),
+        subjects: chosen_subjects(args, &programs.mux),
+        rounds: args.rounds.unwrap_or(fallback_rounds),
+        seconds: args.seconds.unwrap_or(fallback_seconds),
+        warm_up: args.warm_up.unwrap_or(fallback_warm_up),
+        threads: args.threads.map_or((processors / 2).max(1), usize::from),
+        processors,
+        namespace,
+        programs,
+    };
+    let results = run::run(&plan)?;
+    let output = args.output.clone().unwrap_or_else(|| sh::target_dir().join("bench/results.json"));
+    results.save(&output)?;
+    sh::status(format!("saved: {}", output.display()));
+    Ok(results)
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn programs() -> Result<run::Programs> {
+    match env::var_os(MUX).zip(env::var_os(ENDS)) {
+        Some((mux, ends)) => Ok(run::Programs { mux: mux.into(), ends: ends.into() }),
+        None => prepare(),
+    }
+}
+
+/// Installs what is missing, and builds.
+fn prepare() -> Result<run::Programs> {
+    let mut missing: Vec<&str> = subjects::PACKAGES
+        .iter()
+        .filter(|(program, _)| sh::find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    missing.extend(apt::missing(&[subjects::NGINX_STREAM]));
+    if let Err(error) = apt::install(&missing) {
+        // Those that are here can be measured; the others will say that they are not.
+        sh::status(format!("{error:#}"));
+    }
+    let mux = daemon::build(Profile::Release, Object::Best)?;
+    let arguments = ["build", "--release", "--package", "mux-tests", "--bin", "mux-bench"];
+    sh::run(sh::cargo().args(arguments))?;
+    Ok(run::Programs { mux, ends: sh::target_dir().join("release/mux-bench") })
+}
+
+/// Starts this program anew in a network namespace of its own, where no firewall, no other
+/// connection and no old TIME_WAIT is; only root can. Returns, in there, true.
+fn enter_namespace(programs: &run::Programs) -> Result<bool> {
+    if env::var_os(NAMESPACE).is_some() {
+        let up = sh::run(Command::new("ip").args(["link", "set", "lo", "up"]));
+        return up.map(|()| true);
+    }
+    let unshare = sh::find("unshare").filter(|_| sh::find("ip").is_some());
+    let Some(unshare) = unshare.filter(|_| rustix::process::geteuid().is_root()) else {
+        sh::status("no network namespace of its own: that needs root, unshare and ip");
+        return Ok(false);
+    };
+    let error = Command::new(unshare)
+        .arg("--net")
+        .arg("--")
+        .arg(env::current_exe()?)
+        .args(env::args_os().skip(1))
+        .env(MUX, &programs.mux)
+        .env(ENDS, &programs.ends)
+        .env(NAMESPACE, "1")
+        .exec();
+    Err(error).context("cannot start unshare")
+}
+
+fn works(args: &BenchArgs) -> Vec<Box<dyn Work>> {
+    let is_chosen = |work: &dyn Work| {
+        if args.only.is_empty() {
+            !args.quick || work.is_quick()
+        } else {
+            args.only.contains(&work.name())
+        }
+    };
+    work::all().into_iter().filter(|work| is_chosen(work.as_ref())).collect()
+}
+
+fn chosen_subjects(args: &BenchArgs, mux: &Path) -> Vec<Box<dyn Subject>> {
+    let is_chosen = |name: &str| {
+        if args.subjects.is_empty() {
+            !args.quick || subjects::QUICK.contains(&name)
+        } else {
+            args.subjects.iter().any(|chosen| chosen == name)
+        }
+    };
+    subjects::all(mux).into_iter().filter(|subject| is_chosen(subject.name())).collect()
+}
+
+fn compare_with(path: &Path, results: &Results, tolerance: f64) -> Result<()> {
+    let saved = Results::load(path)?;
+    let found = compare::compare(results, &saved, tolerance);
+    ensure!(!found.lines.is_empty(), "{} has nothing to compare with", path.display());
+    println!("Against {} ({}):", path.display(), saved.environment.commit);
+    found.lines.iter().for_each(|line| println!("{line}"));
+    if found.worse.is_empty() {
+        return Ok(());
+    }
+    bail!("worse by more than {} %:\n{}", 100.0 * tolerance, found.worse.join("\n"))
+}
+
+fn work_name(text: &str) -> Result<String, String> {
+    known(text, work::all().iter().map(|work| work.name()).collect())
+}
+
+fn subject_name(text: &str) -> Result<String, String> {
+    let names = subjects::all(Path::new("mux"));
+    known(text, names.iter().map(|subject| subject.name().to_owned()).collect())
+}
+
+fn known(text: &str, names: Vec<String>) -> Result<String, String> {
+    if names.iter().any(|name| name == text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("there are: {}", names.join(", ")))
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if (0.0..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("from 0 to 3600".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_names_are_refused_with_the_known_ones() {
+        assert!(work_name("http-keep-32").is_ok());
+        assert!(work_name("http").unwrap_err().contains("http-keep-32"));
+        assert!(subject_name("squid").unwrap_err().contains("haproxy"));
+    }
+
+    #[test]
+    fn quick_subjects_exist_and_have_somebody_to_compare_with() {
+        let all = subjects::all(Path::new("mux"));
+        let names: Vec<&str> = all.iter().map(|subject| subject.name()).collect();
+        assert!(subjects::QUICK.iter().all(|name| names.contains(name)), "{names:?}");
+    }
+}

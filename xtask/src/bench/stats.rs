@@ -1,0 +1,129 @@
+//! Medians, ratios, and when a round counts. Pure functions.
+
+/// How often a round that went wrong is repeated.
+pub(crate) const REPEATS: u32 = 2;
+
+/// The middle value, or the mean of the two middle ones. `None`: there are no values.
+pub(crate) fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    let upper = *sorted.get(middle)?;
+    if sorted.len() % 2 == 1 {
+        return Some(upper);
+    }
+    Some(f64::midpoint(*sorted.get(middle - 1)?, upper))
+}
+
+/// How far the values are apart: largest minus smallest, as a part of the median. `None`: there
+/// are no values, or their median is 0.
+pub(crate) fn spread(values: &[f64]) -> Option<f64> {
+    let largest = values.iter().copied().reduce(f64::max)?;
+    let smallest = values.iter().copied().reduce(f64::min)?;
+    median(values).filter(|median| *median > 0.0).map(|median| (largest - smallest) / median)
+}
+
+/// The median of the ratios of values of the same round, which a machine that became slower
+/// between the rounds does not move. Rounds that one side lacks do not count.
+pub(crate) fn paired_ratio(ours: &[(u32, f64)], theirs: &[(u32, f64)]) -> Option<f64> {
+    let ratios: Vec<f64> = ours
+        .iter()
+        .filter_map(|(round, value)| {
+            let (_, other) = theirs.iter().find(|(other, _)| other == round)?;
+            (*other > 0.0).then(|| value / other)
+        })
+        .collect();
+    median(&ratios)
+}
+
+/// What became of a round.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome<T> {
+    /// It counts; before it so many attempts were void.
+    Counts { value: T, void: u32 },
+    /// Every attempt was void; why the last one was.
+    Failed(String),
+}
+
+/// Makes a round: an attempt that goes wrong is void, and repeated at most [`REPEATS`] times.
+pub(crate) fn attempts<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Outcome<T> {
+    let mut void = 0;
+    loop {
+        match attempt() {
+            Ok(value) => return Outcome::Counts { value, void },
+            Err(why) if void == REPEATS => return Outcome::Failed(why),
+            Err(_) => void += 1,
+        }
+    }
+}
+
+/// The order of `count` subjects in a round: each round begins with the next one, so that nobody
+/// is always the first, or always after the same one's leavings.
+pub(crate) fn order(count: usize, round: u32) -> Vec<usize> {
+    let start = round as usize;
+    let forth = (0..count).map(|place| (place + start) % count);
+    // Every second time round backwards: a rotation alone keeps the neighbours.
+    if (start / count.max(1)) % 2 == 1 { forth.rev().collect() } else { forth.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_of_odd_even_and_no_values() {
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 3.0, 2.0]), Some(2.5));
+        assert_eq!(median(&[7.0]), Some(7.0));
+        assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn one_outlier_moves_the_spread_and_not_the_median() {
+        let values = [100.0, 101.0, 99.0, 100.0, 1.0];
+        assert_eq!(median(&values), Some(100.0));
+        assert_eq!(spread(&values), Some(1.0));
+        assert_eq!(spread(&[0.0, 0.0]), None);
+        assert_eq!(spread(&[]), None);
+    }
+
+    #[test]
+    fn ratios_are_of_the_same_round() {
+        // The machine became twice as slow after the first round; the ratio did not change.
+        let direct = [(0, 100.0), (1, 50.0), (2, 50.0)];
+        let mux = [(0, 80.0), (1, 40.0), (2, 40.0)];
+        assert_eq!(paired_ratio(&mux, &direct), Some(0.8));
+        // A round that failed on one side does not count.
+        assert_eq!(paired_ratio(&[(1, 10.0), (2, 40.0)], &[(0, 1.0), (2, 50.0)]), Some(0.8));
+        assert_eq!(paired_ratio(&[(0, 1.0)], &[(1, 1.0)]), None);
+        assert_eq!(paired_ratio(&[(0, 1.0)], &[(0, 0.0)]), None);
+    }
+
+    #[test]
+    fn a_void_round_is_repeated_twice_and_then_failed() {
+        let mut results = [Err("reset".to_owned()), Err("cut".to_owned()), Ok(5)].into_iter();
+        let outcome = attempts(|| results.next().unwrap());
+        assert_eq!(outcome, Outcome::Counts { value: 5, void: 2 });
+
+        let mut tries = 0;
+        let outcome: Outcome<()> = attempts(|| {
+            tries += 1;
+            Err(format!("try {tries}"))
+        });
+        assert_eq!(outcome, Outcome::Failed("try 3".to_owned()));
+        assert_eq!(tries, 3);
+    }
+
+    #[test]
+    fn everybody_is_first_once_and_has_other_neighbours_the_next_time_round() {
+        let firsts: Vec<usize> = (0..3).map(|round| order(3, round)[0]).collect();
+        assert_eq!(firsts, [0, 1, 2]);
+        assert_eq!(order(3, 3), [2, 1, 0]);
+        for round in 0..12 {
+            let mut all = order(4, round);
+            all.sort_unstable();
+            assert_eq!(all, [0, 1, 2, 3]);
+        }
+        assert_eq!(order(0, 1), Vec::<usize>::new());
+    }
+}

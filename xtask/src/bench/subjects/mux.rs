@@ -1,0 +1,144 @@
+//! mux, once for each relay.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::Result;
+
+use super::{Role, Running, Stage, Subject, tcp};
+use crate::{
+    bench::{
+        backend::Address,
+        template::Values,
+        work::{Service, Work},
+    },
+    run::Privileges,
+    sh,
+};
+
+const RULES: &str = include_str!("../configs/mux.toml");
+
+/// mux with a relay.
+pub(crate) struct Mux {
+    program: PathBuf,
+    relay: Relay,
+}
+
+/// What `--relay` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relay {
+    /// Nothing: as it comes.
+    Auto,
+    Copy,
+    Splice,
+    Sockmap,
+}
+
+impl Mux {
+    pub(crate) fn new(program: &Path, relay: Relay) -> Self {
+        Self { program: program.to_owned(), relay }
+    }
+
+    /// The command that starts it, with its rules file written.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn command(&self, stage: &Stage<'_>) -> Result<Command> {
+        let at =
+            |service| -> Result<String> { Ok(tcp(&stage.backends.address(service)?)?.to_string()) };
+        let http = match stage.http()? {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let names: String = stage
+            .names()?
+            .iter()
+            .map(|(name, server)| rule(name, name, &server.to_string()))
+            .collect();
+        let values = Values::from([
+            ("port", stage.address.port().to_string()),
+            ("closed", stage.backends.closed.to_string()),
+            ("echo", at(Service::Echo)?),
+            ("source", at(Service::Source)?),
+            ("sink", at(Service::Sink)?),
+            ("http", http),
+            ("names", names),
+        ]);
+        let file = stage.write("rules.toml", RULES, &values)?;
+        let mut command = Privileges::here().command(&self.program);
+        command.arg("--rules").arg(file).args(["--threads", &stage.workers.to_string()]);
+        match self.relay {
+            Relay::Auto => {}
+            Relay::Copy => drop(command.args(["--relay", "copy"])),
+            Relay::Splice => drop(command.args(["--relay", "splice"])),
+            Relay::Sockmap => drop(command.args(["--relay", "sockmap"])),
+        }
+        command.env_remove("RUST_LOG");
+        Ok(command)
+    }
+
+    /// Whether this build takes rules by server name, which it is asked itself.
+    fn knows_names(&self) -> bool {
+        let rules = "listen = \"127.0.0.1:1\"\n".to_owned() + &rule("n", "a.test", "127.0.0.1:2");
+        let Ok(directory) = tempfile::tempdir() else { return false };
+        let file = directory.path().join("rules.toml");
+        std::fs::write(&file, rules).is_ok()
+            && sh::succeeds(Command::new(&self.program).args(["check", "--rules"]).arg(&file))
+    }
+}
+
+impl Subject for Mux {
+    fn name(&self) -> &'static str {
+        match self.relay {
+            Relay::Auto => "mux",
+            Relay::Copy => "mux-copy",
+            Relay::Splice => "mux-splice",
+            Relay::Sockmap => "mux-sockmap",
+        }
+    }
+
+    fn role(&self) -> Role {
+        Role::Mux
+    }
+
+    fn about(&self) -> String {
+        let relay = match self.relay {
+            Relay::Auto => "relay chosen by evidence",
+            Relay::Copy => "`--relay copy`",
+            Relay::Splice => "`--relay splice`",
+            Relay::Sockmap => "`--relay sockmap`",
+        };
+        let version = sh::output(Command::new(&self.program).arg("--version"));
+        format!("{}, {relay}", version.unwrap_or_else(|_| "mux".to_owned()))
+    }
+
+    fn hindrance(&self, work: &dyn Work) -> Option<String> {
+        if work.name() == "connect" && self.relay != Relay::Auto {
+            return Some("no byte, no relay: as mux".to_owned());
+        }
+        if work.service() == Service::HttpUnix && self.relay == Relay::Sockmap {
+            return Some("the kernel relay takes TCP only".to_owned());
+        }
+        if work.service().has_names() && !self.knows_names() {
+            return Some("this version has no rules by server name".to_owned());
+        }
+        if self.relay == Relay::Sockmap && Privileges::here() == Privileges::None {
+            return Some("the kernel relay needs root or capabilities".to_owned());
+        }
+        None
+    }
+
+    fn start(&self, stage: &Stage<'_>) -> Result<Running> {
+        stage.run(self.name(), &mut self.command(stage)?)
+    }
+}
+
+/// A rule by server name.
+fn rule(name: &str, server_name: &str, upstream: &str) -> String {
+    format!(
+        "\n[[rule]]\nname = \"{name}\"\nmatch = {{ tls = {{ sni = [\"{server_name}\"] }} }}\n\
+         upstream = \"{upstream}\"\n"
+    )
+}
