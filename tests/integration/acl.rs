@@ -22,10 +22,9 @@ fn who_is_not_permitted_is_reset_before_a_byte_is_read() -> Result<()> {
     )?;
     ensure!(is_served(1, &daemon));
     for (number, close) in [(2, "listener-denied"), (9, "listener-denied"), (3, "rule-denied")] {
-        let client = from(number, &daemon)?;
-        let access = daemon.access_of(client.local()?)?;
+        let client = Conn::reset_from([127, 0, 0, number].into(), daemon.address())?;
+        let access = daemon.access_of(client)?;
         ensure!(access.close() == close, "{access:?}");
-        client.expect_reset()?;
     }
     Ok(())
 }

@@ -183,10 +183,9 @@ fn a_source_has_its_own_limits() -> Result<()> {
     )?;
     let held = [from(1, &daemon)?, from(1, &daemon)?];
     held.iter().try_for_each(echoes)?;
-    let refused = from(1, &daemon)?;
-    let access = daemon.access_of(refused.local()?)?;
+    let refused = Conn::reset_from([127, 0, 0, 1].into(), daemon.address())?;
+    let access = daemon.access_of(refused)?;
     ensure!(access.close() == "source-limit", "{access:?}");
-    refused.expect_reset()?;
     echoes(&from(2, &daemon)?)?;
     drop(held);
     eventually_true("there is a place again", || {
@@ -203,8 +202,8 @@ fn a_source_has_its_own_rate() -> Result<()> {
     for _ in 0..3 {
         echoes(&from(1, &daemon)?)?;
     }
-    let refused = from(1, &daemon)?;
-    let access = daemon.access_of(refused.local()?)?;
+    let refused = Conn::reset_from([127, 0, 0, 1].into(), daemon.address())?;
+    let access = daemon.access_of(refused)?;
     ensure!(access.close() == "source-rate", "{access:?}");
     echoes(&from(2, &daemon)?)
 }

@@ -49,6 +49,22 @@ impl Conn {
         Self::from_socket(socket)
     }
 
+    /// Connects over TCP from an address of this machine's to a listener that resets it, which it
+    /// may do before we know that we are connected. Returns our address.
+    ///
+    /// # Errors
+    /// It is not reset.
+    pub fn reset_from(source: IpAddr, address: SocketAddr) -> Result<SocketAddr> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        let local = socket.local_addr()?.as_socket().context("an IP address")?;
+        match socket.connect_timeout(&address.into(), deadline()) {
+            Ok(()) => Self::from_socket(socket)?.expect_reset().map(|_| local),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(local),
+            Err(error) => Err(error).with_context(|| format!("connecting from {source}")),
+        }
+    }
+
     /// Connects to a Unix socket.
     ///
     /// # Errors

@@ -3,13 +3,14 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `vm`, `bench` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `fuzz`, `vm`, `bench` and `doctor` are the other commands.
 
 mod apt;
 mod bench;
 mod daemon;
 mod doctor;
 mod ebpf;
+mod fuzz;
 mod object_diff;
 mod provenance;
 mod run;
@@ -35,6 +36,8 @@ enum Xtask {
     Test(test::TestArgs),
     /// Send thousands of flows through the daemon and check every byte
     Torture(torture::TortureArgs),
+    /// Feed every parser random inputs
+    Fuzz(fuzz::FuzzArgs),
     /// Test the kernel relay on other kernels, in virtual machines
     Vm(vm::VmArgs),
     /// Measure mux against direct access and other multiplexers
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Xtask::Run(args) => run::command(&args),
         Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
         Xtask::Torture(args) => torture::command(&args),
+        Xtask::Fuzz(args) => fuzz::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),

@@ -120,6 +120,19 @@ pub fn import(path: &Path) -> Result<Imported, ImportError> {
     translate(sources, file, &System)
 }
 
+/// Translates a configuration that is no file; what it includes is looked for from the working
+/// directory on. `name` is what reports call it.
+///
+/// # Errors
+/// [`ImportError`]: it is too large, or not a configuration of sslh.
+pub fn import_text(name: &str, text: &[u8], lookup: &dyn Lookup) -> Result<Imported, ImportError> {
+    let mut sources = Sources::default();
+    let file = sources
+        .add(name.to_owned(), PathBuf::new(), text.into())
+        .map_err(|source| ImportError::Io { path: name.into(), source })?;
+    translate(sources, file, lookup)
+}
+
 /// Translates a file of these sources.
 fn translate(
     mut sources: Sources,

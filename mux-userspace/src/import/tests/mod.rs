@@ -37,9 +37,7 @@ impl Lookup for Known {
 }
 
 fn try_import(text: &str) -> Result<Imported, ImportError> {
-    let mut sources = Sources::default();
-    let file = sources.add("sslh.cfg".to_owned(), PathBuf::new(), text.into());
-    translate(sources, file.expect("it is small"), &Known)
+    import_text("sslh.cfg", text.as_bytes(), &Known)
 }
 
 /// Imports a configuration; what comes of it must load.
