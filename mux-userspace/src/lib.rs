@@ -60,7 +60,7 @@
 //! # Inside
 //!
 //! A connection's life, which is also the reading order of the modules: [`listener`] accepts,
-//! [`sniff`] reads its first bytes, [`probe`] recognises protocols, [`route`] finds the rule,
+//! [`sniff`] reads its first bytes, [`mod@probe`] recognises protocols, [`route`] finds the rule,
 //! [`upstream`] connects, [`flow`] replays what was sniffed, [`relay`] moves the rest, and
 //! [`account`] keeps the record. ARCHITECTURE.md has the picture.
 

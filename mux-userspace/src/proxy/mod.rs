@@ -1,7 +1,7 @@
 //! The PROXY protocol, versions 1 and 2: between whom a connection is, told before its first byte.
 //!
 //! Sections cited are those of haproxy's doc/proxy-protocol.txt. What is here does no I/O:
-//! [`examine`] is asked again when more bytes have come, and what [`announce`] and [`write`] make
+//! [`examine`] is asked again when more bytes have come, and what [`fn@announce`] and [`mod@write`] make
 //! is sent by others.
 
 mod announce;

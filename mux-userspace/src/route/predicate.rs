@@ -15,7 +15,7 @@ pub struct Predicate {
 
 impl Predicate {
     /// A function that knows when it cannot know yet. It should be monotone, as a probe is
-    /// (see [`crate::probe`]).
+    /// (see [`mod@crate::probe`]).
     pub fn new(function: impl Fn(&[u8]) -> Verdict<()> + Send + Sync + 'static) -> Self {
         Self { function: Arc::new(function), tentative: false }
     }

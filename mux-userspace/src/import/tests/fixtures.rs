@@ -2,7 +2,8 @@
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
-use super::{Known, translate};
+use super::Known;
+use crate::import::translate;
 use crate::{import::source::Sources, rules};
 
 /// `MUX_UPDATE_FIXTURES=1` writes the results anew; look at what has changed.

@@ -7,9 +7,9 @@ pub(super) mod oracle;
 mod routes;
 mod settings;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::net::IpAddr;
 
-use super::{ImportError, Imported, Lookup, source::Sources, translate};
+use super::{ImportError, Imported, Lookup, import_text};
 use crate::rules::{self, Config};
 
 /// Knows a few names and no more, so that results do not depend on the machine.

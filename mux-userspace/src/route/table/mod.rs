@@ -30,7 +30,7 @@ pub struct Table {
 struct Entry {
     id: RuleId,
     rule: Arc<Rule>,
-    /// See [`Matcher::is_tentative`].
+    /// See [`super::Matcher::is_tentative`].
     tentative: bool,
 }
 
