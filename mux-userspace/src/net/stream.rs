@@ -101,7 +101,10 @@ impl Stream {
     /// # Errors
     /// shutdown(2)'s, but for `ENOTCONN`: a peer that is gone has nobody to tell.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        shutdown_write(self.as_fd())
+        match SockRef::from(self).shutdown(Shutdown::Write) {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        }
     }
 
     /// Closes with RST. A Unix stream has none: it is closed, and unread bytes make the peer's
@@ -155,9 +158,10 @@ impl Parked {
     /// Ends our side of the stream (FIN).
     ///
     /// # Errors
-    /// As [`Stream::shutdown_write`].
+    /// shutdown(2)'s; `ENOTCONN`: the connection is over, by a reset or a time-out if neither side
+    /// of it was ended before.
     pub fn shutdown_write(&self) -> io::Result<()> {
-        shutdown_write(self.as_fd())
+        SockRef::from(&self.0).shutdown(Shutdown::Write)
     }
 
     /// Gives the socket, which is TCP, back to the runtime.
@@ -192,13 +196,6 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
             Err(rustix::io::Errno::INTR) => {}
             result => return result.map_err(Into::into),
         }
-    }
-}
-
-fn shutdown_write(fd: BorrowedFd<'_>) -> io::Result<()> {
-    match SockRef::from(&fd).shutdown(Shutdown::Write) {
-        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-        result => result,
     }
 }
 

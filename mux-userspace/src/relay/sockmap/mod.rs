@@ -427,9 +427,7 @@ impl<'a> Spliced<'a> {
                     }
                 }
                 Step::Shutdown => {
-                    self.socket(destination)
-                        .shutdown_write()
-                        .map_err(|error| Close::Failed { side: destination, error })?;
+                    self.pass_end_on(destination)?;
                     self.ways[way.index()].ledger.was_shut();
                     control.touch();
                 }
@@ -456,6 +454,21 @@ impl<'a> Spliced<'a> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) => Err(failed(error)),
         }
+    }
+
+    /// Passes the end on to `side`.
+    fn pass_end_on(&self, side: Side) -> Result<(), Close> {
+        let socket = self.socket(side);
+        socket.shutdown_write().map_err(|error| {
+            // No FIN of ours was sent before, so that only a reset (or a time-out) can have closed
+            // it. Nobody got the FIN, and the event that says why is still on its way.
+            let error = if error.kind() == io::ErrorKind::NotConnected {
+                socket.take_error().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+            } else {
+                error
+            };
+            Close::Failed { side, error }
+        })
     }
 
     /// Whether every byte before the source's FIN is in the books.
