@@ -8,6 +8,7 @@ mod budget;
 mod events;
 mod files;
 mod janitor;
+pub(crate) mod orders;
 pub mod privileges;
 mod running;
 pub mod selftest;
@@ -125,11 +126,26 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     let running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
     info!("ready");
-    signals::wait(signals, running.shared()).map_err(io_error("waiting for signals"))?;
+    let (_desk, orders) = orders::Desk::new();
+    signals::wait(signals, orders, running.shared(), &mut Daemon)
+        .map_err(io_error("waiting for signals"))?;
     running.remove_files();
     running.join();
     drop(janitor);
     Ok(())
+}
+
+/// Does what the daemon is told while it serves.
+struct Daemon;
+
+impl signals::Operator for Daemon {
+    fn reload(&mut self) -> orders::Outcome {
+        Err("this version of mux cannot; restart it".into())
+    }
+
+    fn upgrade(&mut self) -> orders::Outcome {
+        Err("this version of mux cannot; restart it".into())
+    }
 }
 
 /// What fits under the limit of open files, which is left as it is.

@@ -1,4 +1,5 @@
-//! Signals: SIGTERM and SIGINT drain; a second one ends at once.
+//! Signals and orders: SIGTERM and SIGINT drain, a second one ends at once; SIGHUP reloads, SIGUSR2
+//! upgrades.
 
 use std::{io, sync::Arc};
 
@@ -6,8 +7,9 @@ use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
 };
-use tracing::{info, warn};
+use tracing::{error, info};
 
+use super::orders::{Action, Orders, Outcome};
 use crate::shared::Shared;
 
 /// The signals, caught from here on.
@@ -17,6 +19,14 @@ pub(super) struct Signals {
     interrupt: Signal,
     hangup: Signal,
     user2: Signal,
+}
+
+/// Does what is ordered.
+pub(super) trait Operator {
+    /// Reads the rules again.
+    fn reload(&mut self) -> Outcome;
+    /// Has a new process take over. After `Ok`, the daemon drains.
+    fn upgrade(&mut self) -> Outcome;
 }
 
 /// Begins to catch the signals: before the daemon says that it is ready, since one that comes
@@ -34,27 +44,59 @@ pub(super) fn catch() -> io::Result<Signals> {
     Ok(Signals { runtime, terminate, interrupt, hangup, user2 })
 }
 
-/// Waits for the signal to stop, and has the cores drain; returns then. A thread stays to wait for
-/// the second signal.
-pub(super) fn wait(signals: Signals, shared: &Arc<Shared>) -> io::Result<()> {
-    let Signals { runtime, mut terminate, mut interrupt, mut hangup, mut user2 } = signals;
-    let name = runtime.block_on(async {
-        loop {
+impl Signals {
+    /// The next thing to do, who wants it, and where the outcome is awaited.
+    fn next(&mut self, orders: &mut Orders) -> (Action, &'static str, Option<Reply>) {
+        let Self { runtime, terminate, interrupt, hangup, user2 } = self;
+        runtime.block_on(async {
             tokio::select! {
-                _ = terminate.recv() => return "SIGTERM",
-                _ = interrupt.recv() => return "SIGINT",
-                // Their default is to kill, which nobody who sends them means.
-                _ = hangup.recv() => warn!("SIGHUP: this version of mux cannot reload; restart it"),
-                _ = user2.recv() => warn!("SIGUSR2: this version of mux cannot upgrade; restart it"),
+                _ = terminate.recv() => (Action::Drain, "SIGTERM", None),
+                _ = interrupt.recv() => (Action::Drain, "SIGINT", None),
+                _ = hangup.recv() => (Action::Reload, "SIGHUP", None),
+                _ = user2.recv() => (Action::Upgrade, "SIGUSR2", None),
+                Some(order) = orders.recv() => (order.action, "an order", Some(order.reply)),
             }
+        })
+    }
+}
+
+type Reply = tokio::sync::oneshot::Sender<Outcome>;
+
+/// Does what signals and orders say until one is to drain, and has the cores do that; returns then.
+/// A thread stays to wait for the second signal.
+pub(super) fn wait(
+    mut signals: Signals,
+    mut orders: Orders,
+    shared: &Arc<Shared>,
+    operator: &mut impl Operator,
+) -> io::Result<()> {
+    let (who, reply) = loop {
+        let (action, who, reply) = signals.next(&mut orders);
+        let outcome = match action {
+            Action::Drain => break (who, reply),
+            Action::Reload => operator.reload(),
+            Action::Upgrade => operator.upgrade(),
+        };
+        if let Err(reason) = &outcome {
+            error!("{who}: {} failed, nothing has changed: {reason}", action.name());
         }
-    });
+        let handed_over = action == Action::Upgrade && outcome.is_ok();
+        if let Some(reply) = reply {
+            // Who asked may be gone.
+            let _ = reply.send(outcome);
+        }
+        if handed_over {
+            break (who, None);
+        }
+    };
     // Before the log says so: who reads the line can rely on it.
     shared.drain.cancel();
-    info!(
-        deadline_seconds = shared.config.timeouts.drain.as_secs_f64(),
-        "{name}: draining; once more ends at once"
-    );
+    let deadline = shared.config.timeouts.drain.as_secs_f64();
+    info!(deadline_seconds = deadline, "{who}: draining; once more ends at once");
+    if let Some(reply) = reply {
+        let _ = reply.send(Ok(format!("draining, for at most {deadline} s")));
+    }
+    let Signals { runtime, mut terminate, mut interrupt, .. } = signals;
     let abort = shared.abort.clone();
     std::thread::Builder::new().name("mux-signals".into()).spawn(move || {
         runtime.block_on(async {
