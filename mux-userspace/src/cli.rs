@@ -1,18 +1,18 @@
 //! The command line.
 
 use std::{
-    io::{self, IsTerminal},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tracing::warn;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
-    check, doctor, explain, import,
+    check, doctor, explain, import, logging,
     probe::Probes,
+    remote,
     rules::{
         self, Place, Problem, RulesFile,
         config::{Config, ListenAddress, RelayChoice},
@@ -68,7 +68,7 @@ struct Serve {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// off, error, warn, info, debug or trace; RUST_LOG has the last word
-    #[arg(long, value_name = "LEVEL", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    #[arg(long, value_name = "LEVEL", value_parser = logging::LEVELS)]
     log_level: Option<String>,
 }
 
@@ -89,6 +89,8 @@ enum Command {
     },
     /// Print an sslh configuration as a rules file
     Import(import::Arguments),
+    #[command(flatten)]
+    Remote(remote::Command),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -135,6 +137,7 @@ pub fn run() -> ExitCode {
         Some(Command::Explain(arguments)) => explain::run(&arguments),
         Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
         Some(Command::Import(arguments)) => import::run(&arguments),
+        Some(Command::Remote(command)) => remote::run(&command),
     }
 }
 
@@ -150,7 +153,7 @@ fn serve(arguments: Serve) -> ExitCode {
         Ok(file) => file,
         Err(code) => return code,
     };
-    start_log(log_level.as_deref().unwrap_or(&file.config.log.level));
+    logging::start(log_level.as_deref().unwrap_or(&file.config.log.level));
     log_warnings(&path, &file);
     let mut config = file.config;
     if !listen.is_empty() {
@@ -177,6 +180,12 @@ fn exit_code(error: &ServeError) -> u8 {
         }
         ServeError::Descriptors(_)
         | ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
+        ServeError::AdminSocket { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => exit::CONFIG,
+            io::ErrorKind::PermissionDenied => exit::NOT_PERMITTED,
+            // Foreign and open-ended.
+            _ => exit::OTHER,
+        },
         ServeError::AccessLog { source, .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -218,7 +227,7 @@ fn log_warnings(path: &Path, file: &RulesFile) {
 }
 
 fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
-    start_log("warn");
+    logging::start("warn");
     let config = match rules.map(load).transpose() {
         Ok(config) => config.unwrap_or_else(Config::empty),
         Err(code) => return code,
@@ -230,18 +239,4 @@ fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) | Err(_) => exit::OTHER.into(),
     }
-}
-
-/// Logs to standard error; standard output is the access log's.
-fn start_log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // Fails only if there is a logger already, which then serves.
-    let _ = tracing_log::LogTracer::init();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .finish();
-    let _ = tracing::subscriber::set_global_default(subscriber);
 }

@@ -117,7 +117,7 @@ pub fn bind(
             Ok(Bound { address: ListenAddress::Tcp(actual), sockets, file: None })
         }
         ListenAddress::Unix(path) => {
-            let (first, file) = bind_unix(path).map_err(failed)?;
+            let (first, file) = bind_unix(path, None).map_err(failed)?;
             let mut sockets = vec![first];
             for _ in 1..cores {
                 let again = sockets[0].try_clone().map_err(failed)?;
@@ -160,10 +160,39 @@ fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP address"))
 }
 
-fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
+/// Binds the admin socket. Nobody but the file's owner can connect so far.
+///
+/// # Errors
+/// [`BindError`].
+pub(crate) fn bind_admin(path: &Path) -> Result<(Socket, SocketFile), BindError> {
+    bind_unix(path, Some(0o600))
+        .map_err(|error| BindError::new(&ListenAddress::Unix(path.to_owned()), error))
+}
+
+/// Binds the address of `[admin] metrics`.
+///
+/// # Errors
+/// [`BindError`].
+pub(crate) fn bind_metrics(address: SocketAddr) -> Result<Socket, BindError> {
+    let bind = || {
+        let socket = new_tcp(address, false)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket)
+    };
+    bind().map_err(|error| BindError::new(&ListenAddress::Tcp(address), error))
+}
+
+fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<(Socket, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
+    if let Some(mode) = mode {
+        // bind(2) gives the file the socket's own permissions, less the umask (`unix_bind_bsd`):
+        // there is no moment in which it has more.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
+    }
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
     let metadata = fs::symlink_metadata(path)?;
@@ -343,11 +372,11 @@ mod tests {
     fn a_socket_file_is_removed_only_while_it_is_ours() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let (socket, file) = bind_unix(&path).unwrap();
+        let (socket, file) = bind_unix(&path, None).unwrap();
         assert_eq!(SocketFile::from_argument(&file.to_argument()), Some(file.clone()));
         // Another daemon's socket took the name.
         fs::remove_file(&path).unwrap();
-        let (_other, other_file) = bind_unix(&path).unwrap();
+        let (_other, other_file) = bind_unix(&path, None).unwrap();
         if other_file.inode != file.inode {
             file.remove().unwrap();
             assert!(path.exists());
@@ -361,10 +390,10 @@ mod tests {
     fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let (socket, _) = bind_unix(&path).unwrap();
-        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (socket, _) = bind_unix(&path, None).unwrap();
+        assert_eq!(bind_unix(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(socket);
-        bind_unix(&path).unwrap();
+        bind_unix(&path, None).unwrap();
     }
 
     #[test]

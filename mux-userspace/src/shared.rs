@@ -57,6 +57,8 @@ pub struct Shared {
 pub struct Limits {
     /// Connections; accepting waits for a place.
     pub connections: Arc<Semaphore>,
+    /// So many places [`Self::connections`] has, free or not.
+    pub most_connections: NonZeroU32,
     /// Connections a listener; accepting waits for a place. Indexed as the listeners are.
     pub listeners: Vec<Option<Arc<Semaphore>>>,
     /// Connections a source; refused beyond. `None`: not limited.
@@ -77,6 +79,7 @@ impl Limits {
         let semaphore = |most: NonZeroU32| Arc::new(Semaphore::new(most.get() as usize));
         Self {
             connections: semaphore(budget.connections),
+            most_connections: budget.connections,
             listeners: config
                 .listeners
                 .iter()

@@ -2,6 +2,7 @@
 
 mod abi;
 mod acl;
+mod admin;
 mod auto;
 mod bench;
 mod check;

@@ -30,6 +30,7 @@ pub use self::{
 };
 use crate::{
     account::Hooks,
+    admin,
     kernel::KernelError,
     listener::{self, BindError, Bound},
     rules::config::{Config, RelayChoice},
@@ -89,6 +90,16 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The admin socket's file.
+    #[error("[admin] socket {}: {action}: {source}", .path.display())]
+    AdminSocket {
+        /// The file.
+        path: PathBuf,
+        /// What was done.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -115,18 +126,22 @@ pub fn run(options: Options) -> Result<(), ServeError> {
 
     let budget = budget::work_out(&config, cores, descriptors)?;
     let bound = bind_all(&config, cores)?;
+    let sockets = admin::bind(&config.admin)?;
     let setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
-    let janitor = janitor::start(&setup.bound).map_err(io_error("starting the janitor"))?;
+    let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
+    let files = listeners.chain(sockets.unix.as_ref().map(|(_, file)| file));
+    let janitor = janitor::start(files).map_err(io_error("starting the janitor"))?;
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
     privileges::drop_all(&config.security.user, needs)?;
 
-    let running = setup.start(Hooks::default())?;
+    let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
+    let (desk, orders) = orders::Desk::new();
+    running.open_admin(sockets, desk)?;
     info!("ready");
-    let (_desk, orders) = orders::Desk::new();
     signals::wait(signals, orders, running.shared(), &mut Daemon)
         .map_err(io_error("waiting for signals"))?;
     running.remove_files();

@@ -1,16 +1,25 @@
 //! A serving set of cores: what the daemon and an embedding program have in common.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Availability, Budget, Check, ServeError, events, files, find, io_error, transparent, worker,
+    Availability, Budget, Check, ServeError, events, files, find, io_error,
+    orders::Desk,
+    transparent,
+    worker::{self, Cores},
 };
 use crate::{
     account::{AccessLog, Counters, Hooks, access::Writer},
-    kernel::{self, Handle, Kernel},
+    admin::{self, Admin, Facts, Sockets, State},
+    errand::Mailbox,
+    kernel::{self, Handle, Kernel, StatsReader},
     listener::{Bound, SocketFile},
     rules::config::{Config, RelayChoice},
     shared::{Limits, Owners, Shared},
@@ -30,6 +39,9 @@ pub(crate) struct Setup {
     counters: Arc<Counters>,
     access: AccessLog,
     access_writer: Writer,
+    checks: Vec<Check>,
+    self_test: Option<Duration>,
+    stats: Option<StatsReader>,
 }
 
 /// Cores that serve.
@@ -43,6 +55,17 @@ pub(crate) struct Running {
     kernel: Option<Kernel>,
     files: Vec<SocketFile>,
     access_writer: Writer,
+    /// What the admin socket is to tell, until it is open.
+    telling: Option<Telling>,
+    admin: Option<Admin>,
+}
+
+/// What the admin socket tells beside what the cores share.
+#[derive(Debug)]
+struct Telling {
+    facts: Facts,
+    mailboxes: Vec<Mailbox>,
+    stats: Option<StatsReader>,
 }
 
 impl Setup {
@@ -56,7 +79,8 @@ impl Setup {
         budget: Budget,
     ) -> Result<Self, ServeError> {
         transparent::permitted(&config)?;
-        let (kernel, unavailable) = kernel_relay(&config, relay)?;
+        let Found { kernel, unavailable, checks, self_test } = kernel_relay(&config, relay)?;
+        let stats = kernel.as_ref().map(Kernel::stats_reader).transpose()?;
         let handles = (0..cores)
             .map(|_| kernel.as_ref().map(Kernel::handle).transpose())
             .collect::<Result<_, _>>()?;
@@ -73,6 +97,9 @@ impl Setup {
             counters,
             access,
             access_writer,
+            checks,
+            self_test,
+            stats,
         })
     }
 
@@ -94,6 +121,9 @@ impl Setup {
             counters,
             access,
             access_writer,
+            checks,
+            self_test,
+            stats,
         } = self;
         let shared = Arc::new(Shared {
             relay,
@@ -110,9 +140,11 @@ impl Setup {
             id_base: u64::from(std::process::id()) << 48,
             config,
         });
+        let mut listeners = Vec::new();
         for (listener, bound) in shared.config.listeners.iter().zip(&bound) {
             let address = crate::listener::describe(&bound.address);
             info!(listener = %listener.name, %address, "listening");
+            listeners.push((Arc::clone(&listener.name), address));
         }
         let most = shared.limits.connections.available_permits();
         info!(connections = most, sniffing_a_core = shared.limits.sniffing_per_core, "limits");
@@ -122,12 +154,26 @@ impl Setup {
         let upkeep = Upkeep::start(&shared.upstreams, &shared.counters)
             .map_err(io_error("starting the upstreams' thread"))?;
         let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
-        let (workers, nudges) = worker::spawn_all(&shared, bound, handles)?;
+        let Cores { threads: workers, nudges, mailboxes } =
+            worker::spawn_all(&shared, bound, handles)?;
         let events = match &mut kernel {
             Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
             None => None,
         };
-        Ok(Running { shared, workers, events, watcher, upkeep, kernel, files, access_writer })
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        let facts = Facts { started, started_at, listeners, checks, self_test };
+        Ok(Running {
+            shared,
+            workers,
+            events,
+            watcher,
+            upkeep,
+            kernel,
+            files,
+            access_writer,
+            telling: Some(Telling { facts, mailboxes, stats }),
+            admin: None,
+        })
     }
 }
 
@@ -137,14 +183,38 @@ impl Running {
         &self.shared
     }
 
+    /// Lets others ask and give orders over these sockets; can be done once.
+    pub(crate) fn open_admin(&mut self, sockets: Sockets, desk: Desk) -> Result<(), ServeError> {
+        if let Some(Telling { facts, mailboxes, stats }) = self.telling.take() {
+            let state = State::new(Arc::clone(&self.shared), mailboxes, desk, facts, stats);
+            self.admin = admin::spawn(sockets, state)?;
+        }
+        Ok(())
+    }
+
     /// Waits until the cores are done, which they are some time after [`Shared::drain`] or
     /// [`Shared::abort`] was cancelled, and clears up.
     pub(crate) fn join(self) {
-        let Self { shared, workers, events, watcher, upkeep, kernel, files, access_writer } = self;
+        let Self {
+            shared,
+            workers,
+            events,
+            watcher,
+            upkeep,
+            kernel,
+            files,
+            access_writer,
+            telling: _,
+            admin,
+        } = self;
         for worker in workers {
             if worker.join().is_err() {
                 warn!("a core's thread panicked; its connections are closed");
             }
+        }
+        // Not earlier: one can see how the drain goes.
+        if let Some(admin) = admin {
+            admin.stop();
         }
         for file in files {
             // Without the right to, it is the janitor's to do.
@@ -180,22 +250,28 @@ impl Running {
     }
 }
 
+/// What came of looking for the kernel relay.
+struct Found {
+    kernel: Option<Kernel>,
+    unavailable: Option<String>,
+    checks: Vec<Check>,
+    self_test: Option<Duration>,
+}
+
 /// Loads the kernel relay if it is wanted and to be had; says once which relay is in force.
-fn kernel_relay(
-    config: &Config,
-    relay: Option<RelayChoice>,
-) -> Result<(Option<Kernel>, Option<String>), ServeError> {
+fn kernel_relay(config: &Config, relay: Option<RelayChoice>) -> Result<Found, ServeError> {
     if matches!(relay, Some(RelayChoice::Copy | RelayChoice::Splice)) {
         let why = format!("--relay {}", relay.unwrap_or_default());
         info!("relay: user space ({why})");
-        return Ok((None, Some(why)));
+        let unavailable = Some(why);
+        return Ok(Found { kernel: None, unavailable, checks: Vec::new(), self_test: None });
     }
-    let Availability { kernel, checks } = find(&config.kernel);
+    let Availability { kernel, checks, self_test } = find(&config.kernel);
     let why_not = checks.iter().find_map(Check::problem);
     match (kernel, why_not) {
         (Some(kernel), None) => {
             info!("relay: sockmap (the kernel carries established flows)");
-            Ok((Some(kernel), None))
+            Ok(Found { kernel: Some(kernel), unavailable: None, checks, self_test })
         }
         (_, why) => {
             let why = why.unwrap_or_else(|| "unknown".into());
@@ -204,7 +280,7 @@ fn kernel_relay(
                 return Err(ServeError::RelayRequired { why, permission });
             }
             warn!("relay: user space; the kernel relay is not in force: {why}");
-            Ok((None, Some(why)))
+            Ok(Found { kernel: None, unavailable: Some(why), checks, self_test })
         }
     }
 }
