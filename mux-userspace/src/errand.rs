@@ -308,3 +308,38 @@ pub fn last_report(core: &Core) -> Report {
     report.sniffing = 0;
     report
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_core_that_is_busy_is_not_waited_for_for_ever() {
+        let (mailbox, inbox) = Inbox::new();
+        assert_eq!(mailbox.ask(SOON, Errand::Ping).await, Err(NoAnswer::Late(SOON)));
+        let mut asked = 1;
+        while mailbox.ask(Duration::ZERO, Errand::Ping).await != Err(NoAnswer::Busy) {
+            asked += 1;
+        }
+        assert_eq!(asked, WAITING, "so many questions wait, and no more");
+        drop(inbox);
+        assert_eq!(mailbox.ask(SOON, Errand::Ping).await, Err(NoAnswer::Ended));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_core_that_has_ended_has_left_its_report() {
+        let (mailbox, Inbox { errands, last }) = Inbox::new();
+        let waits = tokio::spawn({
+            let mailbox = mailbox.clone();
+            async move { mailbox.report(SOON).await }
+        });
+        tokio::task::yield_now().await;
+        last.set(Report { bytes: [7, 8], ..Report::default() }).expect("the first");
+        drop(errands);
+        // Who asked before it ended and who asks after that get the same.
+        assert_eq!(waits.await.expect("no panic").map(|report| report.bytes), Ok([7, 8]));
+        assert_eq!(mailbox.report(SOON).await.map(|report| report.bytes), Ok([7, 8]));
+    }
+}
