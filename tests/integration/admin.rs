@@ -11,7 +11,9 @@ use anyhow::{Context, Result, ensure};
 use mux_tests::{
     Conn, Daemon, Need, Pattern, Process, Relay, Scratch, Upstream,
     admin::{self, AdminSocket},
-    eventually, mux, need, on_each_relay, repository, run, run_ok,
+    eventually, mux, need, on_each_relay,
+    procfs::Proc,
+    repository, run, run_ok,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -512,6 +514,36 @@ fn top_shows_the_daemon_and_gives_the_terminal_back() -> Result<()> {
     ensure!(output.status.code() == Some(64), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(said.starts_with("error: mux top needs a terminal"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn top_gives_the_terminal_back_when_it_is_terminated() -> Result<()> {
+    let (_daemon, socket) = user_space("[[rule]]\nupstream = \"builtin:echo\"\n")?;
+    let scratch = Scratch::new()?;
+    let top = format!(
+        "sh -c 'echo process $$; exec {} top --socket {}'; echo ended with $?",
+        mux()?.display(),
+        socket.path().display()
+    );
+    let mut command = Command::new("script");
+    command.args(["--quiet", "--flush", "--command", &top]).arg(scratch.join("typescript"));
+    let mut process = Process::start_with(command.stdin(Stdio::piped()))?;
+    let _keyboard = process.input().context("a keyboard")?;
+    let number: u32 = process
+        .wait_out("its number", |line| line.trim().strip_prefix("process ")?.parse().ok())?;
+    // From when on it catches SIGTERM, which is before it takes the screen.
+    eventually("it catches SIGTERM", || {
+        let caught = Proc(number).status("SigCgt").ok()?;
+        let caught = u64::from_str_radix(&caught, 16).ok()?;
+        (caught & 1 << (Signal::TERM.as_raw() - 1) != 0).then_some(())
+    })?;
+    let pid = rustix::process::Pid::from_raw(number.cast_signed()).context("a process id")?;
+    rustix::process::kill_process(pid, Signal::TERM)?;
+    let output = process.output()?;
+    let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (_, after) = shown.rsplit_once("\u{1b}[?1049l").context(format!("{shown:?}"))?;
+    ensure!(after.trim() == "ended with 0", "{after:?}");
     Ok(())
 }
 

@@ -24,6 +24,10 @@ use std::{
 
 use http::Method;
 use ratatui::{DefaultTerminal, crossterm::event};
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 
 use self::{
     keys::Effect,
@@ -43,6 +47,8 @@ enum News {
     Sample(Box<Sample>),
     Said(String),
     Failed(Failure),
+    /// A signal asks us to end.
+    End,
 }
 
 /// Shows the daemon until the user has seen enough.
@@ -62,6 +68,8 @@ pub(crate) fn run(client: Client) -> Result<(), Failure> {
     model.update(first);
     let (orders, ordered) = mpsc::channel();
     let (sender, news) = mpsc::channel();
+    // Before the screen is taken, since a signal that nobody catches does not give it back.
+    catch(sender.clone()).map_err(failed)?;
     thread::Builder::new()
         .name("mux-top".into())
         .spawn(move || ask(&client, &ordered, &sender))
@@ -71,6 +79,26 @@ pub(crate) fn run(client: Client) -> Result<(), Failure> {
     let shown = show(terminal, &mut model, &news, &orders);
     ratatui::try_restore().map_err(failed)?;
     shown.map_err(failed)
+}
+
+/// Tells of the signals that end a program.
+fn catch(news: Sender<News>) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let [mut terminate, mut hangup] =
+        [signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    drop(guard);
+    thread::Builder::new().name("mux-signals".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        // We may be ending already.
+        let _ = news.send(News::End);
+    })?;
+    Ok(())
 }
 
 fn sample(client: &Client) -> Result<Sample, Failure> {
@@ -115,6 +143,7 @@ fn show(
                 News::Sample(sample) => model.update(*sample),
                 News::Said(said) => model.say(said),
                 News::Failed(failure) => model.lose(&failure.to_string()),
+                News::End => return Ok(()),
             }
         }
         if changed {
