@@ -84,6 +84,7 @@ pub mod route;
 pub mod rules;
 pub mod server;
 pub mod shared;
+pub mod snapshot;
 pub mod sniff;
 pub mod sys;
 pub mod upstream;

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -30,6 +30,7 @@ use crate::{
     flow,
     net::{Peer, Stream, TcpTimers},
     rules::config::{ListenAddress, ListenerConfig},
+    snapshot::Service,
 };
 
 /// Connections that may wait in the kernel; net.core.somaxconn may lower it.
@@ -243,6 +244,19 @@ impl Acceptor {
         }
     }
 
+    /// Where it listens, as logs print it.
+    fn address(&self) -> String {
+        let socket = match self {
+            Self::Tcp(listener) => SockRef::from(listener),
+            Self::Unix(listener) => SockRef::from(listener),
+        };
+        let Ok(address) = socket.local_addr() else { return String::new() };
+        match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (None, path) => format!("unix:{}", path.unwrap_or(Path::new("")).display()),
+        }
+    }
+
     async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
@@ -261,12 +275,7 @@ impl Acceptor {
 ///
 /// # Errors
 /// The socket cannot be registered with the runtime.
-pub async fn run(
-    core: Rc<Core>,
-    index: usize,
-    listener: Arc<ListenerConfig>,
-    socket: Socket,
-) -> io::Result<()> {
+pub async fn run(core: Rc<Core>, index: usize, socket: Socket) -> io::Result<()> {
     let acceptor = Acceptor::new(socket)?;
     let drain = core.shared.drain.clone();
     let mut pause = BACK_OFF.0;
@@ -286,7 +295,10 @@ pub async fn run(
                     () = drain.cancelled() => return Ok(()),
                     places = places(&core, index) => places,
                 };
-                let flow = flow::serve(Rc::clone(&core), Arc::clone(&listener), client, peer);
+                let Ok(service) = Service::new(core.shared.current.load_full(), index) else {
+                    return Ok(());
+                };
+                let flow = flow::serve(Rc::clone(&core), service, client, peer);
                 core.tasks.spawn_local(async move {
                     flow.await;
                     drop(places);
@@ -296,7 +308,8 @@ pub async fn run(
                 core.shared.counters.count(Counter::AcceptExhausted);
                 if pause == BACK_OFF.0 {
                     // Once per shortage, not once per attempt.
-                    warn!(listener = %listener.name, %error, "cannot accept; trying again, slower");
+                    let address = acceptor.address();
+                    warn!(address, %error, "cannot accept; trying again, slower");
                 }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(BACK_OFF.1);
@@ -309,9 +322,9 @@ pub async fn run(
 
 /// Waits for a place under the global and the listener's limit.
 async fn places(core: &Core, index: usize) -> [Option<OwnedSemaphorePermit>; 2] {
-    let limits = &core.shared.limits;
-    let listener = limits.listeners.get(index).and_then(Option::as_ref);
-    [take(Some(&limits.connections)).await, take(listener).await]
+    let current = core.shared.current.load_full();
+    let listener = current.limits.listeners.get(index).and_then(Option::as_ref);
+    [take(Some(&core.shared.connections)).await, take(listener).await]
 }
 
 async fn take(semaphore: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, thread::JoinHandle};
 
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -13,8 +15,9 @@ use crate::{
     kernel::{self, Handle, Kernel},
     listener::{Bound, SocketFile},
     rules::config::{Config, RelayChoice},
-    shared::{Limits, Owners, Shared},
-    upstream::{Groups, Upkeep},
+    shared::{Owners, Shared},
+    snapshot::Snapshot,
+    upstream::Upkeep,
 };
 
 /// Everything that was opened while there were privileges to.
@@ -103,23 +106,28 @@ impl Setup {
             counters,
             access,
             hooks,
-            limits: Limits::new(&config, budget, handles.len()),
-            upstreams: Groups::new(&config),
+            connections: Arc::new(Semaphore::new(budget.connections.get() as usize)),
+            kernel: config.kernel.clone(),
+            current: ArcSwap::from_pointee(Snapshot::first(
+                Arc::clone(&config),
+                budget,
+                handles.len(),
+            )),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
-            config,
         });
-        for (listener, bound) in shared.config.listeners.iter().zip(&bound) {
+        for (listener, bound) in config.listeners.iter().zip(&bound) {
             let address = crate::listener::describe(&bound.address);
             info!(listener = %listener.name, %address, "listening");
         }
-        let most = shared.limits.connections.available_permits();
-        info!(connections = most, sniffing_a_core = shared.limits.sniffing_per_core, "limits");
-        let network_files = shared.config.network_files.clone();
+        let current = shared.current.load_full();
+        let sniffing = current.limits.sniffing_per_core;
+        info!(connections = budget.connections, sniffing_a_core = sniffing, "limits");
+        let network_files = config.network_files.clone();
         let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
             .map_err(io_error("starting the files thread"))?;
-        let upkeep = Upkeep::start(&shared.upstreams, &shared.counters)
+        let upkeep = Upkeep::start(&current.upstreams, &shared.counters)
             .map_err(io_error("starting the upstreams' thread"))?;
         let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
         let (workers, nudges) = worker::spawn_all(&shared, bound, handles)?;

@@ -91,7 +91,7 @@ pub(super) fn wait(
     };
     // Before the log says so: who reads the line can rely on it.
     shared.drain.cancel();
-    let deadline = shared.config.timeouts.drain.as_secs_f64();
+    let deadline = shared.current.load().config.timeouts.drain.as_secs_f64();
     info!(deadline_seconds = deadline, "{who}: draining; once more ends at once");
     if let Some(reply) = reply {
         let _ = reply.send(Ok(format!("draining, for at most {deadline} s")));

@@ -101,9 +101,8 @@ async fn serve(
     let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch(ready));
     tokio::task::spawn_local(Rc::clone(&core).run_nudges(nudged));
     tokio::task::spawn_local(Rc::clone(&core).run_timers());
-    let listeners = core.shared.config.listeners.iter();
-    for (index, (listener, socket)) in listeners.zip(sockets).enumerate() {
-        let accepting = listener::run(Rc::clone(&core), index, Arc::clone(listener), socket);
+    for (index, socket) in sockets.into_iter().enumerate() {
+        let accepting = listener::run(Rc::clone(&core), index, socket);
         core.tasks.spawn_local(async move {
             if let Err(error) = accepting.await {
                 error!(%error, "a listener failed");
@@ -120,7 +119,7 @@ async fn serve(
         }
     }
     core.tasks.close();
-    let drain = shared.config.timeouts.drain;
+    let drain = shared.current.load().config.timeouts.drain;
     tokio::select! {
         () = core.tasks.wait() => return Ok(()),
         () = shared.abort.cancelled() => {}
