@@ -14,10 +14,10 @@ use crate::{
     check, doctor, explain, import,
     probe::Probes,
     rules::{
-        self, Place, Problem, RulesFile,
+        self, RulesFile,
         config::{Config, ListenAddress, RelayChoice},
     },
-    server::{self, Options, ServeError},
+    server::{self, Options, Origin, ServeError, SetLevel},
 };
 
 /// Exit codes: those of sysexits.h.
@@ -150,14 +150,30 @@ fn serve(arguments: Serve) -> ExitCode {
         Ok(file) => file,
         Err(code) => return code,
     };
-    start_log(log_level.as_deref().unwrap_or(&file.config.log.level));
+    let level = start_log(log_level.as_deref().unwrap_or(&file.config.log.level));
+    let level = SetLevel(match log_level {
+        Some(_) => Box::new(|_: &str| {}),
+        None => level,
+    });
     log_warnings(&path, &file);
     let mut config = file.config;
     if !listen.is_empty() {
         config = config.with_listen(&listen);
     }
-    let options =
-        Options { config, relay: relay.map(Into::into), threads: threads.map(usize::from) };
+    let path = match std::path::absolute(&path) {
+        Ok(path) => path,
+        Err(error) => {
+            eprintln!("error: {}: {error}", path.display());
+            return exit::OTHER.into();
+        }
+    };
+    let options = Options {
+        config,
+        relay: relay.map(Into::into),
+        threads: threads.map(usize::from),
+        origin: Origin { path, listen },
+        level,
+    };
     match server::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -205,20 +221,13 @@ fn open(path: &Path) -> Result<RulesFile, ExitCode> {
 
 /// Logs what is odd about a rules file; not about its surroundings, which may change.
 fn log_warnings(path: &Path, file: &RulesFile) {
-    for Problem { message, place, label, hint } in file.report(file.warnings()).problems() {
-        let place = place.map(|Place { line, column }| format!(":{line}:{column}"));
-        warn!(
-            "{}{}: {message}{}{}",
-            path.display(),
-            place.unwrap_or_default(),
-            label.map(|label| format!(": {label}")).unwrap_or_default(),
-            hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default(),
-        );
+    for problem in file.report(file.warnings()).problems() {
+        warn!("{}", problem.line(path));
     }
 }
 
 fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
-    start_log("warn");
+    let _ = start_log("warn");
     let config = match rules.map(load).transpose() {
         Ok(config) => config.unwrap_or_else(Config::empty),
         Err(code) => return code,
@@ -232,9 +241,12 @@ fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
     }
 }
 
-/// Logs to standard error; standard output is the access log's.
-fn start_log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+/// Logs to standard error; standard output is the access log's. Gives what changes the level, which
+/// `RUST_LOG` does not let happen.
+fn start_log(level: &str) -> Box<dyn Fn(&str)> {
+    let from_environment = EnvFilter::try_from_default_env().ok();
+    let is_fixed = from_environment.is_some();
+    let filter = from_environment.unwrap_or_else(|| EnvFilter::new(level));
     // Fails only if there is a logger already, which then serves.
     let _ = tracing_log::LogTracer::init();
     let subscriber = tracing_subscriber::fmt()
@@ -242,6 +254,13 @@ fn start_log(level: &str) {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .finish();
-    let _ = tracing::subscriber::set_global_default(subscriber);
+        .with_filter_reloading();
+    let handle = subscriber.reload_handle();
+    let _ = tracing::subscriber::set_global_default(subscriber.finish());
+    Box::new(move |level| {
+        if !is_fixed {
+            // Fails only where the logger is not ours.
+            let _ = handle.reload(EnvFilter::new(level));
+        }
+    })
 }

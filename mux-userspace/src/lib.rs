@@ -64,6 +64,7 @@
 //! [`upstream`] connects, [`flow`] replays what was sniffed, [`relay`] moves the rest, and
 //! [`account`] keeps the record. ARCHITECTURE.md has the picture.
 
+pub mod accept;
 pub mod account;
 pub mod builder;
 pub mod check;

@@ -1,17 +1,21 @@
 //! What all cores share: the configuration in force, counters, the state of the kernel relay.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
 };
 
-use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::{AccessLog, Counters, Hooks},
     kernel::books::Books,
+    limit::gate::Gate,
     rules::config::{KernelConfig, RelayChoice},
     snapshot::Snapshot,
 };
@@ -21,6 +25,10 @@ use crate::{
 pub struct Shared {
     /// The configuration in force. Whatever serves a connection uses the connection's own.
     pub current: ArcSwap<Snapshot>,
+    /// Where the rules come from; `None` in a program that brings its own.
+    pub rules_file: Option<PathBuf>,
+    /// Why the rules could not be loaded again the last time; `None`: they could.
+    pub last_failure: ArcSwapOption<LoadFailure>,
     /// `[kernel]` as it was at start: the maps and the program are of it.
     pub kernel: KernelConfig,
     /// `--relay`, which goes before what rules say.
@@ -38,13 +46,22 @@ pub struct Shared {
     /// The embedding program's callbacks.
     pub hooks: Hooks,
     /// Connections of all listeners; accepting waits for a place.
-    pub connections: Arc<Semaphore>,
+    pub connections: Gate,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
     /// End at once.
     pub abort: CancellationToken,
     /// The upper part of flow ids: differs between processes.
     pub id_base: u64,
+}
+
+/// Rules that did not come into force.
+#[derive(Clone, Debug)]
+pub struct LoadFailure {
+    /// When they were loaded.
+    pub at: SystemTime,
+    /// Why not, with file, line and column where it is the text that is wrong.
+    pub reason: String,
 }
 
 /// Which core's which flow a pair of records belongs to, so that the verdict's events find it.

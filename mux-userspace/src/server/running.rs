@@ -1,20 +1,27 @@
 //! A serving set of cores: what the daemon and an embedding program have in common.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{path::PathBuf, sync::Arc};
 
-use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Availability, Budget, Check, ServeError, events, files, find, io_error, transparent, worker,
+    Availability, Budget, Check, ServeError, events, files, find, io_error, privileges,
+    reload::{distribute, log_listening},
+    transparent,
+    worker::{self, Sockets, Workers},
 };
 use crate::{
-    account::{AccessLog, Counters, Hooks, access::Writer},
+    accept::Listening,
+    account::{
+        AccessLog, Counters, Hooks,
+        access::{Output, Writer},
+    },
     kernel::{self, Handle, Kernel},
-    listener::{Bound, SocketFile},
-    rules::config::{Config, RelayChoice},
+    limit::gate::Gate,
+    listener::{Bound, needs_v6_only},
+    rules::config::{Config, RelayChoice, SecurityConfig},
     shared::{Owners, Shared},
     snapshot::Snapshot,
     upstream::Upkeep,
@@ -33,18 +40,21 @@ pub(crate) struct Setup {
     counters: Arc<Counters>,
     access: AccessLog,
     access_writer: Writer,
+    /// Where the rules come from, if it is from a file that can be read again.
+    pub(super) rules_file: Option<PathBuf>,
 }
 
 /// Cores that serve.
 #[derive(Debug)]
 pub(crate) struct Running {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    pub(super) workers: Workers,
     events: Option<events::Reader>,
-    watcher: Option<files::Watcher>,
-    upkeep: Option<Upkeep>,
+    pub(super) watcher: Option<files::Watcher>,
+    pub(super) upkeep: Option<Upkeep>,
     kernel: Option<Kernel>,
-    files: Vec<SocketFile>,
+    /// `[security]` as it was at start.
+    pub(super) security: SecurityConfig,
     access_writer: Writer,
 }
 
@@ -76,6 +86,7 @@ impl Setup {
             counters,
             access,
             access_writer,
+            rules_file: None,
         })
     }
 
@@ -97,7 +108,9 @@ impl Setup {
             counters,
             access,
             access_writer,
+            rules_file,
         } = self;
+        let (listening, sockets) = listen(&config, bound, handles.len());
         let shared = Arc::new(Shared {
             relay,
             unavailable,
@@ -106,10 +119,13 @@ impl Setup {
             counters,
             access,
             hooks,
-            connections: Arc::new(Semaphore::new(budget.connections.get() as usize)),
+            connections: Gate::new(Some(budget.connections)),
+            rules_file,
+            last_failure: ArcSwapOption::empty(),
             kernel: config.kernel.clone(),
             current: ArcSwap::from_pointee(Snapshot::first(
                 Arc::clone(&config),
+                listening,
                 budget,
                 handles.len(),
             )),
@@ -117,11 +133,10 @@ impl Setup {
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
         });
-        for (listener, bound) in config.listeners.iter().zip(&bound) {
-            let address = crate::listener::describe(&bound.address);
-            info!(listener = %listener.name, %address, "listening");
-        }
         let current = shared.current.load_full();
+        for (listener, listening) in config.listeners.iter().zip(&current.listening) {
+            log_listening(listener, listening);
+        }
         let sniffing = current.limits.sniffing_per_core;
         info!(connections = budget.connections, sniffing_a_core = sniffing, "limits");
         let network_files = config.network_files.clone();
@@ -129,13 +144,13 @@ impl Setup {
             .map_err(io_error("starting the files thread"))?;
         let upkeep = Upkeep::start(&current.upstreams, &shared.counters)
             .map_err(io_error("starting the upstreams' thread"))?;
-        let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
-        let (workers, nudges) = worker::spawn_all(&shared, bound, handles)?;
+        let (workers, nudges) = worker::spawn_all(&shared, sockets, handles)?;
         let events = match &mut kernel {
             Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
             None => None,
         };
-        Ok(Running { shared, workers, events, watcher, upkeep, kernel, files, access_writer })
+        let security = config.security.clone();
+        Ok(Running { shared, workers, events, watcher, upkeep, kernel, security, access_writer })
     }
 }
 
@@ -148,16 +163,14 @@ impl Running {
     /// Waits until the cores are done, which they are some time after [`Shared::drain`] or
     /// [`Shared::abort`] was cancelled, and clears up.
     pub(crate) fn join(self) {
-        let Self { shared, workers, events, watcher, upkeep, kernel, files, access_writer } = self;
-        for worker in workers {
+        let Self { shared, workers, events, watcher, upkeep, kernel, security: _, access_writer } =
+            self;
+        for worker in workers.threads {
             if worker.join().is_err() {
                 warn!("a core's thread panicked; its connections are closed");
             }
         }
-        for file in files {
-            // Without the right to, it is the janitor's to do.
-            let _ = file.remove();
-        }
+        remove_files(&shared);
         if let Some(events) = events {
             events.stop();
         }
@@ -181,11 +194,27 @@ impl Running {
 
     /// Removes the files of Unix sockets, so that nobody finds a daemon that no longer accepts.
     pub(crate) fn remove_files(&self) {
-        for file in &self.files {
-            // The janitor tries again with the privileges to.
-            let _ = file.remove();
-        }
+        remove_files(&self.shared);
     }
+}
+
+fn remove_files(shared: &Shared) {
+    for file in shared.current.load().listening.iter().filter_map(|one| one.file.as_ref()) {
+        // The janitor tries again with the privileges to.
+        let _ = file.remove();
+    }
+}
+
+/// The listeners, indexed as the configuration's, and each core's sockets of them.
+fn listen(config: &Config, bound: Vec<Bound>, cores: usize) -> (Vec<Arc<Listening>>, Vec<Sockets>) {
+    let mut sockets: Vec<Sockets> = (0..cores).map(|_| Vec::new()).collect();
+    let all = config.listeners.iter().zip(bound).map(|(listener, bound)| {
+        let v6_only = needs_v6_only(listener, &config.listeners);
+        let listening = Listening::new(&bound, v6_only, listener);
+        distribute(&listening, bound.sockets, &mut sockets);
+        listening
+    });
+    (all.collect(), sockets)
 }
 
 /// Loads the kernel relay if it is wanted and to be had; says once which relay is in force.
@@ -222,7 +251,10 @@ fn open_access_log(
     counters: &Arc<Counters>,
 ) -> Result<(AccessLog, Writer), ServeError> {
     let path = config.log.access_file.as_deref();
-    AccessLog::open(config.log.access, path, Arc::clone(counters)).map_err(|source| {
+    let owner = privileges::owner_of_files(&config.security.user);
+    let output = Output::open(config.log.access, path, owner).map_err(|source| {
         ServeError::AccessLog { path: path.map(Into::into).unwrap_or_default(), source }
-    })
+    })?;
+    AccessLog::start(config.log.access, output, Arc::clone(counters))
+        .map_err(io_error("starting the access log's thread"))
 }

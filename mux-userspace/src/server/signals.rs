@@ -78,7 +78,9 @@ pub(super) fn wait(
             Action::Upgrade => operator.upgrade(),
         };
         if let Err(reason) = &outcome {
-            error!("{who}: {} failed, nothing has changed: {reason}", action.name());
+            for line in reason.lines() {
+                error!("{who}: {} failed, nothing has changed: {line}", action.name());
+            }
         }
         let handed_over = action == Action::Upgrade && outcome.is_ok();
         if let Some(reply) = reply {

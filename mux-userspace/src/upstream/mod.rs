@@ -8,7 +8,6 @@
 //! | `group` | a group at run time: seats, tiers, the queue |
 //! | `balance` | whose turn it is; pure |
 //! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
-//! | `room` | a group's places, and the queue for them |
 //! | `dial`, `eyeballs` | one attempt; a race of addresses |
 //! | `source` | from which address, and with which timers |
 //! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
@@ -24,7 +23,6 @@ mod group;
 mod health;
 mod random;
 mod resolve;
-mod room;
 pub mod source;
 mod upkeep;
 
@@ -37,12 +35,12 @@ use self::{dial::Failures, endpoint::Seat, group::Admission};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
-    room::{Place, Room},
     upkeep::Upkeep,
 };
 use crate::{
     account::Counter,
     core::{Core, FlowHandle},
+    limit::room::Place,
     net::{Peer, Stream},
     relay::watch::Interest,
     rules::config::{Builtin, HalfClosed, Otherwise, RuleId},

@@ -3,6 +3,8 @@
 //! to be checked once by each core.
 
 use std::{
+    collections::HashMap,
+    convert::Infallible,
     io,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -11,7 +13,7 @@ use std::{
 
 use tokio::{
     runtime::Builder,
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -40,6 +42,7 @@ const REPORT_PAUSE: Duration = Duration::from_secs(1);
 pub struct Upkeep {
     thread: JoinHandle<()>,
     stop: CancellationToken,
+    groups: watch::Sender<Vec<Arc<Group>>>,
 }
 
 impl Upkeep {
@@ -48,9 +51,15 @@ impl Upkeep {
     /// # Errors
     /// The runtime's or the thread's: no descriptors, no memory.
     pub fn start(groups: &Groups, counters: &Arc<Counters>) -> io::Result<Option<Self>> {
-        if !groups.iter().any(|group| needs_upkeep(group)) {
-            return Ok(None);
-        }
+        let has_work = groups.iter().any(|group| needs_upkeep(group));
+        has_work.then(|| Self::spawn(groups, counters)).transpose()
+    }
+
+    /// Starts it, whether or not there is anything to look after yet.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn spawn(groups: &Groups, counters: &Arc<Counters>) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(LOOK_UPS)
@@ -59,17 +68,20 @@ impl Upkeep {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let changed = Arc::clone(groups.changed());
-        let groups: Vec<Arc<Group>> = groups.iter().cloned().collect();
+        let (sender, receiver) = watch::channel(groups.iter().cloned().collect());
         let counters = Arc::clone(counters);
         let thread = thread::Builder::new().name("mux-upstreams".into()).spawn(move || {
-            runtime.block_on(async {
-                let _tasks = look_after(&groups, &counters, &changed);
-                stopped.run_until_cancelled(report(&groups, &changed)).await;
-            });
+            let work = work(receiver, &counters, &changed);
+            runtime.block_on(stopped.run_until_cancelled(work));
             // A resolver cannot be interrupted; its thread ends with the process.
             runtime.shutdown_background();
         })?;
-        Ok(Some(Self { thread, stop }))
+        Ok(Self { thread, stop, groups: sender })
+    }
+
+    /// Looks after the groups of another configuration from now on, which has succeeded the last.
+    pub fn follow(&self, groups: &Groups) {
+        self.groups.send_replace(groups.iter().cloned().collect());
     }
 
     /// Ends it.
@@ -78,6 +90,26 @@ impl Upkeep {
         if self.thread.join().is_err() {
             warn!("the thread that looks after upstreams panicked");
         }
+    }
+}
+
+/// Looks after the groups of one configuration after the other.
+async fn work(
+    mut groups: watch::Receiver<Vec<Arc<Group>>>,
+    counters: &Arc<Counters>,
+    changed: &Arc<Notify>,
+) {
+    let mut reports = Reports::default();
+    loop {
+        let current = groups.borrow_and_update().clone();
+        let _tasks = look_after(&current, counters, changed);
+        reports.follow(current);
+        tokio::select! {
+            never = reports.run(changed) => match never {},
+            next = groups.changed() => if next.is_err() { return },
+        }
+        // Whatever was not reported yet.
+        changed.notify_one();
     }
 }
 
@@ -156,24 +188,55 @@ async fn keep_checking(
 }
 
 /// What has been reported of an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reported {
     is_up: bool,
     has_addresses: bool,
 }
 
-/// Writes a line for each change, for ever. What changes back before it is looked at is not
-/// reported; the counters have it.
-async fn report(groups: &[Arc<Group>], changed: &Notify) {
-    let well = Reported { is_up: true, has_addresses: true };
-    let mut reported: Vec<Vec<Reported>> =
-        groups.iter().map(|group| vec![well; group.endpoints().len()]).collect();
-    loop {
-        changed.notified().await;
-        for (group, reported) in groups.iter().zip(&mut reported) {
-            report_group(group, reported);
+impl Default for Reported {
+    /// All is well.
+    fn default() -> Self {
+        Self { is_up: true, has_addresses: true }
+    }
+}
+
+/// What has been reported of all endpoints.
+#[derive(Default)]
+struct Reports {
+    groups: Vec<Arc<Group>>,
+    /// Indexed as the groups and their endpoints are.
+    reported: Vec<Vec<Reported>>,
+}
+
+impl Reports {
+    /// Goes on with other groups; of an endpoint that stays, nothing is said twice.
+    fn follow(&mut self, groups: Vec<Arc<Group>>) {
+        let before: HashMap<*const Endpoint, Reported> = self
+            .groups
+            .iter()
+            .flat_map(|group| group.endpoints())
+            .map(Arc::as_ptr)
+            .zip(self.reported.iter().flatten().copied())
+            .collect();
+        let of = |endpoint: &Arc<Endpoint>| before.get(&Arc::as_ptr(endpoint)).copied();
+        self.reported = groups
+            .iter()
+            .map(|group| group.endpoints().iter().map(|e| of(e).unwrap_or_default()).collect())
+            .collect();
+        self.groups = groups;
+    }
+
+    /// Writes a line for each change, for ever. What changes back before it is looked at is not
+    /// reported; the counters have it.
+    async fn run(&mut self, changed: &Notify) -> Infallible {
+        loop {
+            changed.notified().await;
+            for (group, reported) in self.groups.iter().zip(&mut self.reported) {
+                report_group(group, reported);
+            }
+            sleep(REPORT_PAUSE).await;
         }
-        sleep(REPORT_PAUSE).await;
     }
 }
 
