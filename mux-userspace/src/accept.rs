@@ -4,7 +4,14 @@
 //! them wait in the backlog. A listener is the same through all configurations that name its
 //! address; each connection is served by the one that is in force.
 
-use std::{cell::RefCell, io, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, UnixListener};
@@ -20,6 +27,7 @@ use crate::{
     net::{Peer, Stream, TcpTimers},
     rules::config::{ListenAddress, ListenerConfig},
     snapshot::{Service, Snapshot},
+    throttle,
 };
 
 /// First and longest pause when accepting fails for lack of descriptors or memory.
@@ -190,10 +198,13 @@ impl Acceptor {
                 }
                 Err(error) if is_exhaustion(&error) => {
                     core.shared.counters.count(Counter::AcceptExhausted);
-                    if pause == BACK_OFF.0 {
-                        // Once per shortage, not once per attempt.
+                    // Once per shortage, not once per attempt.
+                    if pause == BACK_OFF.0
+                        && let Some(held) = core.shared.throttles.accept.admit(Instant::now())
+                    {
                         let listener = Arc::clone(&self.service.borrow().listener().name);
-                        warn!(%listener, %error, "cannot accept; trying again, slower");
+                        let suppressed = throttle::some(held);
+                        warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);

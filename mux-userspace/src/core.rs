@@ -158,7 +158,9 @@ impl Core {
         loop {
             let period = sweep_period(&self.shared.current.load().config.timeouts);
             tokio::time::sleep(period).await;
-            self.sweep(Instant::now());
+            let now = Instant::now();
+            self.sweep(now);
+            self.shared.throttles.settle(now);
         }
     }
 

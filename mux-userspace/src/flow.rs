@@ -28,7 +28,7 @@ use crate::{
     route::{Decision, Outcome, Phase},
     snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
-    sys,
+    sys, throttle,
     upstream::{self, Places, Visitor, builtin},
 };
 
@@ -431,11 +431,14 @@ fn account(core: &Core, record: &Record, close: &Close) {
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    tracing::error!(
-        id = record.id_text(),
-        tally = ?record.tally,
-        "the kernel relay's books: {close}; please report this"
-    );
+    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
+        tracing::error!(
+            id = record.id_text(),
+            tally = ?record.tally,
+            suppressed = throttle::some(held),
+            "the kernel relay's books: {close}; please report this"
+        );
+    }
 }
 
 impl From<Aborted> for Early {

@@ -88,6 +88,7 @@ pub mod shared;
 pub mod snapshot;
 pub mod sniff;
 pub mod sys;
+pub mod throttle;
 pub mod upstream;
 
 pub use self::{

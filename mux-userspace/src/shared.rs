@@ -18,6 +18,7 @@ use crate::{
     limit::gate::Gate,
     rules::config::{KernelConfig, RelayChoice},
     snapshot::Snapshot,
+    throttle::Throttles,
 };
 
 /// Shared by all cores; lives as long as the daemon serves.
@@ -41,6 +42,8 @@ pub struct Shared {
     pub owners: Owners,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// Bounds for what the cores log.
+    pub throttles: Throttles,
     /// The access log.
     pub access: AccessLog,
     /// The embedding program's callbacks.

@@ -39,6 +39,8 @@ enum Mail {
     Line(String),
     /// Look at [`AccessLog::next`].
     Next,
+    /// No line follows.
+    End,
 }
 
 /// Where the next lines go.
@@ -140,13 +142,15 @@ impl AccessLog {
 
 fn write_all(mail: &Receiver<Mail>, output: Output, next: &Mutex<Option<Next>>) {
     let mut output = BufWriter::with_capacity(64 * 1024, output.0);
-    while let Ok(first) = mail.recv() {
+    let mut ended = false;
+    while !ended && let Ok(first) = mail.recv() {
         for mail in std::iter::once(first).chain(mail.try_iter().take(WAITING)) {
             match mail {
                 // A reader that is gone (EPIPE) or a full disk must not end the daemon; there is
                 // nobody to tell but the error log, which may be the same pipe.
                 Mail::Line(line) => drop(output.write_all(line.as_bytes())),
                 Mail::Next => {}
+                Mail::End => ended = true,
             }
         }
         let _ = output.flush();
@@ -165,8 +169,10 @@ impl std::fmt::Debug for Output {
 }
 
 impl Writer {
-    /// Waits until every line is written. The [`AccessLog`] must be gone.
-    pub fn finish(self) {
+    /// Waits until every line is written that `log` was given so far; later ones are dropped.
+    pub fn finish(self, log: &AccessLog) {
+        // It fails where the writer is gone.
+        let _ = log.mail.send(Mail::End);
         // A panic of the writer has been printed by its thread.
         let _ = self.0.join();
     }
@@ -205,8 +211,7 @@ mod tests {
                 assert!(log.change(AccessFormat::Text, open()));
             }
         });
-        drop(log);
-        writer.finish();
+        writer.finish(&log);
         let mut lines = 0;
         for file in fs::read_dir(directory.path()).unwrap() {
             let text = fs::read_to_string(file.unwrap().path()).unwrap();
@@ -228,8 +233,7 @@ mod tests {
         assert!(!path.exists());
         assert!(log.change(AccessFormat::Json, open(AccessFormat::Json)));
         log.log(&record(), "finished", "");
-        drop(log);
-        writer.finish();
+        writer.finish(&log);
         assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     }
 }

@@ -149,8 +149,6 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     let mut daemon = Daemon { running, origin, level };
     signals::wait(signals, orders, &shared, &mut daemon)
         .map_err(io_error("waiting for signals"))?;
-    // The access log's writer ends when nobody has it any more.
-    drop(shared);
     let Daemon { running, .. } = daemon;
     running.remove_files();
     running.join();

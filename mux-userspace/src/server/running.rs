@@ -24,6 +24,7 @@ use crate::{
     rules::config::{Config, RelayChoice, SecurityConfig},
     shared::{Owners, Shared},
     snapshot::Snapshot,
+    throttle::Throttles,
     upstream::Upkeep,
 };
 
@@ -122,6 +123,7 @@ impl Setup {
             connections: Gate::new(Some(budget.connections)),
             rules_file,
             last_failure: ArcSwapOption::empty(),
+            throttles: Throttles::default(),
             kernel: config.kernel.clone(),
             current: ArcSwap::from_pointee(Snapshot::first(
                 Arc::clone(&config),
@@ -187,9 +189,7 @@ impl Running {
             }
         }
         info!("stopped: {}", shared.counters.summary());
-        // The log's writer ends when the last handle to it is gone.
-        drop(shared);
-        access_writer.finish();
+        access_writer.finish(&shared.access);
     }
 
     /// Removes the files of Unix sockets, so that nobody finds a daemon that no longer accepts.

@@ -30,6 +30,7 @@ use super::{
 use crate::{
     account::Counters,
     rules::config::{Address, HealthConfig},
+    throttle::{self, Window},
 };
 
 /// Look-ups at once: each takes a thread for as long as the resolver takes.
@@ -187,43 +188,78 @@ async fn keep_checking(
     }
 }
 
-/// What has been reported of an endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reported {
-    is_up: bool,
-    has_addresses: bool,
+/// What has been said of something that is well or not.
+#[derive(Clone, Copy, Debug)]
+struct Said {
+    is_well: bool,
+    /// Changes since.
+    changes: u64,
+    window: Window,
 }
 
-impl Default for Reported {
+impl Default for Said {
     /// All is well.
     fn default() -> Self {
-        Self { is_up: true, has_addresses: true }
+        Self { is_well: true, changes: 0, window: Window::default() }
     }
 }
 
-/// What has been reported of all endpoints.
+impl Said {
+    /// Takes how it is now. `Some`: that is to be said, and so many changes before it were not.
+    fn look(&mut self, is_well: bool, now: Instant) -> Option<u64> {
+        self.changes += u64::from(is_well != self.is_well);
+        self.is_well = is_well;
+        if self.changes == 0 || !self.window.admits(now.into_std()) {
+            return None;
+        }
+        Some(std::mem::take(&mut self.changes) - 1)
+    }
+
+    /// When there is something to say that could not be said at `now`.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let opens = self.window.opens(now.into_std()).map_or(now, Instant::from_std);
+        (self.changes > 0).then_some(opens)
+    }
+}
+
+/// What has been said of an endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reported {
+    condition: Said,
+    name: Said,
+}
+
+/// What has been said of a group and, in their order, of its endpoints.
+#[derive(Clone, Debug, Default)]
+struct ReportedGroup {
+    group: Said,
+    endpoints: Vec<Reported>,
+}
+
+/// What has been said of all groups.
 #[derive(Default)]
 struct Reports {
     groups: Vec<Arc<Group>>,
-    /// Indexed as the groups and their endpoints are.
-    reported: Vec<Vec<Reported>>,
+    /// Indexed as the groups are.
+    reported: Vec<ReportedGroup>,
 }
 
 impl Reports {
     /// Goes on with other groups; of an endpoint that stays, nothing is said twice.
     fn follow(&mut self, groups: Vec<Arc<Group>>) {
-        let before: HashMap<*const Endpoint, Reported> = self
-            .groups
-            .iter()
-            .flat_map(|group| group.endpoints())
-            .map(Arc::as_ptr)
-            .zip(self.reported.iter().flatten().copied())
+        let old = || self.groups.iter().zip(&self.reported);
+        let known_groups: HashMap<&str, Said> =
+            old().map(|(group, reported)| (&*group.config().name, reported.group)).collect();
+        let known: HashMap<*const Endpoint, Reported> = old()
+            .flat_map(|(group, reported)| group.endpoints().iter().zip(&reported.endpoints))
+            .map(|(endpoint, reported)| (Arc::as_ptr(endpoint), *reported))
             .collect();
-        let of = |endpoint: &Arc<Endpoint>| before.get(&Arc::as_ptr(endpoint)).copied();
-        self.reported = groups
-            .iter()
-            .map(|group| group.endpoints().iter().map(|e| of(e).unwrap_or_default()).collect())
-            .collect();
+        let of = |endpoint| known.get(&Arc::as_ptr(endpoint)).copied().unwrap_or_default();
+        let reported = groups.iter().map(|group| ReportedGroup {
+            group: known_groups.get(&*group.config().name).copied().unwrap_or_default(),
+            endpoints: group.endpoints().iter().map(of).collect(),
+        });
+        self.reported = reported.collect();
         self.groups = groups;
     }
 
@@ -231,52 +267,100 @@ impl Reports {
     /// reported; the counters have it.
     async fn run(&mut self, changed: &Notify) -> Infallible {
         loop {
-            changed.notified().await;
+            let due = self.due();
+            tokio::select! {
+                () = changed.notified() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            }
             for (group, reported) in self.groups.iter().zip(&mut self.reported) {
                 report_group(group, reported);
             }
             sleep(REPORT_PAUSE).await;
         }
     }
+
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let endpoints = self.reported.iter().flat_map(|group| &group.endpoints);
+        let said = endpoints.flat_map(|endpoint| [&endpoint.condition, &endpoint.name]);
+        said.chain(self.reported.iter().map(|group| &group.group))
+            .filter_map(|said| said.due(now))
+            .min()
+    }
 }
 
-fn report_group(group: &Group, reported: &mut [Reported]) {
-    let is_down = |reported: &[Reported]| !reported.iter().any(|endpoint| endpoint.is_up);
-    let was_down = is_down(reported);
-    for (endpoint, reported) in group.endpoints().iter().zip(&mut *reported) {
-        *reported = report_endpoint(&group.config().name, endpoint, *reported);
-    }
+fn report_group(group: &Group, reported: &mut ReportedGroup) {
     let upstream = &group.config().name;
+    let now = Instant::now();
+    for (endpoint, reported) in group.endpoints().iter().zip(&mut reported.endpoints) {
+        report_endpoint(upstream, endpoint, reported, now);
+    }
     // Of a group of one, its endpoint's line has said it.
-    match (was_down, is_down(reported)) {
-        (false, true) if reported.len() > 1 => warn!(%upstream, "no endpoint is up"),
-        (true, false) if reported.len() > 1 => info!(%upstream, "an endpoint is up again"),
-        (false | true, false | true) => {}
+    if reported.endpoints.len() < 2 {
+        return;
+    }
+    let is_up = reported.endpoints.iter().any(|endpoint| endpoint.condition.is_well);
+    if let Some(held) = reported.group.look(is_up, now) {
+        let suppressed = throttle::some(held);
+        if is_up {
+            info!(%upstream, suppressed, "an endpoint is up again");
+        } else {
+            warn!(%upstream, suppressed, "no endpoint is up");
+        }
     }
 }
 
-fn report_endpoint(upstream: &str, endpoint: &Endpoint, before: Reported) -> Reported {
+fn report_endpoint(upstream: &str, endpoint: &Endpoint, reported: &mut Reported, now: Instant) {
     let address = endpoint.address();
     let condition = endpoint.condition();
-    let problem = endpoint.name().and_then(super::resolve::Name::problem);
-    let now = Reported { is_up: condition == Condition::Up, has_addresses: problem.is_none() };
-    if now.is_up != before.is_up {
+    if let Some(held) = reported.condition.look(condition == Condition::Up, now) {
+        let suppressed = throttle::some(held);
         match condition {
-            Condition::Up => info!(upstream, endpoint = %address, "endpoint is up"),
+            Condition::Up => info!(upstream, endpoint = %address, suppressed, "endpoint is up"),
             Condition::Ejected { reason } => {
-                warn!(upstream, endpoint = %address, reason, "endpoint is ejected");
+                warn!(upstream, endpoint = %address, reason, suppressed, "endpoint is ejected");
             }
             Condition::Down { reason } => {
-                warn!(upstream, endpoint = %address, reason, "endpoint is down");
+                warn!(upstream, endpoint = %address, reason, suppressed, "endpoint is down");
             }
         }
     }
-    match (before.has_addresses, &problem) {
-        (true, Some(problem)) => {
-            warn!(upstream, endpoint = %address, %problem, "name cannot be looked up");
+    let problem = endpoint.name().and_then(super::resolve::Name::problem);
+    if let Some(held) = reported.name.look(problem.is_none(), now) {
+        let suppressed = throttle::some(held);
+        match &problem {
+            Some(problem) => {
+                warn!(upstream, endpoint = %address, %problem, suppressed, "name cannot be looked up");
+            }
+            None => {
+                info!(upstream, endpoint = %address, suppressed, "name can be looked up again");
+            }
         }
-        (false, None) => info!(upstream, endpoint = %address, "name can be looked up again"),
-        (true, None) | (false, Some(_)) => {}
     }
-    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An endpoint that flaps each second for ten minutes.
+    #[tokio::test(start_paused = true)]
+    async fn a_flapping_endpoint_is_told_of_so_many_times_and_then_how_often_it_was() {
+        let mut said = Said::default();
+        let (mut lines, mut suppressed) = (0, 0);
+        for second in 0..600_u32 {
+            if let Some(held) = said.look(second % 2 == 1, Instant::now()) {
+                lines += 1;
+                suppressed += held;
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(lines, 10 * 10, "10 a minute");
+        // What is held back is told when that is allowed, though nothing changes any more.
+        let due = said.due(Instant::now()).expect("50 changes");
+        sleep_until(due).await;
+        let held = said.look(true, Instant::now()).expect("it is due");
+        assert_eq!(lines + suppressed + 1 + held, 600, "every change is told or counted");
+        assert_eq!(said.due(Instant::now()), None);
+    }
 }
