@@ -14,10 +14,10 @@ use crate::{
     probe::Probes,
     remote,
     rules::{
-        self, Place, Problem, RulesFile,
+        self, RulesFile,
         config::{Config, ListenAddress, RelayChoice},
     },
-    server::{self, Options, ServeError},
+    server::{self, Options, Origin, ServeError, SetLevel},
 };
 
 /// Exit codes: those of sysexits.h.
@@ -154,13 +154,29 @@ fn serve(arguments: Serve) -> ExitCode {
         Err(code) => return code,
     };
     logging::start(log_level.as_deref().unwrap_or(&file.config.log.level));
+    let level = SetLevel(match log_level {
+        Some(_) => Box::new(|_: &str| {}),
+        None => Box::new(logging::follow),
+    });
     log_warnings(&path, &file);
     let mut config = file.config;
     if !listen.is_empty() {
         config = config.with_listen(&listen);
     }
-    let options =
-        Options { config, relay: relay.map(Into::into), threads: threads.map(usize::from) };
+    let path = match std::path::absolute(&path) {
+        Ok(path) => path,
+        Err(error) => {
+            eprintln!("error: {}: {error}", path.display());
+            return exit::OTHER.into();
+        }
+    };
+    let options = Options {
+        config,
+        relay: relay.map(Into::into),
+        threads: threads.map(usize::from),
+        origin: Origin { path, listen },
+        level,
+    };
     match server::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -214,15 +230,8 @@ fn open(path: &Path) -> Result<RulesFile, ExitCode> {
 
 /// Logs what is odd about a rules file; not about its surroundings, which may change.
 fn log_warnings(path: &Path, file: &RulesFile) {
-    for Problem { message, place, label, hint } in file.report(file.warnings()).problems() {
-        let place = place.map(|Place { line, column }| format!(":{line}:{column}"));
-        warn!(
-            "{}{}: {message}{}{}",
-            path.display(),
-            place.unwrap_or_default(),
-            label.map(|label| format!(": {label}")).unwrap_or_default(),
-            hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default(),
-        );
+    for problem in file.report(file.warnings()).problems() {
+        warn!("{}", problem.line(path));
     }
 }
 

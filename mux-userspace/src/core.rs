@@ -79,12 +79,14 @@ impl Core {
     /// # Errors
     /// epoll_create1(2)'s.
     pub fn new(index: u16, shared: Arc<Shared>, kernel: Option<Handle>) -> io::Result<Rc<Self>> {
+        let current = shared.current.load_full();
+        let limits = &current.limits;
         Ok(Rc::new(Self {
             index,
             kernel,
             watch: Watch::new()?,
-            pool: Pool::new(shared.limits.pipes_per_core),
-            sniffing: Sniffing::new(shared.limits.sniffing_per_core),
+            pool: Pool::new(limits.pipes_per_core),
+            sniffing: Sniffing::new(limits.sniffing_per_core),
             tasks: TaskTracker::new(),
             shared,
             totals: Totals::default(),
@@ -213,17 +215,18 @@ impl Core {
 
     /// Watches the flows' timeouts, for ever; also finds events that were lost.
     pub async fn run_timers(self: Rc<Self>) {
-        let period = sweep_period(&self.shared.config.timeouts);
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.sweep(Instant::now());
+            let period = sweep_period(&self.shared.current.load().config.timeouts);
+            tokio::time::sleep(period).await;
+            let now = Instant::now();
+            self.sweep(now);
+            self.shared.throttles.settle(now);
         }
     }
 
     fn sweep(&self, now: Instant) {
-        let timeouts = &self.shared.config.timeouts;
+        let current = self.shared.current.load();
+        let timeouts = &current.config.timeouts;
         for (_, entry) in self.flows.borrow_mut().iter_mut() {
             let mut activity = entry.control.activity();
             if let (Some(pair), Some(books)) = (entry.control.pair(), &self.shared.books) {

@@ -144,7 +144,7 @@ async fn report(core: &Core) -> Report {
 }
 
 fn ended(core: &Core) -> Report {
-    let config = &core.shared.config;
+    let config = &core.shared.current.load().config;
     let is_there = |name: &str| config.rules.iter().any(|rule| *rule.name == *name);
     let mut report = core.totals.report(|(rule, _)| is_there(rule));
     report.connections = core.flow_count() as u64;

@@ -26,9 +26,9 @@ use crate::{
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
-    rules::config::ListenerConfig,
+    snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
-    sys,
+    sys, throttle,
     upstream::{self, Places, Visitor, builtin},
 };
 
@@ -54,12 +54,13 @@ enum Early {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream, peer: Peer) {
-    let mut record = Record::new(core.next_id(), peer, Arc::clone(&listener.name));
+pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer) {
+    let mut record = Record::new(core.next_id(), peer, Arc::clone(&service.listener().name));
     let handle = core.enter(&record);
     core.shared.counters.count(Counter::Accepted);
 
-    match open(&core, &listener, client, peer, &mut record, &handle).await {
+    // A flow that is open has what it needs: an old configuration is not kept for it.
+    match open(&core, service, client, peer, &mut record, &handle).await {
         Ok(flow) => {
             if let Some(hook) = &core.shared.hooks.on_connect {
                 hook(&account::Flow::new(&record, None));
@@ -100,15 +101,14 @@ struct Flow {
 /// Sniffs, routes and connects. A connection that is refused is closed here.
 async fn open(
     core: &Rc<Core>,
-    listener: &ListenerConfig,
+    service: Service,
     mut client: Stream,
     peer: Peer,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Flow, Early> {
-    let config = &core.shared.config;
-    let limits = &core.shared.limits;
-    let entered = enter(core, listener, &mut client, peer, record, handle).await;
+    let Snapshot { config, limits, .. } = &*service.snapshot;
+    let entered = enter(core, &service, &mut client, peer, record, handle).await;
     let Entrance { place, header, sniff } = match entered {
         Ok(entrance) => entrance,
         Err(early) => {
@@ -150,7 +150,9 @@ async fn open(
 
     let start = Instant::now();
     let visitor = Visitor { client: &client, peer: record.client, handle };
-    let connected = or_stopped(handle, upstream::connect(core, decision.rule, visitor)).await?;
+    let connected =
+        or_stopped(handle, upstream::connect(core, &service.snapshot, decision.rule, visitor))
+            .await?;
     let connected = match connected {
         Ok(connected) => connected,
         Err(failure) => {
@@ -185,7 +187,7 @@ async fn open(
     let plan =
         Plan::new(choice, &ends, connected.builtin.is_some(), core.shared.unavailable.as_deref());
     if let Some((kind, stream)) = connected.builtin {
-        let about = about(record, &decision, &plan, listener, handle, core);
+        let about = about(record, &decision, &plan, &service, handle);
         core.tasks.spawn_local(async move {
             // The flow's other end sees the same error and accounts for it.
             let _ = builtin::serve(kind, stream, about).await;
@@ -217,16 +219,17 @@ struct Entrance {
 /// not, when its header is read.
 async fn enter(
     core: &Core,
-    listener: &ListenerConfig,
+    service: &Service,
     stream: &mut Stream,
     peer: Peer,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Entrance, Early> {
+    let listener = service.listener();
     let trusted = listener.accept_proxy.as_ref().map(|trusted| trusted.includes(peer));
     let mut place = None;
     if trusted != Some(true) {
-        place = admit(core, listener, peer)?;
+        place = admit(service, peer)?;
     }
     let (_sniffing, evicted) = core.sniffing.enter(&handle.control);
     if evicted {
@@ -241,7 +244,7 @@ async fn enter(
         record.client = believed.client(peer);
         record.proxy = Some(believed.details());
         header = Some(believed);
-        place = admit(core, listener, record.client)?;
+        place = admit(service, record.client)?;
     }
     let guard = (trusted == Some(false)).then(Guard::default);
     let sniff = or_stopped(handle, sniffer.route(record.client, guard)).await??;
@@ -249,11 +252,11 @@ async fn enter(
 }
 
 /// Lets a client in whom the listener's access list permits and whose source has a place.
-fn admit(core: &Core, listener: &ListenerConfig, client: Peer) -> Result<Option<Place>, Early> {
-    if !listener.acl.permits(client.ip()) {
+fn admit(service: &Service, client: Peer) -> Result<Option<Place>, Early> {
+    if !service.listener().acl.permits(client.ip()) {
         return Err(Early::Refused("listener-denied", Counter::ListenerDenied));
     }
-    let (Some(sources), Some(address)) = (&core.shared.limits.sources, client.ip()) else {
+    let (Some(sources), Some(address)) = (&service.snapshot.limits.sources, client.ip()) else {
         return Ok(None);
     };
     sources.admit(address, Instant::now()).map(Some).map_err(|refused| match refused {
@@ -283,17 +286,16 @@ fn about(
     record: &Record,
     decision: &Decision,
     plan: &Plan,
-    listener: &ListenerConfig,
+    service: &Service,
     handle: &FlowHandle,
-    core: &Core,
 ) -> builtin::About {
     let seen = decision.seen.as_ref();
     builtin::About {
         id: record.id_text(),
         client: record.client.to_string(),
         peer: record.other_peer(),
-        listener: listener.name.to_string(),
-        rule: core.shared.config.rules[decision.rule.0].name.to_string(),
+        listener: service.listener().name.to_string(),
+        rule: service.snapshot.config.rules[decision.rule.0].name.to_string(),
         why: decision.why.name(),
         probe: seen.map(|seen| seen.probe.name().to_owned()),
         details: seen.map(|seen| seen.details.to_json()),
@@ -325,8 +327,8 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
             continue;
         };
         let sizes = Sizes {
-            send_buffer: core.shared.config.kernel.send_buffer,
-            backlog_limit: core.shared.config.kernel.backlog_limit,
+            send_buffer: core.shared.kernel.send_buffer,
+            backlog_limit: core.shared.kernel.backlog_limit,
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
@@ -457,11 +459,14 @@ fn account(core: &Core, record: &Record, close: &Close) {
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    tracing::error!(
-        id = record.id_text(),
-        tally = ?record.tally,
-        "the kernel relay's books: {close}; please report this"
-    );
+    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
+        tracing::error!(
+            id = record.id_text(),
+            tally = ?record.tally,
+            suppressed = throttle::some(held),
+            "the kernel relay's books: {close}; please report this"
+        );
+    }
 }
 
 impl From<Aborted> for Early {

@@ -64,6 +64,7 @@
 //! [`upstream`] connects, [`flow`] replays what was sniffed, [`relay`] moves the rest, and
 //! [`account`] keeps the record. ARCHITECTURE.md has the picture.
 
+pub mod accept;
 pub mod account;
 pub mod admin;
 pub mod builder;
@@ -89,8 +90,10 @@ pub mod route;
 pub mod rules;
 pub mod server;
 pub mod shared;
+pub mod snapshot;
 pub mod sniff;
 pub mod sys;
+pub mod throttle;
 mod top;
 pub mod upstream;
 

@@ -347,6 +347,44 @@ fn a_drain_is_ordered_and_watched() -> Result<()> {
 }
 
 #[test]
+fn a_reload_is_ordered_and_its_outcome_told() -> Result<()> {
+    let socket = AdminSocket::new()?;
+    let scratch = Scratch::new()?;
+    let rules = |name: &str| {
+        let rule = format!("[[rule]]\nname = \"{name}\"\nupstream = \"builtin:echo\"\n");
+        format!("listen = \"127.0.0.1:0\"\n{rule}{}", socket.rules())
+    };
+    let file = scratch.write("rules.toml", rules("before"))?;
+    let daemon = Daemon::with_file(&file, &["--relay", "copy"])?;
+    ensure!(socket.metric("mux_rules_generation")? == Some(1.0), "at start");
+
+    scratch.write("rules.toml", rules("after"))?;
+    let said = socket.mux_ok(&["reload"])?;
+    ensure!(said.contains("rules: 1 added, 1 removed"), "{said}");
+    let status = socket.json("/status")?;
+    ensure!(status["generation"] == 2 && status["rules"][0]["rule"] == "after", "{status}");
+    ensure!(status["reload_failure"].is_null(), "{status}");
+    ensure!(socket.metric("mux_reloads_total{result=\"ok\"}")? == Some(1.0), "one");
+    ensure!(socket.metric("mux_last_reload_ok")? == Some(1.0), "it was");
+
+    scratch.write("rules.toml", "listen = 1\n")?;
+    let failed = socket.mux(&["reload"])?;
+    ensure!(failed.status.code() == Some(1), "{failed:?}");
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    ensure!(said.starts_with("error: reload: ") && said.contains("rules.toml:1:"), "{said}");
+    ensure!(socket.post("/reload", "")?.status == 500, "again");
+    let status = socket.json("/status")?;
+    ensure!(status["generation"] == 2 && status["rules"][0]["rule"] == "after", "{status}");
+    let why = status["reload_failure"].as_str().unwrap_or_default();
+    ensure!(why.contains("rules.toml:1:"), "{status}");
+    ensure!(socket.metric("mux_reloads_total{result=\"failed\"}")? == Some(2.0), "two");
+    ensure!(socket.metric("mux_last_reload_ok")? == Some(0.0), "it was not");
+    // The log has the failures as errors, which `Daemon` would take for a bug.
+    let _kept = daemon.kill();
+    Ok(())
+}
+
+#[test]
 fn the_log_level_is_changed_while_it_runs() -> Result<()> {
     let (daemon, socket) = user_space("[[rule]]\nupstream = \"builtin:echo\"\n")?;
     ensure!(socket.json("/status")?["log_level"] == "info", "the default");

@@ -30,8 +30,6 @@ pub(crate) struct Facts {
     pub(crate) started: Instant,
     /// The same by the wall clock.
     pub(crate) started_at: SystemTime,
-    /// Listeners' names, and where they listen.
-    pub(crate) listeners: Vec<(Arc<str>, String)>,
     /// What was found about the kernel relay.
     pub(crate) checks: Vec<Check>,
     /// How long the self-test took, if it passed.

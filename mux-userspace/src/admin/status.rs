@@ -11,18 +11,20 @@ use super::{
 };
 use crate::{
     account::{Counter, Report},
-    logging,
+    listener, logging,
     rules::config::Config,
     server,
     shared::Shared,
+    snapshot::Snapshot,
     upstream::{Condition, Group},
 };
 
 /// The whole of it, from each core's report.
 pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
     let shared = &state.shared;
-    let config = &shared.config;
-    let Facts { started, started_at, listeners, checks: _, self_test: _ } = &state.facts;
+    let current = shared.current.load_full();
+    let Snapshot { generation, config, listening, upstreams, .. } = &*current;
+    let Facts { started, started_at, checks: _, self_test: _ } = &state.facts;
     let cores = reports.iter().enumerate().map(core).collect();
     let mut all = Report::default();
     reports.into_iter().for_each(|report| all.add(report));
@@ -33,7 +35,8 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
         state: if state.is_draining() { "draining" } else { "serving" }.into(),
         started: humantime::format_rfc3339_millis(*started_at).to_string(),
         uptime_seconds: started.elapsed().as_secs_f64(),
-        generation: 1,
+        generation: *generation,
+        reload_failure: shared.last_failure.load().as_ref().map(|failure| failure.reason.clone()),
         log_level: logging::level(),
         relay: relay(state),
         cores,
@@ -41,15 +44,17 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
         sniffing: all.sniffing,
         flows: ByRelay::new(all.flows),
         bytes: all.bytes.into(),
-        listeners: listeners
+        listeners: config
+            .listeners
             .iter()
-            .map(|(name, address)| ListenerStatus {
-                name: name.to_string(),
-                address: address.clone(),
+            .zip(listening)
+            .map(|(listener, listening)| ListenerStatus {
+                name: listener.name.to_string(),
+                address: listener::describe(&listening.address),
             })
             .collect(),
         rules: rules(config, &all),
-        upstreams: shared.upstreams.iter().map(|group| upstream(group)).collect(),
+        upstreams: upstreams.iter().map(|group| upstream(group)).collect(),
         limits: limits(state, &all),
         counters: Counter::ALL
             .iter()
@@ -136,24 +141,22 @@ fn upstream(group: &Group) -> UpstreamStatus {
 
 /// The limits that there are, and how much of them is used.
 pub(crate) fn limits(state: &State, all: &Report) -> Vec<LimitStatus> {
-    let Shared { config, limits, books, .. } = &*state.shared;
+    let Shared { current, connections, books, .. } = &*state.shared;
+    let current = current.load_full();
+    let Snapshot { config, limits, listening, .. } = &*current;
     let cores = state.cores.len() as u64;
-    let used = |semaphore: &tokio::sync::Semaphore, of: u64| {
-        of.saturating_sub(semaphore.available_permits() as u64)
-    };
-    let most = u64::from(limits.most_connections.get());
+    let most = limits.connections.get().into();
     let mut list = vec![
-        limit("connections", used(&limits.connections, most), most),
+        limit("connections", connections.in_use().into(), most),
         limit("sniffing", all.sniffing, cores * u64::from(limits.sniffing_per_core.get())),
     ];
     if let Some(books) = books {
         list.push(limit("kernel_flows", books.in_use() as u64, books.pairs() as u64));
     }
-    for (listener, semaphore) in config.listeners.iter().zip(&limits.listeners) {
-        if let (Some(most), Some(semaphore)) = (listener.max_connections, semaphore) {
-            let most = u64::from(most.get());
+    for (listener, listening) in config.listeners.iter().zip(listening) {
+        if let Some(most) = listening.gate.most() {
             let name = format!("listener {}", listener.name);
-            list.push(limit(&name, used(semaphore, most), most));
+            list.push(limit(&name, listening.gate.in_use().into(), most.get().into()));
         }
     }
     for (rule, counted) in config.rules.iter().zip(&limits.rules) {

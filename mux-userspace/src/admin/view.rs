@@ -21,6 +21,8 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// How many times rules were put in force, the first time included.
     pub generation: u64,
+    /// Why the rules could not be loaded again the last time; `None`: they could.
+    pub reload_failure: Option<String>,
     /// `[log] level`, or what was ordered since; the filter where `RUST_LOG` gave one.
     pub log_level: String,
     /// The kernel relay.

@@ -12,7 +12,8 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::Accepted => (F::Accepted, None),
         C::AcceptExhausted => (F::AcceptErrors, Some("exhausted")),
         C::AcceptAborted => (F::AcceptErrors, Some("aborted")),
-        C::SniffingLimit
+        C::ListenerClosed
+        | C::SniffingLimit
         | C::SourceLimit
         | C::SourceRate
         | C::ListenerDenied
@@ -33,6 +34,8 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         | C::UpstreamQueueFull
         | C::UpstreamQueueTimeout
         | C::UpstreamQueueLeft => (F::Refused, Some(counter.name())),
+        C::Reloads => (F::Reloads, Some("ok")),
+        C::ReloadFailures => (F::Reloads, Some("failed")),
         C::NetworkFileRead => (F::NetworkFiles, Some("ok")),
         C::NetworkFileFailed => (F::NetworkFiles, Some("failed")),
         C::ProxyHeaders => (F::ProxyHeaders, None),

@@ -95,6 +95,14 @@ families! {
     Started = Gauge "mux_start_time_seconds" [],
     /// 1 while connections are accepted, 0 while the daemon drains.
     Accepting = Gauge "mux_accepting" [],
+    /// How many times rules were put in force, the first time included.
+    Generation = Gauge "mux_rules_generation" [],
+    /// When the rules in force came into force, since 1970.
+    Loaded = Gauge "mux_rules_time_seconds" [],
+    /// 0 if the rules could not be loaded again the last time, otherwise 1.
+    LastReload = Gauge "mux_last_reload_ok" [],
+    /// Reloads, by result.
+    Reloads = Counter "mux_reloads" ["result"],
     /// Cores, each a thread.
     Cores = Gauge "mux_cores" [],
 

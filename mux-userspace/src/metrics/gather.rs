@@ -28,7 +28,7 @@ pub(crate) fn page(state: &State, reports: Vec<Report>) -> String {
         page.add(Family::Limit, &[&limit.name], limit.of);
         page.add(Family::LimitUsed, &[&limit.name], limit.used);
     }
-    upstreams(&mut page, &state.shared.upstreams);
+    upstreams(&mut page, &state.shared.current.load().upstreams);
     counters(&mut page, &state.shared.counters);
     relay(&mut page, state);
     process::add(&mut page);
@@ -41,6 +41,11 @@ fn daemon(page: &mut Page, state: &State) {
     page.add(Family::Started, &[], unix_seconds(state.facts.started_at));
     page.add(Family::Accepting, &[], u64::from(!state.is_draining()));
     page.add(Family::Cores, &[], state.cores.len() as u64);
+    let current = state.shared.current.load();
+    page.add(Family::Generation, &[], current.generation);
+    page.add(Family::Loaded, &[], unix_seconds(current.since));
+    let failed = state.shared.last_failure.load().is_some();
+    page.add(Family::LastReload, &[], u64::from(!failed));
     page.add(Family::Requests, &[], state.requests.load(Ordering::Relaxed));
 }
 

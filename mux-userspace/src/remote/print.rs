@@ -78,6 +78,9 @@ pub(super) fn status(status: &Status) -> String {
         status.generation,
         status.log_level
     );
+    if let Some(why) = &status.reload_failure {
+        let _ = writeln!(text, "the last reload failed: {why}");
+    }
     for part in
         [listeners(status), rules(status), endpoints(status), limits(status), counters(status)]
     {

@@ -567,7 +567,7 @@ pub enum AccessFormat {
 }
 
 /// `[admin]`: where the daemon can be asked and told. Default nowhere.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AdminConfig {
     /// A Unix socket, for everything.
     pub socket: Option<AdminSocket>,
@@ -584,7 +584,7 @@ impl AdminConfig {
 }
 
 /// `[admin] socket`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminSocket {
     /// Its file.
     pub path: PathBuf,

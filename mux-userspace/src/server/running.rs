@@ -1,29 +1,39 @@
 //! A serving set of cores: what the daemon and an embedding program have in common.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
-    thread::JoinHandle,
     time::{Duration, Instant, SystemTime},
 };
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
     Availability, Budget, Check, ServeError, events, files, find, io_error,
     orders::Desk,
+    privileges,
+    reload::{distribute, log_listening},
     transparent,
-    worker::{self, Cores},
+    worker::{self, Cores, Sockets, Workers},
 };
 use crate::{
-    account::{AccessLog, Counters, Hooks, access::Writer},
-    admin::{self, Admin, Facts, Sockets, State},
+    accept::Listening,
+    account::{
+        AccessLog, Counters, Hooks,
+        access::{Output, Writer},
+    },
+    admin::{self, Admin, Facts, State},
     errand::Mailbox,
     kernel::{self, Handle, Kernel, StatsReader},
-    listener::{Bound, SocketFile},
-    rules::config::{Config, RelayChoice},
-    shared::{Limits, Owners, Shared},
-    upstream::{Groups, Upkeep},
+    limit::gate::Gate,
+    listener::{Bound, needs_v6_only},
+    rules::config::{AdminConfig, Config, RelayChoice, SecurityConfig},
+    shared::{Owners, Shared},
+    snapshot::Snapshot,
+    throttle::Throttles,
+    upstream::Upkeep,
 };
 
 /// Everything that was opened while there were privileges to.
@@ -42,18 +52,23 @@ pub(crate) struct Setup {
     checks: Vec<Check>,
     self_test: Option<Duration>,
     stats: Option<StatsReader>,
+    /// Where the rules come from, if it is from a file that can be read again.
+    pub(super) rules_file: Option<PathBuf>,
 }
 
 /// Cores that serve.
 #[derive(Debug)]
 pub(crate) struct Running {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    pub(super) workers: Workers,
     events: Option<events::Reader>,
-    watcher: Option<files::Watcher>,
-    upkeep: Option<Upkeep>,
+    pub(super) watcher: Option<files::Watcher>,
+    pub(super) upkeep: Option<Upkeep>,
     kernel: Option<Kernel>,
-    files: Vec<SocketFile>,
+    /// `[security]` as it was at start.
+    pub(super) security: SecurityConfig,
+    /// `[admin]` as it was at start.
+    pub(super) opened: AdminConfig,
     access_writer: Writer,
     /// What the admin socket is to tell, until it is open.
     telling: Option<Telling>,
@@ -100,6 +115,7 @@ impl Setup {
             checks,
             self_test,
             stats,
+            rules_file: None,
         })
     }
 
@@ -124,7 +140,9 @@ impl Setup {
             checks,
             self_test,
             stats,
+            rules_file,
         } = self;
+        let (listening, sockets) = listen(&config, bound, handles.len());
         let shared = Arc::new(Shared {
             relay,
             unavailable,
@@ -133,35 +151,40 @@ impl Setup {
             counters,
             access,
             hooks,
-            limits: Limits::new(&config, budget, handles.len()),
-            upstreams: Groups::new(&config),
+            connections: Gate::new(Some(budget.connections)),
+            rules_file,
+            last_failure: ArcSwapOption::empty(),
+            throttles: Throttles::default(),
+            kernel: config.kernel.clone(),
+            current: ArcSwap::from_pointee(Snapshot::first(
+                Arc::clone(&config),
+                listening,
+                budget,
+                handles.len(),
+            )),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
-            config,
         });
-        let mut listeners = Vec::new();
-        for (listener, bound) in shared.config.listeners.iter().zip(&bound) {
-            let address = crate::listener::describe(&bound.address);
-            info!(listener = %listener.name, %address, "listening");
-            listeners.push((Arc::clone(&listener.name), address));
+        let current = shared.current.load_full();
+        for (listener, listening) in config.listeners.iter().zip(&current.listening) {
+            log_listening(listener, listening);
         }
-        let most = shared.limits.connections.available_permits();
-        info!(connections = most, sniffing_a_core = shared.limits.sniffing_per_core, "limits");
-        let network_files = shared.config.network_files.clone();
+        let sniffing = current.limits.sniffing_per_core;
+        info!(connections = budget.connections, sniffing_a_core = sniffing, "limits");
+        let network_files = config.network_files.clone();
         let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
             .map_err(io_error("starting the files thread"))?;
-        let upkeep = Upkeep::start(&shared.upstreams, &shared.counters)
+        let upkeep = Upkeep::start(&current.upstreams, &shared.counters)
             .map_err(io_error("starting the upstreams' thread"))?;
-        let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
-        let Cores { threads: workers, nudges, mailboxes } =
-            worker::spawn_all(&shared, bound, handles)?;
+        let Cores { workers, nudges, mailboxes } = worker::spawn_all(&shared, sockets, handles)?;
         let events = match &mut kernel {
             Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
             None => None,
         };
+        let security = config.security.clone();
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let facts = Facts { started, started_at, listeners, checks, self_test };
+        let facts = Facts { started, started_at, checks, self_test };
         Ok(Running {
             shared,
             workers,
@@ -169,7 +192,8 @@ impl Setup {
             watcher,
             upkeep,
             kernel,
-            files,
+            security,
+            opened: config.admin.clone(),
             access_writer,
             telling: Some(Telling { facts, mailboxes, stats }),
             admin: None,
@@ -184,7 +208,11 @@ impl Running {
     }
 
     /// Lets others ask and give orders over these sockets; can be done once.
-    pub(crate) fn open_admin(&mut self, sockets: Sockets, desk: Desk) -> Result<(), ServeError> {
+    pub(crate) fn open_admin(
+        &mut self,
+        sockets: admin::Sockets,
+        desk: Desk,
+    ) -> Result<(), ServeError> {
         if let Some(Telling { facts, mailboxes, stats }) = self.telling.take() {
             let state = State::new(Arc::clone(&self.shared), mailboxes, desk, facts, stats);
             self.admin = admin::spawn(sockets, state)?;
@@ -202,12 +230,13 @@ impl Running {
             watcher,
             upkeep,
             kernel,
-            files,
+            security: _,
+            opened: _,
             access_writer,
             telling: _,
             admin,
         } = self;
-        for worker in workers {
+        for worker in workers.threads {
             if worker.join().is_err() {
                 warn!("a core's thread panicked; its connections are closed");
             }
@@ -216,10 +245,7 @@ impl Running {
         if let Some(admin) = admin {
             admin.stop();
         }
-        for file in files {
-            // Without the right to, it is the janitor's to do.
-            let _ = file.remove();
-        }
+        remove_files(&shared);
         if let Some(events) = events {
             events.stop();
         }
@@ -236,17 +262,12 @@ impl Running {
             }
         }
         info!("stopped: {}", shared.counters.summary());
-        // The log's writer ends when the last handle to it is gone.
-        drop(shared);
-        access_writer.finish();
+        access_writer.finish(&shared.access);
     }
 
     /// Removes the files of Unix sockets, so that nobody finds a daemon that no longer accepts.
     pub(crate) fn remove_files(&self) {
-        for file in &self.files {
-            // The janitor tries again with the privileges to.
-            let _ = file.remove();
-        }
+        remove_files(&self.shared);
     }
 }
 
@@ -256,6 +277,25 @@ struct Found {
     unavailable: Option<String>,
     checks: Vec<Check>,
     self_test: Option<Duration>,
+}
+
+fn remove_files(shared: &Shared) {
+    for file in shared.current.load().listening.iter().filter_map(|one| one.file.as_ref()) {
+        // The janitor tries again with the privileges to.
+        let _ = file.remove();
+    }
+}
+
+/// The listeners, indexed as the configuration's, and each core's sockets of them.
+fn listen(config: &Config, bound: Vec<Bound>, cores: usize) -> (Vec<Arc<Listening>>, Vec<Sockets>) {
+    let mut sockets: Vec<Sockets> = (0..cores).map(|_| Vec::new()).collect();
+    let all = config.listeners.iter().zip(bound).map(|(listener, bound)| {
+        let v6_only = needs_v6_only(listener, &config.listeners);
+        let listening = Listening::new(&bound, v6_only, listener);
+        distribute(&listening, bound.sockets, &mut sockets);
+        listening
+    });
+    (all.collect(), sockets)
 }
 
 /// Loads the kernel relay if it is wanted and to be had; says once which relay is in force.
@@ -290,7 +330,10 @@ fn open_access_log(
     counters: &Arc<Counters>,
 ) -> Result<(AccessLog, Writer), ServeError> {
     let path = config.log.access_file.as_deref();
-    AccessLog::open(config.log.access, path, Arc::clone(counters)).map_err(|source| {
+    let owner = privileges::owner_of_files(&config.security.user);
+    let output = Output::open(config.log.access, path, owner).map_err(|source| {
         ServeError::AccessLog { path: path.map(Into::into).unwrap_or_default(), source }
-    })
+    })?;
+    AccessLog::start(config.log.access, output, Arc::clone(counters))
+        .map_err(io_error("starting the access log's thread"))
 }
