@@ -25,7 +25,7 @@ struct Report<'a> {
 /// # Errors
 /// Writing's.
 pub fn run(config: &Config, json: bool, output: &mut impl Write) -> io::Result<bool> {
-    let Availability { kernel, mut checks } = find(&config.kernel);
+    let Availability { kernel, mut checks, self_test: _ } = find(&config.kernel);
     let identity = transparent::checks(config);
     let best = kernel.is_some() && identity.iter().all(|check| check.status != Status::Problem);
     checks.extend(identity);

@@ -2,6 +2,7 @@
 
 mod abi;
 mod acl;
+mod admin;
 mod auto;
 mod bench;
 mod check;
@@ -25,6 +26,7 @@ mod proxy_protocol;
 mod queue;
 mod real_peers;
 mod relays;
+mod reload;
 mod shell_examples;
 mod shutdown;
 mod sniffing;

@@ -151,7 +151,7 @@ fn for_others(scratch: &Scratch) -> Result<PathBuf> {
 }
 
 /// Adds what tests would otherwise all have to write.
-fn complete(rules: &str) -> String {
+pub(crate) fn complete(rules: &str) -> String {
     let mut text = String::new();
     if !rules.contains("listen = ") && !rules.contains("[[listener]]") {
         text.push_str("listen = \"127.0.0.1:0\"\n");

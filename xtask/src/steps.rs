@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 20] = [
+pub(crate) const PROGRAMS: [(&str, &str); 21] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
@@ -30,6 +30,7 @@ pub(crate) const PROGRAMS: [(&str, &str); 20] = [
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("script", "bsdutils"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
     ("sslh", "sslh"),
@@ -38,9 +39,13 @@ pub(crate) const PROGRAMS: [(&str, &str); 20] = [
 
 /// Libraries that unit tests link with and modules that those programs load, by a file of each, and
 /// the Debian package it comes in.
-pub(crate) const LIBRARIES: [(&str, &str); 2] = [
+pub(crate) const LIBRARIES: [(&str, &str); 3] = [
     ("/usr/include/libconfig.h", "libconfig-dev"),
     ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
+    (
+        "/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py",
+        "python3-prometheus-client",
+    ),
 ];
 
 /// The packages of those [`PROGRAMS`] and [`LIBRARIES`] that are not here. By program, not by package, because

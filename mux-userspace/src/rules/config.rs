@@ -43,6 +43,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[admin]`.
+    pub admin: AdminConfig,
     /// `[security]`.
     pub security: SecurityConfig,
     /// `[kernel]`.
@@ -61,6 +63,7 @@ impl Config {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log: LogConfig::default(),
+            admin: AdminConfig::default(),
             security: SecurityConfig::default(),
             kernel: KernelConfig::default(),
             network_files: Vec::new(),
@@ -561,6 +564,41 @@ pub enum AccessFormat {
     Text,
     /// None.
     Off,
+}
+
+/// `[admin]`: where the daemon can be asked and told. Default nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// A Unix socket, for everything.
+    pub socket: Option<AdminSocket>,
+    /// A TCP address, for reading.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl AdminConfig {
+    /// Whether the daemon can be asked at all.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.socket.is_some() || self.metrics.is_some()
+    }
+}
+
+/// `[admin] socket`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSocket {
+    /// Its file.
+    pub path: PathBuf,
+    /// The file's permissions. Default [`Self::MODE`].
+    pub mode: u32,
+    /// The file's group, by name; `None`: that of the process.
+    pub group: Option<String>,
+}
+
+impl AdminSocket {
+    /// Where `mux status` and the like look for it.
+    pub const PATH: &str = "/run/mux/admin.sock";
+    /// Its owner's only.
+    pub const MODE: u32 = 0o600;
 }
 
 /// `[security]`.

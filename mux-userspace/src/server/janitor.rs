@@ -12,7 +12,7 @@ use std::{
     process::{Child, Command, ExitCode, Stdio},
 };
 
-use crate::listener::{Bound, SocketFile};
+use crate::listener::SocketFile;
 
 /// The hidden first argument that makes a mux process a janitor.
 pub const ARGUMENT: &str = "janitor-of-socket-files";
@@ -21,9 +21,11 @@ pub const ARGUMENT: &str = "janitor-of-socket-files";
 #[derive(Debug)]
 pub(super) struct Janitor(Child);
 
-/// Starts one, if a listener made a socket file.
-pub(super) fn start(bound: &[Bound]) -> io::Result<Option<Janitor>> {
-    let files: Vec<&SocketFile> = bound.iter().filter_map(|bound| bound.file.as_ref()).collect();
+/// Starts one, if there are files to remove.
+pub(super) fn start<'a>(
+    files: impl Iterator<Item = &'a SocketFile>,
+) -> io::Result<Option<Janitor>> {
+    let files: Vec<&SocketFile> = files.collect();
     if files.is_empty() {
         return Ok(None);
     }

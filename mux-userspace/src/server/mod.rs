@@ -5,11 +5,13 @@
 
 mod availability;
 mod budget;
+mod diff;
 mod events;
 mod files;
 mod janitor;
 pub(crate) mod orders;
 pub mod privileges;
+mod reload;
 mod running;
 pub mod selftest;
 mod signals;
@@ -27,9 +29,11 @@ pub use self::{
     budget::{Budget, TooFewDescriptors},
     janitor::{ARGUMENT as JANITOR, run as run_janitor},
     privileges::Needs,
+    reload::Origin,
 };
 use crate::{
     account::Hooks,
+    admin,
     kernel::KernelError,
     listener::{self, BindError, Bound},
     rules::config::{Config, RelayChoice},
@@ -44,6 +48,20 @@ pub struct Options {
     pub relay: Option<RelayChoice>,
     /// `--threads`; `None`: one a CPU that we may run on.
     pub threads: Option<usize>,
+    /// Where the rules come from, to read them again.
+    pub origin: Origin,
+    /// Changes the log's level.
+    pub level: SetLevel,
+}
+
+/// Changes the level of the daemon's log to that of `[log] level`, unless something that goes
+/// before it has set the level.
+pub struct SetLevel(pub Box<dyn Fn(&str)>);
+
+impl std::fmt::Debug for SetLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SetLevel")
+    }
 }
 
 /// Why the daemon could not serve.
@@ -89,6 +107,16 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The admin socket's file.
+    #[error("[admin] socket {}: {action}: {source}", .path.display())]
+    AdminSocket {
+        /// The file.
+        path: PathBuf,
+        /// What was done.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -108,27 +136,35 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// # Errors
 /// [`ServeError`], before the first connection is accepted.
 pub fn run(options: Options) -> Result<(), ServeError> {
-    let Options { config, relay, threads } = options;
+    let Options { config, relay, threads, origin, level } = options;
     let config = Arc::new(config);
     let cores = threads.unwrap_or_else(default_threads);
     let descriptors = privileges::raise_descriptor_limit();
 
     let budget = budget::work_out(&config, cores, descriptors)?;
     let bound = bind_all(&config, cores)?;
-    let setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
-    let janitor = janitor::start(&setup.bound).map_err(io_error("starting the janitor"))?;
+    let sockets = admin::bind(&config.admin)?;
+    let mut setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
+    setup.rules_file = Some(origin.path.clone());
+    let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
+    let files = listeners.chain(sockets.unix.as_ref().map(|(_, file)| file));
+    let janitor = janitor::start(files).map_err(io_error("starting the janitor"))?;
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
     privileges::drop_all(&config.security.user, needs)?;
 
-    let running = setup.start(Hooks::default())?;
+    let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
+    let (desk, orders) = orders::Desk::new();
+    running.open_admin(sockets, desk)?;
     info!("ready");
-    let (_desk, orders) = orders::Desk::new();
-    signals::wait(signals, orders, running.shared(), &mut Daemon)
+    let shared = Arc::clone(running.shared());
+    let mut daemon = Daemon { running, origin, level };
+    signals::wait(signals, orders, &shared, &mut daemon)
         .map_err(io_error("waiting for signals"))?;
+    let Daemon { running, .. } = daemon;
     running.remove_files();
     running.join();
     drop(janitor);
@@ -136,11 +172,17 @@ pub fn run(options: Options) -> Result<(), ServeError> {
 }
 
 /// Does what the daemon is told while it serves.
-struct Daemon;
+struct Daemon {
+    running: Running,
+    origin: Origin,
+    level: SetLevel,
+}
 
 impl signals::Operator for Daemon {
     fn reload(&mut self) -> orders::Outcome {
-        Err("this version of mux cannot; restart it".into())
+        let outcome = self.running.reload(&self.origin);
+        (self.level.0)(&self.running.shared().current.load().config.log.level);
+        outcome
     }
 
     fn upgrade(&mut self) -> orders::Outcome {

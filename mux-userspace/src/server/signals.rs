@@ -78,7 +78,9 @@ pub(super) fn wait(
             Action::Upgrade => operator.upgrade(),
         };
         if let Err(reason) = &outcome {
-            error!("{who}: {} failed, nothing has changed: {reason}", action.name());
+            for line in reason.lines() {
+                error!("{who}: {} failed, nothing has changed: {line}", action.name());
+            }
         }
         let handed_over = action == Action::Upgrade && outcome.is_ok();
         if let Some(reply) = reply {
@@ -91,7 +93,7 @@ pub(super) fn wait(
     };
     // Before the log says so: who reads the line can rely on it.
     shared.drain.cancel();
-    let deadline = shared.config.timeouts.drain.as_secs_f64();
+    let deadline = shared.current.load().config.timeouts.drain.as_secs_f64();
     info!(deadline_seconds = deadline, "{who}: draining; once more ends at once");
     if let Some(reply) = reply {
         let _ = reply.send(Ok(format!("draining, for at most {deadline} s")));

@@ -1,5 +1,6 @@
 //! Rules files: the schema, everything that can be wrong with one, and hostile ones.
 
+mod admin;
 mod errors;
 mod heads;
 mod hostile;
