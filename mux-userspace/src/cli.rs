@@ -157,7 +157,7 @@ fn serve(arguments: Serve) -> ExitCode {
         config = config.with_listen(&listen);
     }
     let options =
-        Options { config, relay: relay.map(Into::into), threads: threads.map(usize::from) };
+        Options { config, path, relay: relay.map(Into::into), threads: threads.map(usize::from) };
     match server::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -25,6 +25,7 @@ mod proxy_protocol;
 mod queue;
 mod real_peers;
 mod relays;
+mod sandbox;
 mod shell_examples;
 mod shutdown;
 mod sniffing;

@@ -25,31 +25,52 @@ pub struct AccessLog {
     counters: Arc<Counters>,
 }
 
+/// Where the lines go.
+pub struct Output(Box<dyn Write + Send>);
+
 /// The writing thread.
 #[derive(Debug)]
 pub struct Writer(Option<JoinHandle<()>>);
 
-impl AccessLog {
+impl Output {
     /// Opens the log: `file`, or standard output.
     ///
     /// # Errors
-    /// open(2)'s, or the thread's.
-    pub fn open(
+    /// open(2)'s.
+    pub fn open(format: AccessFormat, file: Option<&Path>) -> io::Result<Self> {
+        Ok(Self(match (format, file) {
+            (AccessFormat::Off, _) => Box::new(io::sink()),
+            (AccessFormat::Json | AccessFormat::Text, None) => Box::new(io::stdout()),
+            (AccessFormat::Json | AccessFormat::Text, Some(path)) => {
+                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
+            }
+        }))
+    }
+}
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Output")
+    }
+}
+
+impl AccessLog {
+    /// Starts to write. Not before privileges are dropped: the thread would keep them.
+    ///
+    /// # Errors
+    /// The thread's.
+    pub fn start(
         format: AccessFormat,
-        file: Option<&Path>,
+        output: Output,
         counters: Arc<Counters>,
     ) -> io::Result<(Self, Writer)> {
         if format == AccessFormat::Off {
             return Ok((Self { lines: None, format, counters }, Writer(None)));
         }
-        let output: Box<dyn Write + Send> = match file {
-            Some(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
-            None => Box::new(io::stdout()),
-        };
         let (lines, waiting) = sync_channel(WAITING);
         let thread = thread::Builder::new()
             .name("mux-access".into())
-            .spawn(move || write_all(&waiting, output))?;
+            .spawn(move || write_all(&waiting, output.0))?;
         Ok((Self { lines: Some(lines), format, counters }, Writer(Some(thread))))
     }
 

@@ -11,6 +11,7 @@ mod janitor;
 pub(crate) mod orders;
 pub mod privileges;
 mod running;
+pub mod sandbox;
 pub mod selftest;
 mod signals;
 pub(crate) mod transparent;
@@ -27,6 +28,7 @@ pub use self::{
     budget::{Budget, TooFewDescriptors},
     janitor::{ARGUMENT as JANITOR, run as run_janitor},
     privileges::Needs,
+    sandbox::Sandbox,
 };
 use crate::{
     account::Hooks,
@@ -40,6 +42,8 @@ use crate::{
 pub struct Options {
     /// The rules.
     pub config: Config,
+    /// The file that they come from.
+    pub path: PathBuf,
     /// `--relay`.
     pub relay: Option<RelayChoice>,
     /// `--threads`; `None`: one a CPU that we may run on.
@@ -108,7 +112,7 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// # Errors
 /// [`ServeError`], before the first connection is accepted.
 pub fn run(options: Options) -> Result<(), ServeError> {
-    let Options { config, relay, threads } = options;
+    let Options { config, path, relay, threads } = options;
     let config = Arc::new(config);
     let cores = threads.unwrap_or_else(default_threads);
     let descriptors = privileges::raise_descriptor_limit();
@@ -121,7 +125,9 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
+    let sandbox = Sandbox::prepare(&config, &path);
     privileges::drop_all(&config.security.user, needs)?;
+    sandbox.enter();
 
     let running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;

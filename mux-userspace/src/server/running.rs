@@ -9,7 +9,10 @@ use super::{
     Availability, Budget, Check, ServeError, events, files, find, io_error, transparent, worker,
 };
 use crate::{
-    account::{AccessLog, Counters, Hooks, access::Writer},
+    account::{
+        AccessLog, Counters, Hooks,
+        access::{Output, Writer},
+    },
     kernel::{self, Handle, Kernel},
     listener::{Bound, SocketFile},
     rules::config::{Config, RelayChoice},
@@ -28,8 +31,7 @@ pub(crate) struct Setup {
     handles: Vec<Option<Handle>>,
     budget: Budget,
     counters: Arc<Counters>,
-    access: AccessLog,
-    access_writer: Writer,
+    access: Output,
 }
 
 /// Cores that serve.
@@ -61,19 +63,8 @@ impl Setup {
             .map(|_| kernel.as_ref().map(Kernel::handle).transpose())
             .collect::<Result<_, _>>()?;
         let counters = Arc::new(Counters::default());
-        let (access, access_writer) = open_access_log(&config, &counters)?;
-        Ok(Self {
-            config,
-            relay,
-            bound,
-            kernel,
-            unavailable,
-            handles,
-            budget,
-            counters,
-            access,
-            access_writer,
-        })
+        let access = open_access_log(&config)?;
+        Ok(Self { config, relay, bound, kernel, unavailable, handles, budget, counters, access })
     }
 
     /// Whether the kernel relay is in force.
@@ -93,8 +84,10 @@ impl Setup {
             budget,
             counters,
             access,
-            access_writer,
         } = self;
+        let (access, access_writer) =
+            AccessLog::start(config.log.access, access, Arc::clone(&counters))
+                .map_err(io_error("starting the access log's thread"))?;
         let shared = Arc::new(Shared {
             relay,
             unavailable,
@@ -209,12 +202,10 @@ fn kernel_relay(
     }
 }
 
-fn open_access_log(
-    config: &Config,
-    counters: &Arc<Counters>,
-) -> Result<(AccessLog, Writer), ServeError> {
+fn open_access_log(config: &Config) -> Result<Output, ServeError> {
     let path = config.log.access_file.as_deref();
-    AccessLog::open(config.log.access, path, Arc::clone(counters)).map_err(|source| {
-        ServeError::AccessLog { path: path.map(Into::into).unwrap_or_default(), source }
+    Output::open(config.log.access, path).map_err(|source| ServeError::AccessLog {
+        path: path.map(Into::into).unwrap_or_default(),
+        source,
     })
 }
