@@ -114,17 +114,27 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Installs a seccomp filter on every thread of the process, for good; what it refuses goes to the
-/// kernel's audit log, where the kernel can do that (4.14, commit e66a39977985). `no_new_privs` must
-/// be set.
+/// Who is told what a seccomp filter refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusals {
+    /// The caller alone.
+    Silent,
+    /// The kernel's audit log, too, where the kernel can do that (4.14, commit e66a39977985).
+    Logged,
+}
+
+/// Installs a seccomp filter on every thread of the process, for good. `no_new_privs` must be set.
 ///
 /// # Errors
 /// seccomp(2)'s.
-pub fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+pub fn install_filter(program: &[libc::sock_filter], refusals: Refusals) -> io::Result<()> {
     let flags = libc::SECCOMP_FILTER_FLAG_TSYNC;
-    match set_filter(program, flags | libc::SECCOMP_FILTER_FLAG_LOG) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_filter(program, flags),
-        result => result,
+    match refusals {
+        Refusals::Silent => set_filter(program, flags),
+        Refusals::Logged => match set_filter(program, flags | libc::SECCOMP_FILTER_FLAG_LOG) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_filter(program, flags),
+            result => result,
+        },
     }
 }
 

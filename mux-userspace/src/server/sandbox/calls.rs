@@ -16,7 +16,7 @@ use seccompiler::{
     SeccompFilter, SeccompRule, TargetArch,
 };
 
-use crate::sys;
+use crate::sys::{self, Refusals};
 
 /// Allowed whatever their arguments.
 const CALLS: &[libc::c_long] = &[
@@ -181,9 +181,10 @@ const NAMESPACES: u64 = (libc::CLONE_NEWCGROUP
 /// From here on no other call can be made. What is in force, or why nothing is.
 pub(super) fn restrict() -> Result<String, String> {
     let refused = |error: std::io::Error| format!("refused: {error}");
-    for program in programs().map_err(|error| error.to_string())? {
-        sys::install_filter(&program).map_err(refused)?;
-    }
+    let [absent, allowed] = programs().map_err(|error| error.to_string())?;
+    // Every new thread asks for what is absent.
+    sys::install_filter(&absent, Refusals::Silent).map_err(refused)?;
+    sys::install_filter(&allowed, Refusals::Logged).map_err(refused)?;
     describe()
 }
 
