@@ -18,6 +18,7 @@ mod leaks;
 mod limits;
 mod many_clients;
 mod names;
+mod package;
 mod portmux;
 mod privileges;
 mod proxies;
