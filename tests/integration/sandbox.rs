@@ -49,6 +49,30 @@ fn every_thread_is_confined_while_the_kernel_relays() -> Result<()> {
 }
 
 #[test]
+fn a_kernel_that_lacks_half_of_it_gets_a_warning_and_the_other_half() -> Result<()> {
+    need!(Need::Root);
+    for (call, error, seccomp, said) in [
+        ("landlock_create_ruleset", "ENOSYS", FILTER, "landlock=\"not to be had: "),
+        ("landlock_create_ruleset", "EOPNOTSUPP", FILTER, "landlock=\"not to be had: "),
+        ("seccomp", "EINVAL", "0", "seccomp=\"refused: "),
+    ] {
+        let rules = Relay::Copy.rule("builtin:echo");
+        let daemon = Starter::new(&rules).user_space().without(call, error).start()?;
+        let line = daemon.wait_log(" sandbox")?;
+        ensure!(line.contains(" WARN ") && line.contains(said), "{line}");
+        let modes = daemon.proc().status_of_threads("Seccomp")?;
+        ensure!(modes.iter().all(|mode| mode == seccomp), "{call}: {modes:?}");
+        let client = daemon.connect()?;
+        client.send("hello")?;
+        client.expect("hello")?;
+        client.finish()?;
+        client.expect_end()?;
+        daemon.stop()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_switched_off_is_not_in_force() -> Result<()> {
     let rules = format!("{}{OFF}", Relay::Copy.rule("builtin:echo"));
     let daemon = Daemon::user_space(&rules)?;
