@@ -1,7 +1,10 @@
 //! What the daemon may do, and that it keeps none of it.
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Access, Daemon, NOBODY, Need, Relay, Starter, Upstream, need};
+use mux_tests::{
+    Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, eventually_true, need,
+    procfs::Proc,
+};
 
 const NOT_PERMITTED: i32 = 77;
 /// Enough to load and attach the program.
@@ -47,6 +50,30 @@ fn root_becomes_nobody_and_the_kernel_relay_still_works() -> Result<()> {
     let access = flow(&daemon, &upstream)?;
     ensure!(access.relay() == "sockmap", "{access:?}");
     daemon.stop()?;
+    Ok(())
+}
+
+/// Which removes the files of sockets from directories that are not the daemon's user's.
+#[test]
+fn the_janitor_keeps_two_capabilities() -> Result<()> {
+    /// CAP_DAC_OVERRIDE and CAP_FOWNER, include/uapi/linux/capability.h.
+    const KEPT: &str = "000000000000000a";
+    need!(Need::Root);
+    let scratch = Scratch::new()?;
+    let path = scratch.join("mux.sock");
+    let rules = format!("listen = \"{}\"\n{}", path.display(), Relay::Copy.rule("builtin:echo"));
+    let daemon = Daemon::user_space(&rules)?;
+    let children = daemon.proc().children()?;
+    let [janitor] = children[..] else { anyhow::bail!("children: {children:?}") };
+    let janitor = Proc(janitor);
+    for (field, wanted) in [("NoNewPrivs", "1"), ("CapEff", KEPT), ("CapPrm", KEPT)] {
+        // It takes a moment to become one.
+        eventually_true("the janitor has given up the rest", || {
+            janitor.status(field).is_ok_and(|value| value == wanted)
+        })?;
+    }
+    daemon.stop()?;
+    ensure!(!path.exists(), "the socket's file is left");
     Ok(())
 }
 

@@ -93,7 +93,7 @@ fn append(path: &Path, owner: Option<Owner>) -> io::Result<File> {
 }
 
 impl AccessLog {
-    /// Starts to write.
+    /// Starts to write. Not before privileges are dropped: the thread would keep them.
     ///
     /// # Errors
     /// The thread's.

@@ -607,12 +607,30 @@ pub struct SecurityConfig {
     /// Whom a daemon that was started as root becomes. Default `nobody`; `root` stays root
     /// (without capabilities).
     pub user: Arc<str>,
+    /// Whether Landlock keeps the daemon away from files that are not its business.
+    pub landlock: Confinement,
+    /// Whether seccomp refuses system calls that the daemon has no use for.
+    pub seccomp: Confinement,
 }
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { user: "nobody".into() }
+        Self {
+            user: "nobody".into(),
+            landlock: Confinement::default(),
+            seccomp: Confinement::default(),
+        }
     }
+}
+
+/// Whether the daemon confines itself by one of the kernel's means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confinement {
+    /// As far as the kernel can.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
 }
 
 /// `[kernel]`.

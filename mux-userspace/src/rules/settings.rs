@@ -10,8 +10,8 @@ use toml::{Spanned, de::DeValue};
 use super::{
     address::parse_listen,
     config::{
-        AccessFormat, AdminConfig, AdminSocket, KernelConfig, Limits, ListenAddress, LogConfig,
-        SecurityConfig, SockmapMode, Timeouts,
+        AccessFormat, AdminConfig, AdminSocket, Confinement, KernelConfig, Limits, ListenAddress,
+        LogConfig, SecurityConfig, SockmapMode, Timeouts,
     },
     diagnostic::Diagnostic,
     identity,
@@ -39,6 +39,8 @@ const ACCESS: [(&str, AccessFormat); 3] =
     [("json", AccessFormat::Json), ("text", AccessFormat::Text), ("off", AccessFormat::Off)];
 const SOCKMAP: [(&str, SockmapMode); 3] =
     [("auto", SockmapMode::Auto), ("force", SockmapMode::Force), ("off", SockmapMode::Off)];
+const CONFINEMENT: [(&str, Confinement); 2] =
+    [("auto", Confinement::Auto), ("off", Confinement::Off)];
 
 /// Writes a value over a default.
 fn set<T>(target: &mut T, value: Option<Spanned<T>>) {
@@ -219,6 +221,8 @@ pub(super) fn security(root: &mut Table<'_, '_>) -> SecurityConfig {
         if let Some(user) = table.take("user", user) {
             security.user = user.into_inner().into();
         }
+        set(&mut security.landlock, table.take("landlock", |value| choice(value, &CONFINEMENT)));
+        set(&mut security.seccomp, table.take("seccomp", |value| choice(value, &CONFINEMENT)));
         table.finish();
     }
     security

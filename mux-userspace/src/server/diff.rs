@@ -66,7 +66,7 @@ impl Diff {
         after: &Config,
     ) -> Vec<&'static str> {
         let KernelConfig { sockmap, send_buffer, backlog_limit, flows } = kernel;
-        let SecurityConfig { user } = security;
+        let SecurityConfig { user, landlock, seccomp } = security;
         let AdminConfig { socket, metrics } = admin;
         changed([
             ("[kernel] sockmap", *sockmap == after.kernel.sockmap),
@@ -74,6 +74,8 @@ impl Diff {
             ("[kernel] backlog_limit", *backlog_limit == after.kernel.backlog_limit),
             ("[kernel] flows", *flows == after.kernel.flows),
             ("[security] user", *user == after.security.user),
+            ("[security] landlock", *landlock == after.security.landlock),
+            ("[security] seccomp", *seccomp == after.security.seccomp),
             ("[admin] socket", *socket == after.admin.socket),
             ("[admin] metrics", *metrics == after.admin.metrics),
         ])

@@ -12,6 +12,8 @@ use std::{
     process::{Child, Command, ExitCode, Stdio},
 };
 
+use caps::{CapSet, Capability, CapsHashSet};
+
 use crate::listener::SocketFile;
 
 /// The hidden first argument that makes a mux process a janitor.
@@ -57,8 +59,26 @@ impl Drop for Janitor {
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let files: Vec<SocketFile> =
         arguments.filter_map(|argument| SocketFile::from_argument(&argument)).collect();
+    keep_what_unlinking_needs();
     // Nobody writes; an error is an end as well.
     let _ = io::stdin().read_to_end(&mut Vec::new());
     let failed = files.iter().filter(|file| file.remove().is_err()).count();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Gives up all that it was started with but the rights to remove files from others' directories. It
+/// has a single thread. Where this fails it has what it had: its files are to be removed all the same.
+fn keep_what_unlinking_needs() {
+    let wanted = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_FOWNER];
+    let permitted = caps::read(None, CapSet::Permitted).unwrap_or_default();
+    let kept: CapsHashSet =
+        wanted.into_iter().filter(|capability| permitted.contains(capability)).collect();
+    let _ = caps::clear(None, CapSet::Bounding);
+    for set in [CapSet::Ambient, CapSet::Inheritable] {
+        let _ = caps::clear(None, set);
+    }
+    for set in [CapSet::Effective, CapSet::Permitted] {
+        let _ = caps::set(None, set, &kept);
+    }
+    let _ = rustix::thread::set_no_new_privs(true);
 }

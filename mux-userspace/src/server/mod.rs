@@ -13,6 +13,7 @@ pub(crate) mod orders;
 pub mod privileges;
 mod reload;
 mod running;
+pub mod sandbox;
 pub mod selftest;
 mod signals;
 pub(crate) mod transparent;
@@ -30,6 +31,7 @@ pub use self::{
     janitor::{ARGUMENT as JANITOR, run as run_janitor},
     privileges::Needs,
     reload::Origin,
+    sandbox::Sandbox,
 };
 use crate::{
     account::Hooks,
@@ -153,7 +155,9 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
+    let sandbox = Sandbox::prepare(&config, &origin.path);
     privileges::drop_all(&config.security.user, needs)?;
+    sandbox.enter();
 
     let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;

@@ -47,8 +47,7 @@ pub(crate) struct Setup {
     handles: Vec<Option<Handle>>,
     budget: Budget,
     counters: Arc<Counters>,
-    access: AccessLog,
-    access_writer: Writer,
+    access: Output,
     checks: Vec<Check>,
     self_test: Option<Duration>,
     stats: Option<StatsReader>,
@@ -100,7 +99,7 @@ impl Setup {
             .map(|_| kernel.as_ref().map(Kernel::handle).transpose())
             .collect::<Result<_, _>>()?;
         let counters = Arc::new(Counters::default());
-        let (access, access_writer) = open_access_log(&config, &counters)?;
+        let access = open_access_log(&config)?;
         Ok(Self {
             config,
             relay,
@@ -111,7 +110,6 @@ impl Setup {
             budget,
             counters,
             access,
-            access_writer,
             checks,
             self_test,
             stats,
@@ -136,13 +134,15 @@ impl Setup {
             budget,
             counters,
             access,
-            access_writer,
             checks,
             self_test,
             stats,
             rules_file,
         } = self;
         let (listening, sockets) = listen(&config, bound, handles.len());
+        let (access, access_writer) =
+            AccessLog::start(config.log.access, access, Arc::clone(&counters))
+                .map_err(io_error("starting the access log's thread"))?;
         let shared = Arc::new(Shared {
             relay,
             unavailable,
@@ -325,15 +325,11 @@ fn kernel_relay(config: &Config, relay: Option<RelayChoice>) -> Result<Found, Se
     }
 }
 
-fn open_access_log(
-    config: &Config,
-    counters: &Arc<Counters>,
-) -> Result<(AccessLog, Writer), ServeError> {
+fn open_access_log(config: &Config) -> Result<Output, ServeError> {
     let path = config.log.access_file.as_deref();
     let owner = privileges::owner_of_files(&config.security.user);
-    let output = Output::open(config.log.access, path, owner).map_err(|source| {
-        ServeError::AccessLog { path: path.map(Into::into).unwrap_or_default(), source }
-    })?;
-    AccessLog::start(config.log.access, output, Arc::clone(counters))
-        .map_err(io_error("starting the access log's thread"))
+    Output::open(config.log.access, path, owner).map_err(|source| ServeError::AccessLog {
+        path: path.map(Into::into).unwrap_or_default(),
+        source,
+    })
 }

@@ -52,6 +52,8 @@ level = "info"
 access = { format = "json", file = "/tmp/x" }
 [security]
 user = "nobody"
+landlock = "auto"
+seccomp = "off"
 [kernel]
 send_buffer = "2MiB"
 backlog_limit = "512KiB"
