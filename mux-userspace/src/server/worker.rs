@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, OnceLock, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
@@ -169,7 +169,8 @@ async fn serve(core: Rc<Core>, sockets: Sockets, mail: Mail, started: &Started) 
 /// A core's accept loops.
 struct Listeners {
     core: Rc<Core>,
-    open: Vec<(Rc<Acceptor>, tokio::task::JoinHandle<()>)>,
+    /// An acceptor is its task's: its socket is closed when that ends.
+    open: Vec<(Weak<Acceptor>, tokio::task::JoinHandle<()>)>,
 }
 
 impl Listeners {
@@ -190,8 +191,8 @@ impl Listeners {
             let acceptor = Acceptor::new(&self.core, &current, listening, socket)?;
             self.open.extend(acceptor.map(|acceptor| {
                 let acceptor = Rc::new(acceptor);
-                let accepting = Rc::clone(&acceptor).run(Rc::clone(&self.core));
-                (acceptor, self.core.tasks.spawn_local(accepting))
+                let open = Rc::downgrade(&acceptor);
+                (open, self.core.tasks.spawn_local(acceptor.run(Rc::clone(&self.core))))
             }));
         }
         Ok(())
@@ -201,12 +202,17 @@ impl Listeners {
         let current = self.core.shared.current.load_full();
         self.core.pool.resize(current.limits.pipes_per_core);
         self.core.sniffing.resize(current.limits.sniffing_per_core);
-        self.open.iter().for_each(|(acceptor, _)| acceptor.follow(&current));
-        for (acceptor, accepting) in self.open.extract_if(.., |(acceptor, _)| acceptor.is_closing())
-        {
-            // Its socket is closed with the last of the two.
-            drop(acceptor);
-            let _ = accepting.await;
+        for (acceptor, accepting) in std::mem::take(&mut self.open) {
+            let is_closing = acceptor.upgrade().is_none_or(|acceptor| {
+                acceptor.follow(&current);
+                acceptor.is_closing()
+            });
+            if is_closing {
+                // Its socket is closed with its task.
+                let _ = accepting.await;
+            } else {
+                self.open.push((acceptor, accepting));
+            }
         }
     }
 }
