@@ -38,6 +38,7 @@ use crate::{
     admin,
     kernel::KernelError,
     listener::{self, BindError, Bound},
+    metrics,
     rules::config::{Config, RelayChoice},
 };
 
@@ -155,6 +156,7 @@ pub fn run(options: Options) -> Result<(), ServeError> {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
+    metrics::process::learn();
     let sandbox = Sandbox::prepare(&config, &origin.path);
     privileges::drop_all(&config.security.user, needs)?;
     sandbox.enter();
