@@ -590,7 +590,7 @@ impl Serving {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().filter_map(|address| match address {
             ListenAddress::Tcp(address) => Some(*address),
-            ListenAddress::Unix(_) => None,
+            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
         })
     }
 

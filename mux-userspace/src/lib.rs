@@ -77,6 +77,7 @@ pub mod kernel;
 pub mod limit;
 pub mod listener;
 pub mod net;
+pub mod presence;
 pub mod probe;
 pub mod proxy;
 pub mod relay;

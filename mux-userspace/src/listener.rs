@@ -29,6 +29,7 @@ use crate::{
     core::Core,
     flow,
     net::{Peer, Stream, TcpTimers},
+    presence::until_paused,
     rules::config::{ListenAddress, ListenerConfig},
 };
 
@@ -42,7 +43,7 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::fro
 pub struct Bound {
     /// Where it really listens (port 0 is resolved).
     pub address: ListenAddress,
-    /// One for each core.
+    /// At least one for each core.
     pub sockets: Vec<Socket>,
     /// The Unix socket file that was made.
     pub file: Option<SocketFile>,
@@ -91,6 +92,7 @@ pub fn describe(address: &ListenAddress) -> String {
     match address {
         ListenAddress::Tcp(address) => address.to_string(),
         ListenAddress::Unix(path) => format!("unix:{}", path.display()),
+        ListenAddress::Systemd(name) => format!("systemd:{name}"),
     }
 }
 
@@ -125,7 +127,47 @@ pub fn bind(
             }
             Ok(Bound { address: listener.address.clone(), sockets, file: Some(file) })
         }
+        ListenAddress::Systemd(_) => {
+            Err(failed(io::Error::new(io::ErrorKind::Unsupported, "its sockets are passed to mux")))
+        }
     }
+}
+
+/// Makes a listener of sockets that listen already: another process's, or systemd's. Where they are
+/// fewer than the cores, cores share them.
+///
+/// # Errors
+/// [`BindError`]: a socket cannot be set up or shared.
+pub fn adopt(
+    listener: &ListenerConfig,
+    mut sockets: Vec<Socket>,
+    file: Option<SocketFile>,
+    cores: usize,
+    timers: TcpTimers,
+) -> Result<Bound, BindError> {
+    let failed = |error| BindError::new(&listener.address, error);
+    let mut address = listener.address.clone();
+    for socket in &sockets {
+        socket.set_nonblocking(true).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?;
+        if let Some(local) = local.as_socket() {
+            // Accepted connections inherit both.
+            socket.set_tcp_nodelay(true).map_err(failed)?;
+            timers.apply(socket).map_err(failed)?;
+            address = ListenAddress::Tcp(local);
+        } else if let Some(path) = local.as_pathname() {
+            address = ListenAddress::Unix(path.to_owned());
+        }
+    }
+    let there = sockets.len();
+    if there == 0 {
+        return Err(failed(io::ErrorKind::NotFound.into()));
+    }
+    for index in there..cores {
+        let again = sockets[index % there].try_clone().map_err(failed)?;
+        sockets.push(again);
+    }
+    Ok(Bound { address, sockets, file })
 }
 
 /// Fails where somebody listens already. Binding itself would not, if that somebody is a mux of
@@ -184,6 +226,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a process has the socket of this file open. Connecting to it with another type fails
+/// without a connection that somebody would have to accept: with EPROTOTYPE, or with ECONNREFUSED
+/// where there is no socket any more (`unix_find_bsd`, net/unix/af_unix.c).
+fn is_open(path: &Path) -> bool {
+    let connected = Socket::new(Domain::UNIX, Type::DGRAM, None)
+        .and_then(|socket| socket.connect(&SockAddr::unix(path)?));
+    matches!(connected, Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE))
+}
+
 impl SocketFile {
     /// Where it is.
     #[must_use]
@@ -206,7 +257,15 @@ impl SocketFile {
         }
     }
 
-    /// As the janitor's argument: `device:inode:path`.
+    /// Removes it, unless another has taken its place, or somebody has the socket open.
+    ///
+    /// # Errors
+    /// unlink(2)'s.
+    pub fn remove_unused(&self) -> io::Result<()> {
+        if is_open(&self.path) { Ok(()) } else { self.remove() }
+    }
+
+    /// As the keeper's argument: `device:inode:path`.
     #[must_use]
     pub fn to_argument(&self) -> std::ffi::OsString {
         let mut text = std::ffi::OsString::from(format!("{}:{}:", self.device, self.inode));
@@ -269,16 +328,25 @@ pub async fn run(
 ) -> io::Result<()> {
     let acceptor = Acceptor::new(socket)?;
     let drain = core.shared.drain.clone();
+    let presence = Arc::clone(&core.shared.presence);
+    let mut orders = presence.orders();
+    let mut accepting = Some(presence.acceptor());
     let mut pause = BACK_OFF.0;
     loop {
         let accepted = tokio::select! {
             biased;
             () = drain.cancelled() => return Ok(()),
-            accepted = acceptor.accept() => accepted,
+            () = until_paused(&mut orders, accepting.is_some()) => {
+                // What is in the queue of a paused one is the successor's.
+                accepting = if accepting.is_some() { None } else { Some(presence.acceptor()) };
+                continue;
+            }
+            accepted = acceptor.accept(), if accepting.is_some() => accepted,
         };
         match accepted {
             Ok((client, peer)) => {
                 pause = BACK_OFF.0;
+                let present = presence.connection();
                 // The place after the connection: an idle accept loop must not hold one. A
                 // connection beyond the limit waits here, those after it in the backlog.
                 let places = tokio::select! {
@@ -289,7 +357,7 @@ pub async fn run(
                 let flow = flow::serve(Rc::clone(&core), Arc::clone(&listener), client, peer);
                 core.tasks.spawn_local(async move {
                     flow.await;
-                    drop(places);
+                    drop((places, present));
                 });
             }
             Err(error) if is_exhaustion(&error) => {
@@ -331,7 +399,9 @@ pub fn needs_v6_only(listener: &ListenerConfig, all: &[Arc<ListenerConfig>]) -> 
     address.port() != 0
         && all.iter().any(|other| match &other.address {
             ListenAddress::Tcp(SocketAddr::V4(v4)) => v4.port() == address.port(),
-            ListenAddress::Tcp(SocketAddr::V6(_)) | ListenAddress::Unix(_) => false,
+            ListenAddress::Tcp(SocketAddr::V6(_))
+            | ListenAddress::Unix(_)
+            | ListenAddress::Systemd(_) => false,
         })
 }
 
@@ -355,6 +425,33 @@ mod tests {
         other_file.remove().unwrap();
         assert!(!path.exists());
         drop(socket);
+    }
+
+    #[test]
+    fn a_socket_file_stays_while_somebody_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (socket, file) = bind_unix(&path).unwrap();
+        let other = socket.try_clone().unwrap();
+        drop(socket);
+        file.remove_unused().unwrap();
+        assert!(path.exists());
+        assert_eq!(other.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(other);
+        file.remove_unused().unwrap();
+        assert!(!path.exists());
+        file.remove_unused().unwrap();
+    }
+
+    #[test]
+    fn sockets_are_shared_where_they_are_fewer_than_the_cores() {
+        let address = ListenAddress::Systemd("web".into());
+        let listener = ListenerConfig::new("l", address, Arc::default());
+        let socket = || Socket::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let bound = |sockets| adopt(&listener, sockets, None, 3, TcpTimers::default());
+        assert_eq!(bound(vec![socket()]).unwrap().sockets.len(), 3);
+        assert_eq!(bound((0..5).map(|_| socket()).collect()).unwrap().sockets.len(), 5);
+        assert!(bound(Vec::new()).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
     account::{AccessLog, Counters, Hooks},
     kernel::books::Books,
     limit::{Limit, source::Sources},
+    presence::Presence,
     rules::config::{Config, RelayChoice},
     server::Budget,
     upstream::Groups,
@@ -46,6 +47,8 @@ pub struct Shared {
     pub upstreams: Groups,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
+    /// Connections and accept loops.
+    pub presence: Arc<Presence>,
     /// End at once.
     pub abort: CancellationToken,
     /// The upper part of flow ids: differs between processes.

@@ -127,6 +127,11 @@ counters! {
     Broken = "broken",
     /// Flows whose books contradicted the kernel's counts.
     Imbalance = "relay_imbalance",
+    /// Successors that took over.
+    Upgrades = "upgrades",
+    /// Upgrades that failed before the successor served, and successors that died while this
+    /// process was still there.
+    UpgradeFailures = "upgrade_failures",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
 }

@@ -5,15 +5,20 @@
 
 mod availability;
 mod budget;
+mod channel;
 mod events;
 mod files;
-mod janitor;
+mod handover;
+mod keeper;
 pub(crate) mod orders;
 pub mod privileges;
 mod running;
 pub mod selftest;
 mod signals;
+mod sockets;
+mod systemd;
 pub(crate) mod transparent;
+mod upgrade;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -22,11 +27,14 @@ use thiserror::Error;
 use tracing::info;
 
 pub(crate) use self::running::{Running, Setup};
+use self::upgrade::Upgrades;
 pub use self::{
     availability::{Availability, Check, Status, find},
     budget::{Budget, TooFewDescriptors},
-    janitor::{ARGUMENT as JANITOR, run as run_janitor},
+    handover::Predecessor,
+    keeper::{ARGUMENT as KEEPER, run as run_keeper},
     privileges::Needs,
+    sockets::Started,
 };
 use crate::{
     account::Hooks,
@@ -89,6 +97,14 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A socket that systemd should have passed.
+    #[error("cannot listen on {address}: {reason}")]
+    Passed {
+        /// The listener's.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -107,44 +123,76 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 ///
 /// # Errors
 /// [`ServeError`], before the first connection is accepted.
-pub fn run(options: Options) -> Result<(), ServeError> {
+pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     let Options { config, relay, threads } = options;
     let config = Arc::new(config);
     let cores = threads.unwrap_or_else(default_threads);
     let descriptors = privileges::raise_descriptor_limit();
 
     let budget = budget::work_out(&config, cores, descriptors)?;
-    let bound = bind_all(&config, cores)?;
+    let (bound, taken) = sockets::gather(&config, cores, &mut started)?;
+    let spares = sockets::spares(&config, &bound).map_err(io_error("keeping sockets"))?;
     let setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
-    let janitor = janitor::start(&setup.bound).map_err(io_error("starting the janitor"))?;
+    let files = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
+    let keeper = keeper::start(files).map_err(io_error("starting the keeper"))?;
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
     privileges::drop_all(&config.security.user, needs)?;
 
-    let running = setup.start(Hooks::default())?;
+    let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
+    let (desk, orders) = orders::Desk::new();
     info!("ready");
-    let (_desk, orders) = orders::Desk::new();
-    signals::wait(signals, orders, running.shared(), &mut Daemon)
+    systemd::serving();
+    if let Some(predecessor) = &started.predecessor {
+        predecessor.serving(taken);
+        predecessor.listen(desk.clone()).map_err(io_error("listening to the old daemon"))?;
+    }
+    let upgrades = Upgrades::new(Arc::clone(running.shared()), keeper, spares);
+    let mut daemon = Daemon { upgrades, predecessor: started.predecessor };
+    signals::wait(signals, orders, running.shared(), &mut daemon)
         .map_err(io_error("waiting for signals"))?;
-    running.remove_files();
+    if daemon.upgrades.is_succeeded() {
+        running.leave_files();
+    } else {
+        running.remove_files();
+    }
     running.join();
-    drop(janitor);
     Ok(())
 }
 
 /// Does what the daemon is told while it serves.
-struct Daemon;
+struct Daemon {
+    upgrades: Upgrades,
+    predecessor: Option<Predecessor>,
+}
 
 impl signals::Operator for Daemon {
     fn reload(&mut self) -> orders::Outcome {
-        Err("this version of mux cannot; restart it".into())
+        systemd::reloading();
+        let outcome = Err("this version of mux cannot; restart it".into());
+        systemd::serving();
+        outcome
     }
 
-    fn upgrade(&mut self) -> orders::Outcome {
-        Err("this version of mux cannot; restart it".into())
+    fn upgrade(&mut self, who: &'static str, reply: Option<signals::Reply>) {
+        self.upgrades.start(who, reply);
+    }
+
+    async fn finished(&mut self) {
+        self.upgrades.finished().await;
+    }
+
+    fn drain(&mut self) {
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.goodbye();
+        }
+        if !self.upgrades.is_succeeded() {
+            systemd::stopping();
+        }
+        self.upgrades.drain();
     }
 }
 

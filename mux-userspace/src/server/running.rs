@@ -106,6 +106,7 @@ impl Setup {
             limits: Limits::new(&config, budget, handles.len()),
             upstreams: Groups::new(&config),
             drain: CancellationToken::new(),
+            presence: Arc::default(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
             config,
@@ -147,7 +148,7 @@ impl Running {
             }
         }
         for file in files {
-            // Without the right to, it is the janitor's to do.
+            // Without the right to, it is the keeper's to do.
             let _ = file.remove();
         }
         if let Some(events) = events {
@@ -171,10 +172,15 @@ impl Running {
         access_writer.finish();
     }
 
+    /// Leaves the files of Unix sockets: they are a successor's now.
+    pub(crate) fn leave_files(&mut self) {
+        self.files.clear();
+    }
+
     /// Removes the files of Unix sockets, so that nobody finds a daemon that no longer accepts.
     pub(crate) fn remove_files(&self) {
         for file in &self.files {
-            // The janitor tries again with the privileges to.
+            // The keeper tries again with the privileges to.
             let _ = file.remove();
         }
     }

@@ -32,16 +32,23 @@ const LAST_ORDERS: Duration = Duration::from_secs(3);
 /// Where the events thread sends the keys of flows that want a look; one a core.
 pub(super) type Nudges = Vec<UnboundedSender<u32>>;
 
+/// A core's sockets, and the index of each one's listener.
+type Sockets = Vec<(usize, Socket)>;
+
 /// Starts a thread for each core; returns when all of them accept.
 pub(super) fn spawn_all(
     shared: &Arc<Shared>,
     bound: Vec<Bound>,
     handles: Vec<Option<Handle>>,
 ) -> Result<(Vec<JoinHandle<()>>, Nudges), ServeError> {
-    let mut sockets: Vec<Vec<Socket>> = handles.iter().map(|_| Vec::new()).collect();
-    for listener in bound {
-        for (core, socket) in sockets.iter_mut().zip(listener.sockets) {
-            core.push(socket);
+    let mut sockets: Vec<Sockets> = handles.iter().map(|_| Vec::new()).collect();
+    let cores = sockets.len().max(1);
+    for (listener, bound) in bound.into_iter().enumerate() {
+        // Where there are more than cores, a core gets several.
+        for (number, socket) in bound.sockets.into_iter().enumerate() {
+            if let Some(core) = sockets.get_mut(number % cores) {
+                core.push((listener, socket));
+            }
         }
     }
     let mut workers = Vec::new();
@@ -80,7 +87,7 @@ fn run(
     index: u16,
     shared: &Arc<Shared>,
     handle: Option<Handle>,
-    sockets: Vec<Socket>,
+    sockets: Sockets,
     nudged: UnboundedReceiver<u32>,
     started: &Started,
 ) -> io::Result<()> {
@@ -93,7 +100,7 @@ fn run(
 
 async fn serve(
     core: Rc<Core>,
-    sockets: Vec<Socket>,
+    sockets: Sockets,
     nudged: UnboundedReceiver<u32>,
     started: &Started,
 ) -> io::Result<()> {
@@ -101,8 +108,8 @@ async fn serve(
     let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch(ready));
     tokio::task::spawn_local(Rc::clone(&core).run_nudges(nudged));
     tokio::task::spawn_local(Rc::clone(&core).run_timers());
-    let listeners = core.shared.config.listeners.iter();
-    for (index, (listener, socket)) in listeners.zip(sockets).enumerate() {
+    for (index, socket) in sockets {
+        let Some(listener) = core.shared.config.listeners.get(index) else { continue };
         let accepting = listener::run(Rc::clone(&core), index, Arc::clone(listener), socket);
         core.tasks.spawn_local(async move {
             if let Err(error) = accepting.await {

@@ -7,13 +7,3 @@ fn keys_of_later_versions() {
     let text = format!("{LISTEN}{RULE}[admin]\nsocket = '/run/x'\n");
     refused(&text, "admin", "`admin` is not available in this version of mux", "");
 }
-
-#[test]
-fn socket_activation() {
-    refused(
-        &format!("listen = 'systemd:web'\n{RULE}"),
-        "'systemd",
-        "`systemd:web` is not an address to listen on",
-        "socket activation (`systemd:`) is not available in this version of mux",
-    );
-}
