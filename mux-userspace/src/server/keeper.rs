@@ -136,8 +136,8 @@ fn program() -> PathBuf {
 /// What a keeper process does.
 #[must_use]
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    // It ends with its daemon, whatever a terminal or a service manager sends to all. A program
-    // that it starts gets no blocked signals (std::process).
+    // It ends with its daemon, whatever a terminal or a service manager sends to all. A successor
+    // inherits the mask, and unblocks them when it catches them.
     let _ = SigSet::all().thread_block();
     sys::close_from(3);
     let Some((mut keeping, files)) = Keeping::new(arguments) else { return ExitCode::FAILURE };

@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc};
 
+use nix::sys::signal::SigSet;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -46,6 +47,9 @@ pub(super) fn catch() -> io::Result<Signals> {
         signal(SignalKind::user_defined2())?,
     ];
     drop(guard);
+    // The keeper, which starts successors, has them blocked. A signal that came since the start is
+    // not lost by that.
+    SigSet::all().thread_unblock()?;
     Ok(Signals { runtime, terminate, interrupt, hangup, user2 })
 }
 
