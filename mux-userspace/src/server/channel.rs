@@ -64,6 +64,8 @@ impl Channel {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         let fits = bytes.len() <= MAX_BYTES
+            // The control buffer is rounded up, and may take one more.
+            && descriptors.len() <= MAX_DESCRIPTORS
             && (descriptors.is_empty()
                 || control.push(SendAncillaryMessage::ScmRights(descriptors)));
         if !fits {
