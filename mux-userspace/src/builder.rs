@@ -249,7 +249,8 @@ impl Builder {
     }
 
     /// Reads a rules file, whose rules come before those of [`Builder::rule`], whose listeners
-    /// are listened on, and whose settings are in force where the builder has no other.
+    /// are listened on, and whose settings are in force where the builder has no other. `[admin]`
+    /// is the daemon's: in a program it opens nothing.
     pub fn rules_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
@@ -573,7 +574,7 @@ fn adopt(socket: Socket, cores: usize) -> io::Result<Bound> {
         sockets.push(socket.try_clone()?);
     }
     sockets.push(socket);
-    Ok(Bound { address, sockets, file: None })
+    Ok(Bound { address, sockets, file: None, spares: Arc::default() })
 }
 
 /// A multiplexer that serves. It goes on when this is dropped, to the end of the process;

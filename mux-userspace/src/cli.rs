@@ -1,23 +1,23 @@
 //! The command line.
 
 use std::{
-    io::{self, IsTerminal},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use tracing::warn;
-use tracing_subscriber::EnvFilter;
 
 use crate::{
-    check, doctor, explain, import,
+    check, doctor, explain, import, logging,
     probe::Probes,
+    remote,
     rules::{
-        self, Place, Problem, RulesFile,
+        self, RulesFile,
         config::{Config, ListenAddress, RelayChoice},
     },
-    server::{self, Options, ServeError},
+    server::{self, Options, Origin, ServeError, SetLevel},
 };
 
 /// Exit codes: those of sysexits.h.
@@ -68,7 +68,7 @@ struct Serve {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// off, error, warn, info, debug or trace; RUST_LOG has the last word
-    #[arg(long, value_name = "LEVEL", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    #[arg(long, value_name = "LEVEL", value_parser = logging::LEVELS)]
     log_level: Option<String>,
 }
 
@@ -89,6 +89,8 @@ enum Command {
     },
     /// Print an sslh configuration as a rules file
     Import(import::Arguments),
+    #[command(flatten)]
+    Remote(remote::Command),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -135,6 +137,7 @@ pub fn run() -> ExitCode {
         Some(Command::Explain(arguments)) => explain::run(&arguments),
         Some(Command::Doctor { rules, json }) => run_doctor(rules.as_deref(), json),
         Some(Command::Import(arguments)) => import::run(&arguments),
+        Some(Command::Remote(command)) => remote::run(&command),
     }
 }
 
@@ -162,14 +165,32 @@ fn serve(arguments: Serve) -> ExitCode {
             return exit::CONFIG.into();
         }
     };
-    start_log(log_level.as_deref().unwrap_or(&file.config.log.level));
+    logging::start(log_level.as_deref().unwrap_or(&file.config.log.level));
+    let level = SetLevel(match log_level {
+        Some(_) => Box::new(|_: &str| {}),
+        None => Box::new(logging::follow),
+    });
     log_warnings(&path, &file);
     let mut config = file.config;
     if !listen.is_empty() {
         config = config.with_listen(&listen);
     }
-    let options =
-        Options { config, relay: relay.map(Into::into), threads: threads.map(usize::from) };
+    let path = match std::path::absolute(&path) {
+        Ok(path) => path,
+        Err(error) => {
+            let reason = format!("{}: {error}", path.display());
+            eprintln!("error: {reason}");
+            started.fail(&reason);
+            return exit::OTHER.into();
+        }
+    };
+    let options = Options {
+        config,
+        relay: relay.map(Into::into),
+        threads: threads.map(usize::from),
+        origin: Origin { path, listen },
+        level,
+    };
     let predecessor = started.predecessor.clone();
     match server::run(options, started) {
         Ok(()) => ExitCode::SUCCESS,
@@ -193,6 +214,12 @@ fn exit_code(error: &ServeError) -> u8 {
         }
         ServeError::Descriptors(_)
         | ServeError::Privileges(server::privileges::DropError::NoUser(_)) => exit::CONFIG,
+        ServeError::AdminSocket { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => exit::CONFIG,
+            io::ErrorKind::PermissionDenied => exit::NOT_PERMITTED,
+            // Foreign and open-ended.
+            _ => exit::OTHER,
+        },
         ServeError::AccessLog { source, .. }
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
@@ -222,20 +249,13 @@ fn open(path: &Path) -> Result<RulesFile, ExitCode> {
 
 /// Logs what is odd about a rules file; not about its surroundings, which may change.
 fn log_warnings(path: &Path, file: &RulesFile) {
-    for Problem { message, place, label, hint } in file.report(file.warnings()).problems() {
-        let place = place.map(|Place { line, column }| format!(":{line}:{column}"));
-        warn!(
-            "{}{}: {message}{}{}",
-            path.display(),
-            place.unwrap_or_default(),
-            label.map(|label| format!(": {label}")).unwrap_or_default(),
-            hint.map(|hint| format!(" (hint: {hint})")).unwrap_or_default(),
-        );
+    for problem in file.report(file.warnings()).problems() {
+        warn!("{}", problem.line(path));
     }
 }
 
 fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
-    start_log("warn");
+    logging::start("warn");
     let config = match rules.map(load).transpose() {
         Ok(config) => config.unwrap_or_else(Config::empty),
         Err(code) => return code,
@@ -247,18 +267,4 @@ fn run_doctor(rules: Option<&Path>, json: bool) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) | Err(_) => exit::OTHER.into(),
     }
-}
-
-/// Logs to standard error; standard output is the access log's.
-fn start_log(level: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    // Fails only if there is a logger already, which then serves.
-    let _ = tracing_log::LogTracer::init();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
-        .finish();
-    let _ = tracing::subscriber::set_global_default(subscriber);
 }

@@ -11,10 +11,15 @@ use std::{
 };
 
 use slab::Slab;
-use tokio::{io::unix::AsyncFd, sync::mpsc::UnboundedReceiver};
+use tokio::{
+    io::unix::AsyncFd,
+    sync::mpsc::{Receiver, UnboundedReceiver},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    account::{Live, Record, Totals},
+    errand::Errand,
     kernel::{Handle, books::Way},
     limit::sniffing::Sniffing,
     relay::{Control, Stop, pool::Pool, watch::Watch},
@@ -40,15 +45,19 @@ pub struct Core {
     pub sniffing: Sniffing,
     /// Its connections' tasks.
     pub tasks: TaskTracker,
+    /// What it has carried.
+    pub totals: Totals,
     flows: RefCell<Slab<Entry>>,
     sequence: Cell<u32>,
+    /// `mux relay off`: flows stay out of the kernel.
+    kernel_off: Cell<bool>,
 }
 
 /// A flow as the core's timer sees it.
 #[derive(Debug)]
 struct Entry {
     control: Rc<Control>,
-    accepted: Instant,
+    live: Rc<Live>,
     last_activity: u64,
     active_at: Instant,
 }
@@ -60,6 +69,8 @@ pub struct FlowHandle {
     key: usize,
     /// The flow's mailbox.
     pub control: Rc<Control>,
+    /// What others can ask of it.
+    pub live: Rc<Live>,
 }
 
 impl Core {
@@ -68,16 +79,20 @@ impl Core {
     /// # Errors
     /// epoll_create1(2)'s.
     pub fn new(index: u16, shared: Arc<Shared>, kernel: Option<Handle>) -> io::Result<Rc<Self>> {
+        let current = shared.current.load_full();
+        let limits = &current.limits;
         Ok(Rc::new(Self {
             index,
             kernel,
             watch: Watch::new()?,
-            pool: Pool::new(shared.limits.pipes_per_core),
-            sniffing: Sniffing::new(shared.limits.sniffing_per_core),
+            pool: Pool::new(limits.pipes_per_core),
+            sniffing: Sniffing::new(limits.sniffing_per_core),
             tasks: TaskTracker::new(),
             shared,
+            totals: Totals::default(),
             flows: RefCell::default(),
             sequence: Cell::new(0),
+            kernel_off: Cell::new(false),
         }))
     }
 
@@ -89,23 +104,70 @@ impl Core {
         self.shared.id_base | u64::from(self.index) << 32 | u64::from(sequence)
     }
 
-    /// Enters a flow that was accepted at `accepted` in the table.
+    /// Enters a connection that has just been accepted in the table.
     #[must_use]
-    pub fn enter(self: &Rc<Self>, accepted: Instant) -> FlowHandle {
+    pub fn enter(self: &Rc<Self>, record: &Record) -> FlowHandle {
         let control = Rc::new(Control::default());
+        if self.kernel_off.get() {
+            control.leave_kernel();
+        }
+        let live = Rc::new(Live::new(record));
         let key = self.flows.borrow_mut().insert(Entry {
             control: Rc::clone(&control),
-            accepted,
+            live: Rc::clone(&live),
             last_activity: 0,
             active_at: Instant::now(),
         });
-        FlowHandle { core: Rc::clone(self), key, control }
+        FlowHandle { core: Rc::clone(self), key, control, live }
     }
 
     /// Flows in the table.
     #[must_use]
     pub fn flow_count(&self) -> usize {
         self.flows.borrow().len()
+    }
+
+    /// Where a look at the whole table ends.
+    pub(crate) fn table_end(&self) -> usize {
+        self.flows.borrow().capacity()
+    }
+
+    /// Shows the flow at this place of the table, if there is one.
+    pub(crate) fn look<T>(&self, key: usize, look: impl FnOnce(&Live, &Control) -> T) -> Option<T> {
+        self.flows.borrow().get(key).map(|entry| look(&entry.live, &entry.control))
+    }
+
+    /// Bytes given to upstream and client, of a flow that is alive.
+    pub(crate) fn given(&self, control: &Control) -> [u64; 2] {
+        let mut given = control.given();
+        if let (Some(pair), Some(books)) = (control.pair(), &self.shared.books) {
+            for way in Way::BOTH {
+                given[way.index()] += books.record(pair, way).carried();
+            }
+        }
+        given
+    }
+
+    /// Lets flows into the kernel, or takes all of them out and keeps them out. Returns how many
+    /// were in it.
+    pub(crate) fn switch_kernel(&self, allowed: bool) -> usize {
+        self.kernel_off.set(!allowed);
+        let flows = self.flows.borrow();
+        for (_, entry) in flows.iter() {
+            if allowed {
+                entry.control.allow_kernel();
+            } else {
+                entry.control.leave_kernel();
+            }
+        }
+        flows.iter().filter(|(_, entry)| entry.control.pair().is_some()).count()
+    }
+
+    /// Does what is asked of the core over the admin socket, for ever.
+    pub async fn run_errands(self: Rc<Self>, mut errands: Receiver<Errand>) {
+        while let Some(errand) = errands.recv().await {
+            errand.run(&self).await;
+        }
     }
 
     /// Orders every flow to end.
@@ -153,17 +215,18 @@ impl Core {
 
     /// Watches the flows' timeouts, for ever; also finds events that were lost.
     pub async fn run_timers(self: Rc<Self>) {
-        let period = sweep_period(&self.shared.config.timeouts);
-        let mut ticks = tokio::time::interval(period);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.sweep(Instant::now());
+            let period = sweep_period(&self.shared.current.load().config.timeouts);
+            tokio::time::sleep(period).await;
+            let now = Instant::now();
+            self.sweep(now);
+            self.shared.throttles.settle(now);
         }
     }
 
     fn sweep(&self, now: Instant) {
-        let timeouts = &self.shared.config.timeouts;
+        let current = self.shared.current.load();
+        let timeouts = &current.config.timeouts;
         for (_, entry) in self.flows.borrow_mut().iter_mut() {
             let mut activity = entry.control.activity();
             if let (Some(pair), Some(books)) = (entry.control.pair(), &self.shared.books) {
@@ -189,7 +252,7 @@ impl Core {
                 entry.control.stop(Stop::Idle);
             } else if timeouts
                 .lifetime
-                .is_some_and(|limit| now.duration_since(entry.accepted) >= limit)
+                .is_some_and(|limit| now.duration_since(entry.live.accepted) >= limit)
             {
                 entry.control.stop(Stop::Lifetime);
             }
@@ -231,6 +294,10 @@ impl FlowHandle {
 
 impl Drop for FlowHandle {
     fn drop(&mut self) {
+        if !self.live.is_accounted() {
+            // Its task was dropped in the middle: its bytes were carried all the same.
+            self.core.totals.carried(self.core.given(&self.control));
+        }
         self.unspliced();
         self.core.flows.borrow_mut().remove(self.key);
     }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     kernel::object,
     rules::config::Config,
-    server::{Availability, Status, find, transparent},
+    server::{Availability, Status, find, sandbox, transparent},
 };
 
 /// What `--json` prints.
@@ -25,10 +25,11 @@ struct Report<'a> {
 /// # Errors
 /// Writing's.
 pub fn run(config: &Config, json: bool, output: &mut impl Write) -> io::Result<bool> {
-    let Availability { kernel, mut checks } = find(&config.kernel);
+    let Availability { kernel, mut checks, self_test: _ } = find(&config.kernel);
     let identity = transparent::checks(config);
     let best = kernel.is_some() && identity.iter().all(|check| check.status != Status::Problem);
     checks.extend(identity);
+    checks.extend(sandbox::checks(&config.security));
     let relay = if kernel.is_some() { "sockmap" } else { "user space (splice, copy)" };
     if json {
         let report = Report {

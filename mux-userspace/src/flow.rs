@@ -12,7 +12,7 @@ use std::{
 use tracing::debug;
 
 use crate::{
-    account::{self, Counter, Record},
+    account::{self, Counter, Record, Stage},
     core::{Core, FlowHandle},
     limit::{
         Permit,
@@ -26,9 +26,9 @@ use crate::{
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
-    rules::config::{ListenerConfig, RuleId},
+    snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
-    sys,
+    sys, throttle,
     upstream::{self, Places, Visitor, builtin},
 };
 
@@ -54,18 +54,20 @@ enum Early {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream, peer: Peer) {
-    let mut record = Record::new(core.next_id(), peer, Arc::clone(&listener.name));
-    let handle = core.enter(record.accepted);
+pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer) {
+    let mut record = Record::new(core.next_id(), peer, Arc::clone(&service.listener().name));
+    let handle = core.enter(&record);
     core.shared.counters.count(Counter::Accepted);
 
-    match open(&core, &listener, client, peer, &mut record, &handle).await {
+    // A flow that is open has what it needs: an old configuration is not kept for it.
+    match open(&core, service, client, peer, &mut record, &handle).await {
         Ok(flow) => {
             if let Some(hook) = &core.shared.hooks.on_connect {
                 hook(&account::Flow::new(&record, None));
             }
             let close = relay(&core, flow, &mut record, &handle).await;
             account(&core, &record, &close);
+            handle.live.set_accounted();
             if let Some(hook) = &core.shared.hooks.on_close {
                 hook(&account::Flow::new(&record, Some(close.name())));
             }
@@ -73,6 +75,7 @@ pub async fn serve(core: Rc<Core>, listener: Arc<ListenerConfig>, client: Stream
         }
         Err(early) => {
             let (close, error, counter) = early.describe();
+            core.totals.closed(close);
             if let Some(counter) = counter {
                 core.shared.counters.count(counter);
             }
@@ -98,15 +101,14 @@ struct Flow {
 /// Sniffs, routes and connects. A connection that is refused is closed here.
 async fn open(
     core: &Rc<Core>,
-    listener: &ListenerConfig,
+    service: Service,
     mut client: Stream,
     peer: Peer,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Flow, Early> {
-    let config = &core.shared.config;
-    let limits = &core.shared.limits;
-    let entered = enter(core, listener, &mut client, peer, record, handle).await;
+    let Snapshot { config, limits, .. } = &*service.snapshot;
+    let entered = enter(core, &service, &mut client, peer, record, handle).await;
     let Entrance { place, header, sniff } = match entered {
         Ok(entrance) => entrance,
         Err(early) => {
@@ -116,7 +118,9 @@ async fn open(
             return Err(early);
         }
     };
-    record.sniffed = Some(record.accepted.elapsed());
+    let sniffed = record.accepted.elapsed();
+    record.sniffed = Some(sniffed);
+    core.totals.sniffing.observe(sniffed);
     record.tally.up.taken = sniff.prefix.len() as u64;
     record.tally.up.reads = sniff.reads;
     let Sniff { outcome, prefix, phase, guard, .. } = sniff;
@@ -134,6 +138,7 @@ async fn open(
     record.rule = Some(Arc::clone(&rule.name));
     record.why = Some(decision.why);
     record.upstream = Some(Arc::clone(&group.name));
+    handle.live.learn(record, Stage::Connecting);
     if !rule.acl.permits(record.client.ip()) {
         record.seen = decision.seen;
         client.reset();
@@ -145,7 +150,9 @@ async fn open(
 
     let start = Instant::now();
     let visitor = Visitor { client: &client, peer: record.client, handle };
-    let connected = or_stopped(handle, upstream::connect(core, decision.rule, visitor)).await?;
+    let connected =
+        or_stopped(handle, upstream::connect(core, &service.snapshot, decision.rule, visitor))
+            .await?;
     let connected = match connected {
         Ok(connected) => connected,
         Err(failure) => {
@@ -157,9 +164,12 @@ async fn open(
             return Err(Early::NoUpstream(failure));
         }
     };
-    record.connected = Some(start.elapsed());
+    let took = start.elapsed();
+    record.connected = Some(took);
+    core.totals.connecting.observe(took);
     record.upstream = Some(connected.upstream);
-    record.endpoint = Some(connected.endpoint.clone());
+    record.endpoint = Some(connected.endpoint.into());
+    handle.live.learn(record, Stage::Relaying);
 
     let announced = config.rules[connected.rule.0].proxy_protocol;
     let header = announced.map(|version| {
@@ -177,12 +187,13 @@ async fn open(
     let plan =
         Plan::new(choice, &ends, connected.builtin.is_some(), core.shared.unavailable.as_deref());
     if let Some((kind, stream)) = connected.builtin {
-        let about = about(record, &decision, &plan, listener, decision.rule, core);
+        let about = about(record, &decision, &plan, &service, handle);
         core.tasks.spawn_local(async move {
             // The flow's other end sees the same error and accounts for it.
             let _ = builtin::serve(kind, stream, about).await;
         });
     }
+    handle.live.set_why_not(plan.why_not.clone());
     record.seen = decision.seen;
     Ok(Flow {
         ends,
@@ -208,16 +219,17 @@ struct Entrance {
 /// not, when its header is read.
 async fn enter(
     core: &Core,
-    listener: &ListenerConfig,
+    service: &Service,
     stream: &mut Stream,
     peer: Peer,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Entrance, Early> {
+    let listener = service.listener();
     let trusted = listener.accept_proxy.as_ref().map(|trusted| trusted.includes(peer));
     let mut place = None;
     if trusted != Some(true) {
-        place = admit(core, listener, peer)?;
+        place = admit(service, peer)?;
     }
     let (_sniffing, evicted) = core.sniffing.enter(&handle.control);
     if evicted {
@@ -232,7 +244,7 @@ async fn enter(
         record.client = believed.client(peer);
         record.proxy = Some(believed.details());
         header = Some(believed);
-        place = admit(core, listener, record.client)?;
+        place = admit(service, record.client)?;
     }
     let guard = (trusted == Some(false)).then(Guard::default);
     let sniff = or_stopped(handle, sniffer.route(record.client, guard)).await??;
@@ -240,11 +252,11 @@ async fn enter(
 }
 
 /// Lets a client in whom the listener's access list permits and whose source has a place.
-fn admit(core: &Core, listener: &ListenerConfig, client: Peer) -> Result<Option<Place>, Early> {
-    if !listener.acl.permits(client.ip()) {
+fn admit(service: &Service, client: Peer) -> Result<Option<Place>, Early> {
+    if !service.listener().acl.permits(client.ip()) {
         return Err(Early::Refused("listener-denied", Counter::ListenerDenied));
     }
-    let (Some(sources), Some(address)) = (&core.shared.limits.sources, client.ip()) else {
+    let (Some(sources), Some(address)) = (&service.snapshot.limits.sources, client.ip()) else {
         return Ok(None);
     };
     sources.admit(address, Instant::now()).map(Some).map_err(|refused| match refused {
@@ -274,23 +286,22 @@ fn about(
     record: &Record,
     decision: &Decision,
     plan: &Plan,
-    listener: &ListenerConfig,
-    rule: RuleId,
-    core: &Core,
+    service: &Service,
+    handle: &FlowHandle,
 ) -> builtin::About {
     let seen = decision.seen.as_ref();
     builtin::About {
         id: record.id_text(),
         client: record.client.to_string(),
         peer: record.other_peer(),
-        listener: listener.name.to_string(),
-        rule: core.shared.config.rules[rule.0].name.to_string(),
+        listener: service.listener().name.to_string(),
+        rule: service.snapshot.config.rules[decision.rule.0].name.to_string(),
         why: decision.why.name(),
         probe: seen.map(|seen| seen.probe.name().to_owned()),
         details: seen.map(|seen| seen.details.to_json()),
         details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
         relay: Mode::Copy.name(),
-        relay_note: plan.note(Mode::Copy).to_owned(),
+        relay_note: plan.note(Mode::Copy, &handle.control).to_owned(),
         server: concat!("mux/", env!("CARGO_PKG_VERSION")),
     }
 }
@@ -304,32 +315,31 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
         match next.await {
             Next::Over(close) => {
                 record.relay = Some(duplex.mode());
-                record.relay_note = plan.note(duplex.mode()).to_owned();
+                record.relay_note = plan.note(duplex.mode(), &handle.control).to_owned();
+                handle.live.set_stage(Stage::Ending);
                 end(ends, &close).await;
                 return close;
             }
             Next::Promote => {}
         }
         let Some(kernel) = &core.kernel else {
-            plan.stay("this core has no kernel relay".into());
+            stay(&mut plan, "this core has no kernel relay".into(), handle);
             continue;
         };
         let sizes = Sizes {
-            send_buffer: core.shared.config.kernel.send_buffer,
-            backlog_limit: core.shared.config.kernel.backlog_limit,
+            send_buffer: core.shared.kernel.send_buffer,
+            backlog_limit: core.shared.kernel.backlog_limit,
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
             Entered::In(spliced) => match relay_spliced(core, spliced, record, handle).await {
-                Ok(back) => {
-                    ends = back;
-                    plan.stay("ordered out of the kernel relay".into());
-                }
+                // Until it may come back: `Control::is_to_leave_kernel`.
+                Ok(back) => ends = back,
                 Err(close) => return close,
             },
             Entered::Out(back, refusal) => {
                 ends = back;
-                refused(core, &mut plan, &refusal, record);
+                refused(core, &mut plan, &refusal, record, handle);
             }
             Entered::Lost(error) => {
                 return Close::Failed { side: Side::Downstream, error };
@@ -338,10 +348,16 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
     }
 }
 
-fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record) {
+fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record, handle: &FlowHandle) {
     core.shared.counters.count(Counter::PromotionRefused);
     debug!(id = record.id_text(), %refusal, "stays in user space");
-    plan.stay(refusal.to_string());
+    stay(plan, refusal.to_string(), handle);
+}
+
+/// Keeps the flow in user space for good.
+fn stay(plan: &mut Plan, why: String, handle: &FlowHandle) {
+    plan.stay(why);
+    handle.live.set_why_not(plan.why_not.clone());
 }
 
 /// Accompanies a flow in the kernel; its ends come back if it was ordered out.
@@ -359,14 +375,14 @@ async fn relay_spliced(
     let mut close = match spliced.run(&handle.control, &core.pool).await {
         Exit::Over(close) => close,
         Exit::Left => {
-            spliced.settle(&mut record.tally);
-            handle.unspliced();
+            settle(&spliced, record, handle);
             core.shared.counters.count(Counter::Demoted);
             return spliced
                 .into_user_space()
                 .map_err(|error| Close::Failed { side: Side::Downstream, error });
         }
     };
+    handle.live.set_stage(Stage::Ending);
     match &close {
         Close::Finished => {
             if let Err(imbalance) = spliced.audit() {
@@ -378,9 +394,15 @@ async fn relay_spliced(
             spliced.abort(None, PATIENCE).await;
         }
     }
+    settle(&spliced, record, handle);
+    Err(close)
+}
+
+/// Brings the flow's counts up to date with the books, which are another flow's after that.
+fn settle(spliced: &Spliced<'_>, record: &mut Record, handle: &FlowHandle) {
     spliced.settle(&mut record.tally);
     handle.unspliced();
-    Err(close)
+    handle.control.set_given(record.tally.up.given, record.tally.down.given);
 }
 
 /// Closes both connections of a flow in user space, as its end asks for.
@@ -424,6 +446,8 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::BytesUp, record.tally.up.given);
     counters.add(Counter::BytesDown, record.tally.down.given);
     counters.add(Counter::Passes, u64::from(record.tally.passes));
+    core.totals.ended(record);
+    core.totals.closed(close.name());
     let counter = match close {
         Close::Forged => {
             counters.count(proxy::Refusal::Untrusted.counter());
@@ -435,11 +459,14 @@ fn account(core: &Core, record: &Record, close: &Close) {
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    tracing::error!(
-        id = record.id_text(),
-        tally = ?record.tally,
-        "the kernel relay's books: {close}; please report this"
-    );
+    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
+        tracing::error!(
+            id = record.id_text(),
+            tally = ?record.tally,
+            suppressed = throttle::some(held),
+            "the kernel relay's books: {close}; please report this"
+        );
+    }
 }
 
 impl From<Aborted> for Early {

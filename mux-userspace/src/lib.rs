@@ -64,29 +64,38 @@
 //! [`upstream`] connects, [`flow`] replays what was sniffed, [`relay`] moves the rest, and
 //! [`account`] keeps the record. ARCHITECTURE.md has the picture.
 
+pub mod accept;
 pub mod account;
+pub mod admin;
 pub mod builder;
 pub mod check;
 pub mod cli;
 pub mod core;
 pub mod doctor;
+pub mod errand;
 pub mod explain;
 pub mod flow;
 pub mod import;
 pub mod kernel;
 pub mod limit;
 pub mod listener;
+pub mod logging;
+mod metrics;
 pub mod net;
 pub mod presence;
 pub mod probe;
 pub mod proxy;
 pub mod relay;
+mod remote;
 pub mod route;
 pub mod rules;
 pub mod server;
 pub mod shared;
+pub mod snapshot;
 pub mod sniff;
 pub mod sys;
+pub mod throttle;
+mod top;
 pub mod upstream;
 
 pub use self::{

@@ -1,42 +1,24 @@
-//! Listening sockets: bound once at start, one per core (`SO_REUSEPORT`), and the accept loop.
-//!
-//! Never parses a byte. Accepting waits for a place under the limits, so that connections beyond
-//! them wait in the backlog.
+//! Listening sockets: how they are bound, one per core (`SO_REUSEPORT`).
 
 use std::{
     fs, io,
     net::SocketAddr,
-    os::{
-        fd::OwnedFd,
-        unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
-    },
+    os::unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
-    rc::Rc,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use thiserror::Error;
-use tokio::{
-    net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
-use tracing::warn;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    account::Counter,
-    core::Core,
-    flow,
-    net::{Peer, Stream, TcpTimers},
-    presence::until_paused,
+    net::TcpTimers,
     rules::config::{ListenAddress, ListenerConfig},
 };
 
 /// Connections that may wait in the kernel; net.core.somaxconn may lower it.
 const BACKLOG: i32 = 4096;
-/// First and longest pause when accepting fails for lack of descriptors or memory.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A listener's sockets.
 #[derive(Debug)]
@@ -47,6 +29,73 @@ pub struct Bound {
     pub sockets: Vec<Socket>,
     /// The Unix socket file that was made.
     pub file: Option<SocketFile>,
+    /// What a successor gets.
+    pub spares: Arc<Spares>,
+}
+
+impl Bound {
+    /// The same with other handles to its sockets for a successor.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn with_spares(self) -> io::Result<Self> {
+        let spares = Spares::of(&self.sockets)?.into();
+        Ok(Self { spares, ..self })
+    }
+}
+
+/// Other handles to the sockets of a listener, for a successor, and the listener's end: a port is
+/// open as long as there is one handle.
+#[derive(Debug, Default)]
+pub struct Spares {
+    sockets: Mutex<Vec<Socket>>,
+    closed: CancellationToken,
+}
+
+impl Spares {
+    /// Of these.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn of(sockets: &[Socket]) -> io::Result<Self> {
+        let sockets = sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { sockets: sockets.into(), closed: CancellationToken::new() })
+    }
+
+    /// Handles for another process.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn try_clone(&self) -> io::Result<Vec<Socket>> {
+        self.lock().iter().map(Socket::try_clone).collect()
+    }
+
+    /// Lets go of the handles: no process can have them any more.
+    pub fn release(&self) {
+        self.lock().clear();
+    }
+
+    /// Lets go of the handles, and has whoever accepts close its own.
+    pub fn close(&self) {
+        self.release();
+        self.closed.cancel();
+    }
+
+    /// Whether it has been closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Waits until it is closed.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Socket>> {
+        // Nothing panics that holds it.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A Unix socket's file, to be removed at the end if it is still the one we made.
@@ -84,6 +133,12 @@ impl BindError {
         };
         Self { address: describe(address), source, hint }
     }
+
+    /// The same with another hint, which begins with a line break.
+    #[must_use]
+    pub fn with_hint(self, hint: &'static str) -> Self {
+        Self { hint, ..self }
+    }
 }
 
 /// An address as logs print it.
@@ -116,16 +171,18 @@ pub fn bind(
             for _ in 1..cores {
                 sockets.push(bind_tcp(actual, v6_only, timers).map_err(failed)?);
             }
-            Ok(Bound { address: ListenAddress::Tcp(actual), sockets, file: None })
+            let address = ListenAddress::Tcp(actual);
+            Ok(Bound { address, sockets, file: None, spares: Arc::default() })
         }
         ListenAddress::Unix(path) => {
-            let (first, file) = bind_unix(path).map_err(failed)?;
+            let (first, file) = bind_unix(path, None).map_err(failed)?;
             let mut sockets = vec![first];
             for _ in 1..cores {
                 let again = sockets[0].try_clone().map_err(failed)?;
                 sockets.push(again);
             }
-            Ok(Bound { address: listener.address.clone(), sockets, file: Some(file) })
+            let address = listener.address.clone();
+            Ok(Bound { address, sockets, file: Some(file), spares: Arc::default() })
         }
         ListenAddress::Systemd(_) => {
             Err(failed(io::Error::new(io::ErrorKind::Unsupported, "its sockets are passed to mux")))
@@ -167,7 +224,7 @@ pub fn adopt(
         let again = sockets[index % there].try_clone().map_err(failed)?;
         sockets.push(again);
     }
-    Ok(Bound { address, sockets, file })
+    Ok(Bound { address, sockets, file, spares: Arc::default() })
 }
 
 /// Fails where somebody listens already. Binding itself would not, if that somebody is a mux of
@@ -202,10 +259,39 @@ fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP address"))
 }
 
-fn bind_unix(path: &Path) -> io::Result<(Socket, SocketFile)> {
+/// Binds the admin socket. Nobody but the file's owner can connect so far.
+///
+/// # Errors
+/// [`BindError`].
+pub(crate) fn bind_admin(path: &Path) -> Result<(Socket, SocketFile), BindError> {
+    bind_unix(path, Some(0o600))
+        .map_err(|error| BindError::new(&ListenAddress::Unix(path.to_owned()), error))
+}
+
+/// Binds the address of `[admin] metrics`.
+///
+/// # Errors
+/// [`BindError`].
+pub(crate) fn bind_metrics(address: SocketAddr) -> Result<Socket, BindError> {
+    let bind = || {
+        let socket = new_tcp(address, false)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(socket)
+    };
+    bind().map_err(|error| BindError::new(&ListenAddress::Tcp(address), error))
+}
+
+fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<(Socket, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
+    if let Some(mode) = mode {
+        // bind(2) gives the file the socket's own permissions, less the umask (`unix_bind_bsd`):
+        // there is no moment in which it has more.
+        rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
+    }
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
     let metadata = fs::symlink_metadata(path)?;
@@ -286,111 +372,6 @@ impl SocketFile {
     }
 }
 
-/// A core's end of a listener.
-#[derive(Debug)]
-enum Acceptor {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Acceptor {
-    fn new(socket: Socket) -> io::Result<Self> {
-        if socket.local_addr()?.is_unix() {
-            Ok(Self::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?))
-        } else {
-            Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
-        }
-    }
-
-    async fn accept(&self) -> io::Result<(Stream, Peer)> {
-        match self {
-            Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::from_ip(address)))
-            }
-            Self::Unix(listener) => {
-                let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
-            }
-        }
-    }
-}
-
-/// Accepts until the daemon drains, then closes the socket.
-///
-/// # Errors
-/// The socket cannot be registered with the runtime.
-pub async fn run(
-    core: Rc<Core>,
-    index: usize,
-    listener: Arc<ListenerConfig>,
-    socket: Socket,
-) -> io::Result<()> {
-    let acceptor = Acceptor::new(socket)?;
-    let drain = core.shared.drain.clone();
-    let presence = Arc::clone(&core.shared.presence);
-    let mut orders = presence.orders();
-    let mut accepting = Some(presence.acceptor());
-    let mut pause = BACK_OFF.0;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            () = drain.cancelled() => return Ok(()),
-            () = until_paused(&mut orders, accepting.is_some()) => {
-                // What is in the queue of a paused one is the successor's.
-                accepting = if accepting.is_some() { None } else { Some(presence.acceptor()) };
-                continue;
-            }
-            accepted = acceptor.accept(), if accepting.is_some() => accepted,
-        };
-        match accepted {
-            Ok((client, peer)) => {
-                pause = BACK_OFF.0;
-                let present = presence.connection();
-                // The place after the connection: an idle accept loop must not hold one. A
-                // connection beyond the limit waits here, those after it in the backlog.
-                let places = tokio::select! {
-                    biased;
-                    () = drain.cancelled() => return Ok(()),
-                    places = places(&core, index) => places,
-                };
-                let flow = flow::serve(Rc::clone(&core), Arc::clone(&listener), client, peer);
-                core.tasks.spawn_local(async move {
-                    flow.await;
-                    drop((places, present));
-                });
-            }
-            Err(error) if is_exhaustion(&error) => {
-                core.shared.counters.count(Counter::AcceptExhausted);
-                if pause == BACK_OFF.0 {
-                    // Once per shortage, not once per attempt.
-                    warn!(listener = %listener.name, %error, "cannot accept; trying again, slower");
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(BACK_OFF.1);
-            }
-            // ECONNABORTED and the network errors that accept(2) passes on: that one connection's.
-            Err(_) => core.shared.counters.count(Counter::AcceptAborted),
-        }
-    }
-}
-
-/// Waits for a place under the global and the listener's limit.
-async fn places(core: &Core, index: usize) -> [Option<OwnedSemaphorePermit>; 2] {
-    let limits = &core.shared.limits;
-    let listener = limits.listeners.get(index).and_then(Option::as_ref);
-    [take(Some(&limits.connections)).await, take(listener).await]
-}
-
-async fn take(semaphore: Option<&Arc<Semaphore>>) -> Option<OwnedSemaphorePermit> {
-    // These semaphores are never closed.
-    Arc::clone(semaphore?).acquire_owned().await.ok()
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
-}
-
 /// Whether a dual-stack listener would take `listener`'s place: another one has the same port on
 /// IPv4.
 #[must_use]
@@ -413,11 +394,11 @@ mod tests {
     fn a_socket_file_is_removed_only_while_it_is_ours() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let (socket, file) = bind_unix(&path).unwrap();
+        let (socket, file) = bind_unix(&path, None).unwrap();
         assert_eq!(SocketFile::from_argument(&file.to_argument()), Some(file.clone()));
         // Another daemon's socket took the name.
         fs::remove_file(&path).unwrap();
-        let (_other, other_file) = bind_unix(&path).unwrap();
+        let (_other, other_file) = bind_unix(&path, None).unwrap();
         if other_file.inode != file.inode {
             file.remove().unwrap();
             assert!(path.exists());
@@ -458,10 +439,10 @@ mod tests {
     fn a_stale_socket_file_is_replaced_and_a_live_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let (socket, _) = bind_unix(&path).unwrap();
-        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let (socket, _) = bind_unix(&path, None).unwrap();
+        assert_eq!(bind_unix(&path, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(socket);
-        bind_unix(&path).unwrap();
+        bind_unix(&path, None).unwrap();
     }
 
     #[test]

@@ -1,32 +1,38 @@
-//! What all cores share: the configuration in force, limits, counters, the state of the kernel
-//! relay.
+//! What all cores share: the configuration in force, counters, the state of the kernel relay.
 
 use std::{
-    num::NonZeroU32,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
-use tokio::sync::Semaphore;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::{AccessLog, Counters, Hooks},
     kernel::books::Books,
-    limit::{Limit, source::Sources},
+    limit::gate::Gate,
     presence::Presence,
-    rules::config::{Config, RelayChoice},
-    server::Budget,
-    upstream::Groups,
+    rules::config::{KernelConfig, RelayChoice},
+    snapshot::Snapshot,
+    throttle::Throttles,
 };
 
 /// Shared by all cores; lives as long as the daemon serves.
 #[derive(Debug)]
 pub struct Shared {
-    /// The rules in force.
-    pub config: Arc<Config>,
+    /// The configuration in force. Whatever serves a connection uses the connection's own.
+    pub current: ArcSwap<Snapshot>,
+    /// Where the rules come from; `None` in a program that brings its own.
+    pub rules_file: Option<PathBuf>,
+    /// Why the rules could not be loaded again the last time; `None`: they could.
+    pub last_failure: ArcSwapOption<LoadFailure>,
+    /// `[kernel]` as it was at start: the maps and the program are of it.
+    pub kernel: KernelConfig,
     /// `--relay`, which goes before what rules say.
     pub relay: Option<RelayChoice>,
     /// Why the kernel relay is not in force; `None`: it is.
@@ -37,14 +43,14 @@ pub struct Shared {
     pub owners: Owners,
     /// Counters.
     pub counters: Arc<Counters>,
+    /// Bounds for what the cores log.
+    pub throttles: Throttles,
     /// The access log.
     pub access: AccessLog,
     /// The embedding program's callbacks.
     pub hooks: Hooks,
-    /// Limits.
-    pub limits: Limits,
-    /// The upstreams' state, indexed as the configuration's.
-    pub upstreams: Groups,
+    /// Connections of all listeners; accepting waits for a place.
+    pub connections: Gate,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
     /// Connections and accept loops.
@@ -55,45 +61,13 @@ pub struct Shared {
     pub id_base: u64,
 }
 
-/// Everything that is limited.
-#[derive(Debug)]
-pub struct Limits {
-    /// Connections; accepting waits for a place.
-    pub connections: Arc<Semaphore>,
-    /// Connections a listener; accepting waits for a place. Indexed as the listeners are.
-    pub listeners: Vec<Option<Arc<Semaphore>>>,
-    /// Connections a source; refused beyond. `None`: not limited.
-    pub sources: Option<Arc<Sources>>,
-    /// Connections being sniffed, a core; beyond, the oldest is closed.
-    pub sniffing_per_core: NonZeroU32,
-    /// Pipes for splice(2), a core; beyond, flows are copied.
-    pub pipes_per_core: usize,
-    /// Flows a rule; refused beyond. Indexed as the rules are.
-    pub rules: Vec<Limit>,
-}
-
-impl Limits {
-    /// Those of a configuration, all places free.
-    #[must_use]
-    pub fn new(config: &Config, budget: Budget, cores: usize) -> Self {
-        let cores = NonZeroU32::new(cores as u32).unwrap_or(NonZeroU32::MIN);
-        let semaphore = |most: NonZeroU32| Arc::new(Semaphore::new(most.get() as usize));
-        Self {
-            connections: semaphore(budget.connections),
-            listeners: config
-                .listeners
-                .iter()
-                .map(|listener| listener.max_connections.map(semaphore))
-                .collect(),
-            sources: Sources::new(config.limits.per_source),
-            sniffing_per_core: NonZeroU32::new(
-                config.limits.max_sniffing.get().div_ceil(cores.get()),
-            )
-            .unwrap_or(NonZeroU32::MIN),
-            pipes_per_core: budget.pipes_per_core,
-            rules: config.rules.iter().map(|rule| Limit::new(rule.max_connections)).collect(),
-        }
-    }
+/// Rules that did not come into force.
+#[derive(Clone, Debug)]
+pub struct LoadFailure {
+    /// When they were loaded.
+    pub at: SystemTime,
+    /// Why not, with file, line and column where it is the text that is wrong.
+    pub reason: String,
 }
 
 /// Which core's which flow a pair of records belongs to, so that the verdict's events find it.

@@ -114,6 +114,82 @@ fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Who is told what a seccomp filter refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusals {
+    /// The caller alone.
+    Silent,
+    /// The kernel's audit log, too, where the kernel can do that (4.14, commit e66a39977985).
+    Logged,
+}
+
+/// Installs a seccomp filter on every thread of the process, for good. `no_new_privs` must be set.
+///
+/// # Errors
+/// seccomp(2)'s.
+pub fn install_filter(program: &[libc::sock_filter], refusals: Refusals) -> io::Result<()> {
+    let flags = libc::SECCOMP_FILTER_FLAG_TSYNC;
+    match refusals {
+        Refusals::Silent => set_filter(program, flags),
+        Refusals::Logged => match set_filter(program, flags | libc::SECCOMP_FILTER_FLAG_LOG) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => set_filter(program, flags),
+            result => result,
+        },
+    }
+}
+
+fn set_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?,
+        // The kernel only reads it.
+        filter: program.as_ptr().cast_mut(),
+    };
+    let operation = libc::SECCOMP_SET_MODE_FILTER;
+    // SAFETY: the kernel copies the program, whose pointer and length are those of a slice.
+    match unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) } {
+        0 => Ok(()),
+        -1 => Err(io::Error::last_os_error()),
+        // Of the thread that has other filters.
+        thread => Err(io::Error::other(format!("thread {thread} cannot be filtered"))),
+    }
+}
+
+/// Whether the kernel has seccomp filters that refuse with an error.
+#[must_use]
+pub fn has_seccomp() -> bool {
+    let (operation, action) = (libc::SECCOMP_GET_ACTION_AVAIL, libc::SECCOMP_RET_ERRNO);
+    // SAFETY: the kernel reads one word.
+    unsafe { libc::syscall(libc::SYS_seccomp, operation, 0, &raw const action) == 0 }
+}
+
+/// The version of the kernel's Landlock, from 1 (5.13).
+///
+/// # Errors
+/// landlock_create_ruleset(2)'s: `ENOSYS` where it is not built in, `EOPNOTSUPP` where it was not
+/// enabled at boot.
+pub fn landlock_abi() -> io::Result<u32> {
+    /// include/uapi/linux/landlock.h.
+    const LANDLOCK_CREATE_RULESET_VERSION: libc::c_uint = 1;
+    let (call, none) = (libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>());
+    // SAFETY: with this flag and no attributes it returns a number and touches nothing.
+    let version = unsafe { libc::syscall(call, none, 0usize, LANDLOCK_CREATE_RULESET_VERSION) };
+    u32::try_from(version).map_err(|_| io::Error::last_os_error())
+}
+
+/// Maps and unmaps a page with these rights, `PROT_*`.
+#[cfg(test)]
+pub(crate) fn try_map(rights: libc::c_int) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nobody else knows.
+    unsafe {
+        let page = libc::mmap(std::ptr::null_mut(), 1, rights, flags, -1, 0);
+        if page == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        check(libc::munmap(page, 1))
+    }
+}
+
 /// A shared, writable mapping of a BPF array made with `BPF_F_MMAPABLE`, seen as `[T]`.
 ///
 /// `T` must be valid for every bit pattern and may be written by the kernel at any time:

@@ -2,6 +2,7 @@
 
 mod abi;
 mod acl;
+mod admin;
 mod auto;
 mod bench;
 mod check;
@@ -18,6 +19,7 @@ mod leaks;
 mod limits;
 mod many_clients;
 mod names;
+mod package;
 mod portmux;
 mod privileges;
 mod proxies;
@@ -25,6 +27,8 @@ mod proxy_protocol;
 mod queue;
 mod real_peers;
 mod relays;
+mod reload;
+mod sandbox;
 mod shell_examples;
 mod shutdown;
 mod sniffing;

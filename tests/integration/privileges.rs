@@ -1,7 +1,10 @@
 //! What the daemon may do, and that it keeps none of it.
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Access, Daemon, NOBODY, Need, Relay, Starter, Upstream, need};
+use mux_tests::{
+    Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, eventually_true, need,
+    procfs::Proc,
+};
 
 const NOT_PERMITTED: i32 = 77;
 /// Enough to load and attach the program.
@@ -47,6 +50,26 @@ fn root_becomes_nobody_and_the_kernel_relay_still_works() -> Result<()> {
     let access = flow(&daemon, &upstream)?;
     ensure!(access.relay() == "sockmap", "{access:?}");
     daemon.stop()?;
+    Ok(())
+}
+
+/// It removes the files of sockets from directories that are not the daemon's user's, and starts a
+/// successor, which needs whatever the first one was started with.
+#[test]
+fn the_keeper_keeps_what_mux_was_started_with() -> Result<()> {
+    need!(Need::Root);
+    let scratch = Scratch::new()?;
+    let path = scratch.join("mux.sock");
+    let rules = format!("listen = \"{}\"\n{}", path.display(), Relay::Copy.rule("builtin:echo"));
+    let daemon = Daemon::user_space(&rules)?;
+    let children = daemon.proc().children()?;
+    let [keeper] = children[..] else { anyhow::bail!("children: {children:?}") };
+    let (keeper, ours) = (Proc(keeper), Proc(std::process::id()));
+    for field in ["NoNewPrivs", "Uid", "Seccomp", "CapEff", "CapPrm", "CapBnd"] {
+        ensure!(keeper.status(field)? == ours.status(field)?, "{field}");
+    }
+    daemon.stop()?;
+    ensure!(!path.exists(), "the socket's file is left");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
 use crate::{Access, Conn, Process, Scratch, Starter, Upstream, eventually, procfs::Proc, starter};
@@ -21,6 +21,9 @@ pub struct Daemon {
     listeners: Vec<(String, String)>,
     ended: bool,
 }
+
+/// In the log: a reload that failed.
+const FAILED: &str = ": reload failed, nothing has changed: ";
 
 /// How a daemon ended, and all it has said.
 #[derive(Debug)]
@@ -156,6 +159,53 @@ impl Daemon {
         Ok((client, server))
     }
 
+    /// Replaces its rules file (see [`Starter::new`]), has it reload, and waits for the outcome: the
+    /// last line of the log about it. Only for a daemon that was started with rules as text.
+    ///
+    /// # Errors
+    /// The file cannot be written, or nothing is said.
+    pub fn reload(&self, rules: &str) -> Result<String> {
+        let new = self.scratch.write("rules.new", starter::complete(rules))?;
+        std::fs::rename(new, self.path("rules.toml"))?;
+        self.hang_up()
+    }
+
+    /// Has it reload the rules file that there is, and waits for the outcome.
+    ///
+    /// # Errors
+    /// Nothing is said.
+    pub fn hang_up(&self) -> Result<String> {
+        let outcomes = || {
+            let lines = self.process.err().into_iter();
+            let is_outcome = |line: &String| line.contains(" reloaded: ") || line.contains(FAILED);
+            lines.filter(is_outcome).collect::<Vec<_>>()
+        };
+        let before = outcomes().len();
+        self.signal(Signal::HUP)?;
+        eventually("the outcome of the reload", || outcomes().get(before).cloned())
+    }
+
+    /// The same, of rules that have to come into force; the outcome's summary.
+    ///
+    /// # Errors
+    /// They do not.
+    pub fn reload_ok(&self, rules: &str) -> Result<String> {
+        let outcome = self.reload(rules)?;
+        let (_, summary) = outcome.split_once(" reloaded: ").with_context(|| outcome.clone())?;
+        Ok(summary.to_owned())
+    }
+
+    /// Where the listener of this name listens that was added last.
+    ///
+    /// # Errors
+    /// There is none such.
+    pub fn added(&self, name: &str) -> Result<String> {
+        let lines = self.process.err();
+        let prefix = format!(" INFO listening listener={name} address=");
+        let found = lines.iter().rev().find_map(|line| line.split_once(&prefix));
+        Ok(found.with_context(|| format!("no listener {name}"))?.1.to_owned())
+    }
+
     /// Waits for a line of its log that contains `text`.
     ///
     /// # Errors
@@ -247,7 +297,11 @@ impl Daemon {
         ensure!(status.success(), "the daemon ended with {status}");
         let log = self.process.err_lines().to_end()?;
         // Errors are bugs: unbalanced books, panics of a core. Peers' misbehaviour is no error.
-        let bad = log.iter().find(|line| line.contains(" ERROR ") || line.contains("panicked"));
+        // That a reload fails is the business of whoever wrote the rules.
+        let is_bad = |line: &&String| {
+            (line.contains(" ERROR ") && !line.contains(FAILED)) || line.contains("panicked")
+        };
+        let bad = log.iter().find(is_bad);
         if let Some(line) = bad {
             bail!("the daemon's log has an error in it: {line}");
         }

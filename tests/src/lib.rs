@@ -9,6 +9,7 @@
 //! that need the kernel relay, default `auto`).
 
 mod access;
+pub mod admin;
 mod binary;
 pub mod bpf;
 mod conn;

@@ -40,6 +40,20 @@ impl Proc {
         status_field(&self.read("status")?, field).with_context(|| format!("no {field} in status"))
     }
 
+    /// A line of each thread's `status`.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn status_of_threads(self, field: &str) -> Result<Vec<String>> {
+        let mut values = Vec::new();
+        for task in fs::read_dir(self.path("task"))? {
+            // It may have ended meanwhile.
+            let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+            values.push(status_field(&status, field).with_context(|| format!("no {field}"))?);
+        }
+        Ok(values)
+    }
+
     /// Resident memory, KiB.
     ///
     /// # Errors

@@ -73,6 +73,16 @@ impl Starter {
         self
     }
 
+    /// On a kernel whose `call` fails with `error` (`"ENOSYS"`), as older ones do; by strace(1).
+    #[must_use]
+    pub fn without(mut self, call: &str, error: &str) -> Self {
+        // -D: the daemon is the child, not strace.
+        let options = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"].map(str::to_owned);
+        let inject = [format!("--trace={call}"), format!("--inject={call}:error={error}")];
+        self.wrapper.extend(options.into_iter().chain(inject));
+        self
+    }
+
     /// With this file as its `/etc/hosts`: what is written into the file later counts, too. Needs
     /// root.
     #[must_use]
@@ -151,7 +161,7 @@ fn for_others(scratch: &Scratch) -> Result<PathBuf> {
 }
 
 /// Adds what tests would otherwise all have to write.
-fn complete(rules: &str) -> String {
+pub(crate) fn complete(rules: &str) -> String {
     let mut text = String::new();
     if !rules.contains("listen = ") && !rules.contains("[[listener]]") {
         text.push_str("listen = \"127.0.0.1:0\"\n");

@@ -3,11 +3,13 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `fuzz`, `vm`, `bench` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `fuzz`, `vm`, `bench`, `dist`, `deb` and `doctor` are the other commands.
 
 mod apt;
 mod bench;
 mod daemon;
+mod deb;
+mod dist;
 mod doctor;
 mod ebpf;
 mod fuzz;
@@ -44,6 +46,10 @@ enum Xtask {
     Bench(bench::BenchArgs),
     /// Build the eBPF half and replace (or check) the committed object
     Ebpf(ebpf::EbpfArgs),
+    /// Write manual pages and shell completions
+    Dist(dist::DistArgs),
+    /// Make a Debian package, and try it out
+    Deb(deb::DebArgs),
     /// Show what building, testing and running need, and what to do about what is missing
     Doctor(doctor::DoctorArgs),
 }
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Dist(args) => dist::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Deb(args) => deb::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

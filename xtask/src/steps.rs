@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     apt,
     daemon::{self, Object, Profile},
-    ebpf as object, sh,
+    deb, ebpf as object, sh,
     test::{Context, Outcome},
     torture as tortured, vm as machines,
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 20] = [
+pub(crate) const PROGRAMS: [(&str, &str); 22] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
@@ -30,17 +30,23 @@ pub(crate) const PROGRAMS: [(&str, &str); 20] = [
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
+    ("script", "bsdutils"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
     ("sslh", "sslh"),
     ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
 ];
 
 /// Libraries that unit tests link with and modules that those programs load, by a file of each, and
 /// the Debian package it comes in.
-pub(crate) const LIBRARIES: [(&str, &str); 2] = [
+pub(crate) const LIBRARIES: [(&str, &str); 3] = [
     ("/usr/include/libconfig.h", "libconfig-dev"),
     ("/usr/lib/nginx/modules/ngx_stream_module.so", "libnginx-mod-stream"),
+    (
+        "/usr/lib/python3/dist-packages/prometheus_client/openmetrics/parser.py",
+        "python3-prometheus-client",
+    ),
 ];
 
 /// The packages of those [`PROGRAMS`] and [`LIBRARIES`] that are not here. By program, not by package, because
@@ -109,6 +115,14 @@ pub(crate) fn vm(context: &mut Context) -> Result<Outcome> {
     }
     let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
     machines::quick(mux)?;
+    Ok(Outcome::Passed)
+}
+
+pub(crate) fn package(_: &mut Context) -> Result<Outcome> {
+    if sh::find("dpkg").is_none() || !rustix::process::geteuid().is_root() {
+        return Ok(Outcome::Skipped("trying a Debian package needs dpkg and root".into()));
+    }
+    deb::build_and_test()?;
     Ok(Outcome::Passed)
 }
 

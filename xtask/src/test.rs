@@ -59,7 +59,7 @@ pub(crate) struct Context {
 }
 
 /// Every step, in order.
-pub(crate) const STEPS: [Step; 11] = [
+pub(crate) const STEPS: [Step; 12] = [
     Step {
         name: "packages",
         about: "programs that the tests talk to are installed",
@@ -103,6 +103,12 @@ pub(crate) const STEPS: [Step; 11] = [
         about: "the kernel relay on other kernels, in virtual machines",
         quick: false,
         run: steps::vm,
+    },
+    Step {
+        name: "package",
+        about: "the Debian package: made, installed, served from, upgraded, purged",
+        quick: false,
+        run: steps::package,
     },
     Step { name: "doc", about: "documentation builds", quick: false, run: steps::doc },
     Step {

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)*) => {
         /// A counter.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Counter {
-            $($(#[$doc])* $variant,)*
+            $($(#[doc = $doc])+ $variant,)*
         }
 
         impl Counter {
@@ -21,6 +21,14 @@ macro_rules! counters {
                     $(Self::$variant => $name,)*
                 }
             }
+
+            /// What it counts, in words.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+),)*
+                }
+            }
         }
     };
 }
@@ -32,6 +40,8 @@ counters! {
     AcceptExhausted = "accept_exhausted",
     /// accept(2) failed for that one connection.
     AcceptAborted = "accept_aborted",
+    /// Reset: there was no place for them when their listener was closed.
+    ListenerClosed = "listener_closed",
     /// Closed: sniffed for longest when a new connection needed a place (`[limits] max_sniffing`).
     SniffingLimit = "sniffing_limit",
     /// Reset: `[limits] per_source` connections.
@@ -127,6 +137,10 @@ counters! {
     Broken = "broken",
     /// Flows whose books contradicted the kernel's counts.
     Imbalance = "relay_imbalance",
+    /// Times that the rules were loaded again and came into force.
+    Reloads = "reloads",
+    /// Times that they were not: they were wrong, or something that they ask for was not to be had.
+    ReloadFailures = "reload_failures",
     /// Successors that took over.
     Upgrades = "upgrades",
     /// Upgrades that failed before the successor served, and successors that died while this

@@ -41,7 +41,7 @@ pub struct Record {
     /// The upstream group, or address, of the rule.
     pub upstream: Option<Arc<str>>,
     /// The endpoint connected to.
-    pub endpoint: Option<String>,
+    pub endpoint: Option<Arc<str>>,
     /// The relay in force when it ended.
     pub relay: Option<Mode>,
     /// Why not a faster one.

@@ -87,6 +87,13 @@ impl SharedDirection {
         self.passed.load(Ordering::Acquire)
     }
 
+    /// Bytes of the source that the destination was given since insertion: redirected, or passed
+    /// and carried by user space.
+    #[must_use]
+    pub fn carried(&self) -> u64 {
+        self.redirected.load(Ordering::Acquire).wrapping_add(self.read.load(Ordering::Relaxed))
+    }
+
     /// Messages seen: tells whether the direction is idle.
     #[must_use]
     pub fn messages(&self) -> u64 {
@@ -160,6 +167,12 @@ impl Books {
     #[must_use]
     pub fn record(&self, pair: u32, way: Way) -> &SharedDirection {
         &self.records[pair as usize * 2 + way.index()]
+    }
+
+    /// Pairs, in use or not.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.records.len() / 2
     }
 
     /// Pairs in use.

@@ -10,6 +10,7 @@ pub mod btf;
 pub mod object;
 
 use std::{
+    borrow::Borrow,
     cell::RefCell,
     fmt, io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
@@ -261,8 +262,17 @@ impl Kernel {
         let map = self.ebpf.map(MAP_STATS).ok_or(KernelError::Missing(MAP_STATS))?;
         let array: PerCpuArray<&MapData, Stats> =
             PerCpuArray::try_from(map).map_err(map_error("opening the counters"))?;
-        let values = array.get(&0, 0).map_err(map_error("reading the counters"))?;
-        Ok(values.iter().fold(Stats::default(), |sum, one| sum.plus(one)))
+        sum(&array)
+    }
+
+    /// The same for another thread. Take it before privileges are dropped, as [`Self::handle`].
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn stats_reader(&self) -> Result<StatsReader, KernelError> {
+        PerCpuArray::try_from(Map::PerCpuArray(self.duplicate(MAP_STATS)?))
+            .map(StatsReader)
+            .map_err(map_error("opening the counters"))
     }
 
     /// Sets the verdict's counters to zero.
@@ -284,6 +294,30 @@ impl Kernel {
     pub const fn capacity(&self) -> u32 {
         self.flows
     }
+}
+
+/// Reads the verdict's counters.
+pub struct StatsReader(PerCpuArray<MapData, Stats>);
+
+impl fmt::Debug for StatsReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("StatsReader")
+    }
+}
+
+impl StatsReader {
+    /// The counters, summed over the CPUs.
+    ///
+    /// # Errors
+    /// [`KernelError::Map`].
+    pub fn read(&self) -> Result<Stats, KernelError> {
+        sum(&self.0)
+    }
+}
+
+fn sum<T: Borrow<MapData>>(array: &PerCpuArray<T, Stats>) -> Result<Stats, KernelError> {
+    let values = array.get(&0, 0).map_err(map_error("reading the counters"))?;
+    Ok(values.iter().fold(Stats::default(), |sum, one| sum.plus(one)))
 }
 
 /// The verdict's counters that are not zero, `name=value` each.

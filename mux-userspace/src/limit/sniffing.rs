@@ -43,6 +43,11 @@ impl Sniffing {
         Self(RefCell::new(Queue { entries: Slab::new(), oldest: None, newest: None, most }))
     }
 
+    /// Changes how many there are. Nobody loses a place by it before a new connection comes.
+    pub fn resize(&self, most: NonZeroU32) {
+        self.0.borrow_mut().most = most.get() as usize;
+    }
+
     /// A place. Where all are taken, the connection that has had its for longest is ordered to
     /// end; true: there was one.
     pub fn enter(&self, control: &Rc<Control>) -> (SniffingPlace<'_>, bool) {

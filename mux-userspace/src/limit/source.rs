@@ -58,6 +58,12 @@ pub enum Refused {
 #[derive(Debug)]
 pub struct Sources {
     limits: PerSource,
+    book: Arc<Book>,
+}
+
+/// What is known of the sources. It outlives a configuration.
+#[derive(Debug)]
+struct Book {
     start: Instant,
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
@@ -87,34 +93,31 @@ struct State {
 /// A connection's place; given back by `Drop`.
 #[derive(Debug)]
 pub struct Place {
-    sources: Arc<Sources>,
+    book: Arc<Book>,
     source: Source,
 }
 
 impl Sources {
     /// `None` where nothing is limited.
     #[must_use]
-    pub fn new(limits: PerSource) -> Option<Arc<Self>> {
-        if limits == PerSource::default() {
-            return None;
-        }
-        let shard = || Mutex::new(Shard { sources: HashMap::new(), sweep_at: FIRST_SWEEP });
-        Some(Arc::new(Self {
-            limits,
-            start: Instant::now(),
-            hasher: RandomState::new(),
-            shards: (0..SHARDS).map(|_| shard()).collect(),
-        }))
+    pub fn new(limits: PerSource) -> Option<Self> {
+        (limits != PerSource::default()).then(|| Self { limits, book: Arc::default() })
+    }
+
+    /// Other limits on what these count. `None` where nothing is limited: then nothing is counted.
+    #[must_use]
+    pub fn resized(&self, limits: PerSource) -> Option<Self> {
+        (limits != PerSource::default()).then(|| Self { limits, book: Arc::clone(&self.book) })
     }
 
     /// A place for a connection that came just now.
     ///
     /// # Errors
     /// [`Refused`]: its source has too many. One that was refused does not count.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, now: Instant) -> Result<Place, Refused> {
+    pub fn admit(&self, address: IpAddr, now: Instant) -> Result<Place, Refused> {
         let source = Source::of(address);
-        let now = nanoseconds(now.saturating_duration_since(self.start));
-        let mut shard = self.shard(source);
+        let now = nanoseconds(now.saturating_duration_since(self.book.start));
+        let mut shard = self.book.shard(source);
         if shard.sources.len() >= shard.sweep_at {
             shard.sweep(now);
         }
@@ -133,13 +136,13 @@ impl Sources {
             state.due = due.saturating_add(nanoseconds(rate.interval()));
         }
         state.connections += 1;
-        Ok(Place { sources: Arc::clone(self), source })
+        Ok(Place { book: Arc::clone(&self.book), source })
     }
 
     /// Sources remembered.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).sources.len()).sum()
+        self.book.shards.iter().map(|shard| lock(shard).sources.len()).sum()
     }
 
     /// Whether no source is remembered.
@@ -147,7 +150,20 @@ impl Sources {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
+impl Default for Book {
+    fn default() -> Self {
+        let shard = || Mutex::new(Shard { sources: HashMap::new(), sweep_at: FIRST_SWEEP });
+        Self {
+            start: Instant::now(),
+            hasher: RandomState::new(),
+            shards: (0..SHARDS).map(|_| shard()).collect(),
+        }
+    }
+}
+
+impl Book {
     fn shard(&self, source: Source) -> MutexGuard<'_, Shard> {
         // SHARDS is not 0, and so is the length.
         lock(&self.shards[self.hasher.hash_one(source) as usize % SHARDS])
@@ -181,11 +197,11 @@ impl Source {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let limits_rate = self.sources.limits.rate.is_some();
-        let mut shard = self.sources.shard(self.source);
+        let mut shard = self.book.shard(self.source);
         if let Some(state) = shard.sources.get_mut(&self.source) {
             state.connections = state.connections.saturating_sub(1);
-            if state.connections == 0 && !limits_rate {
+            // 0: its rate has never been limited. Otherwise the sweep forgets it.
+            if state.connections == 0 && state.due == 0 {
                 shard.sources.remove(&self.source);
             }
         }
@@ -196,7 +212,7 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn sources(connections: u32, rate: Option<(u32, u64)>) -> Arc<Sources> {
+    fn sources(connections: u32, rate: Option<(u32, u64)>) -> Sources {
         let rate = rate.map(|(count, seconds)| Rate {
             count: NonZeroU32::new(count).expect("not 0"),
             period: Duration::from_secs(seconds),
@@ -205,8 +221,8 @@ mod tests {
             .expect("limited")
     }
 
-    fn admit(sources: &Arc<Sources>, address: &str, millis: u64) -> Result<Place, Refused> {
-        let now = sources.start + Duration::from_millis(millis);
+    fn admit(sources: &Sources, address: &str, millis: u64) -> Result<Place, Refused> {
+        let now = sources.book.start + Duration::from_millis(millis);
         sources.admit(address.parse().expect(address), now)
     }
 
@@ -221,6 +237,20 @@ mod tests {
         let _third = admit(&sources, "192.0.2.1", 0).expect("a place again");
         drop(other);
         assert_eq!(sources.len(), 1);
+    }
+
+    #[test]
+    fn other_limits_count_what_is_there() {
+        let before = sources(2, Some((1, 10)));
+        let _first = admit(&before, "192.0.2.1", 0).expect("a place");
+        assert_eq!(admit(&before, "192.0.2.1", 0).unwrap_err(), Refused::Rate);
+        let limits = PerSource { connections: NonZeroU32::new(2), rate: None };
+        let after = before.resized(limits).expect("limited");
+        let second = admit(&after, "192.0.2.1", 0).expect("the rate is not limited any more");
+        assert_eq!(admit(&after, "192.0.2.1", 0).unwrap_err(), Refused::Connections);
+        drop(second);
+        let _again = admit(&after, "192.0.2.1", 0).expect("a place came back");
+        assert!(after.resized(PerSource::default()).is_none());
     }
 
     #[test]
@@ -254,7 +284,7 @@ mod tests {
         for number in 0..100_000_u32 {
             let address = IpAddr::V4(number.into());
             // 1 ms apart: a thousand are remembered at any time.
-            let now = sources.start + Duration::from_millis(number.into());
+            let now = sources.book.start + Duration::from_millis(number.into());
             drop(sources.admit(address, now).expect("its first"));
         }
         assert!(sources.len() <= SHARDS * FIRST_SWEEP, "{}", sources.len());

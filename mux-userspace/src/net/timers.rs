@@ -34,6 +34,14 @@ impl TcpTimers {
         }
     }
 
+    /// What has to be set where `before` was, for these to be in force: what they leave to the
+    /// kernel is off, as it is by default.
+    #[must_use]
+    pub fn instead_of(self, before: Self) -> Self {
+        let off = |set: Option<Duration>| set.map(|_| Duration::ZERO);
+        self.or(Self { keepalive: off(before.keepalive), user_timeout: off(before.user_timeout) })
+    }
+
     /// Sets them on a TCP socket. Connections that a listening socket accepts inherit them.
     ///
     /// # Errors
@@ -76,6 +84,18 @@ mod tests {
         let mixed = off.or(SET);
         assert_eq!(mixed.keepalive, Some(Duration::ZERO));
         assert_eq!(mixed.user_timeout, SET.user_timeout);
+    }
+
+    #[test]
+    fn what_is_no_longer_set_is_switched_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        SET.apply(&listener).unwrap();
+        let none = TcpTimers::default();
+        none.instead_of(SET).apply(&listener).unwrap();
+        let socket = SockRef::from(&listener);
+        assert!(!socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_user_timeout().unwrap().unwrap_or_default(), Duration::ZERO);
+        assert_eq!((SET.instead_of(none), none.instead_of(none)), (SET, none));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use super::{Mode, Way};
+
 /// Why a flow is made to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -20,6 +22,8 @@ pub enum Stop {
     Drain,
     /// It was sniffed for longest when a new connection needed a place.
     Evicted,
+    /// Somebody ordered so.
+    Killed,
 }
 
 impl Stop {
@@ -32,6 +36,7 @@ impl Stop {
             Self::Lifetime => "lifetime",
             Self::Drain => "drain-deadline",
             Self::Evicted => "sniffing-limit",
+            Self::Killed => "killed",
         }
     }
 }
@@ -48,8 +53,13 @@ pub struct Control {
     /// Counts everything that user space carries; the idle timer compares.
     activity: Cell<u64>,
     half_closed: Cell<bool>,
-    /// The flow is to leave the kernel relay.
+    /// The flow is to leave the kernel relay, or to stay out of it.
     leave: Cell<bool>,
+    /// Bytes that were given to the upstream and to the client, without what the books have of a
+    /// spliced flow.
+    given: [Cell<u64>; 2],
+    /// User space carries it by splice(2).
+    splice: Cell<bool>,
     /// The pair of records while spliced.
     pair: Cell<Option<u32>>,
 }
@@ -78,9 +88,15 @@ impl Control {
         self.stop.get()
     }
 
-    /// Orders the flow to leave the kernel relay, and not to come back.
+    /// Orders the flow to leave the kernel relay, and to stay out until [`Self::allow_kernel`].
     pub fn leave_kernel(&self) {
         self.leave.set(true);
+        self.nudge();
+    }
+
+    /// Lets the flow into the kernel relay again.
+    pub fn allow_kernel(&self) {
+        self.leave.set(false);
         self.nudge();
     }
 
@@ -106,6 +122,39 @@ impl Control {
     /// Records that user space carried bytes.
     pub fn touch(&self) {
         self.activity.set(self.activity.get().wrapping_add(1));
+    }
+
+    /// Says how many bytes have been given to the upstream and to the client.
+    pub fn set_given(&self, up: u64, down: u64) {
+        self.given[0].set(up);
+        self.given[1].set(down);
+    }
+
+    /// Adds to one way's.
+    pub fn add_given(&self, way: Way, bytes: u64) {
+        let given = &self.given[way.index()];
+        given.set(given.get() + bytes);
+    }
+
+    /// Bytes given to the upstream and to the client before the flow was spliced, or so far.
+    #[must_use]
+    pub fn given(&self) -> [u64; 2] {
+        [self.given[0].get(), self.given[1].get()]
+    }
+
+    /// Says whether user space carries the flow by splice(2).
+    pub fn set_splice(&self, splice: bool) {
+        self.splice.set(splice);
+    }
+
+    /// How the flow's bytes go now.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        match (self.pair.get(), self.splice.get()) {
+            (Some(_), _) => Mode::Sockmap,
+            (None, true) => Mode::Splice,
+            (None, false) => Mode::Copy,
+        }
     }
 
     /// Changes whenever user space carried bytes.

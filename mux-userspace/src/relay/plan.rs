@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Ends, Tally, Traffic};
+use super::{Control, Ends, Tally, Traffic};
 use crate::rules::config::RelayChoice;
 
 /// What a flow does; printed as `relay=` in the access log.
@@ -17,6 +17,19 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Sockmap];
+
+    /// Its place in [`Self::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        match self {
+            Self::Copy => 0,
+            Self::Splice => 1,
+            Self::Sockmap => 2,
+        }
+    }
+
     /// Its stable name.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -104,17 +117,28 @@ impl Plan {
         self.why_not = Some(why.into());
     }
 
-    /// Why a flow that ended as `mode` was not on the kernel's relay.
+    /// Why a flow that is relayed by `mode` is not on the kernel's relay.
     #[must_use]
-    pub fn note(&self, mode: Mode) -> &str {
-        match (mode, &self.why_not) {
-            (Mode::Sockmap, _) => "",
-            (Mode::Copy | Mode::Splice, Some(why)) => why,
-            (Mode::Copy, None) => "too few messages to gain from the kernel",
-            (Mode::Splice, None) => "bulk: splice(2) serves it better",
-        }
+    pub fn note(&self, mode: Mode, control: &Control) -> &str {
+        note(mode, self.why_not.as_deref(), control)
     }
 }
+
+/// Why a flow that is relayed by `mode` is not on the kernel's relay, which may not have it for the
+/// reason `why_not`.
+#[must_use]
+pub fn note<'a>(mode: Mode, why_not: Option<&'a str>, control: &Control) -> &'a str {
+    match (mode, why_not) {
+        (Mode::Sockmap, _) => "",
+        (Mode::Copy | Mode::Splice, Some(why)) => why,
+        (Mode::Copy | Mode::Splice, None) if control.is_to_leave_kernel() => SWITCHED_OFF,
+        (Mode::Copy, None) => "too few messages to gain from the kernel",
+        (Mode::Splice, None) => "bulk: splice(2) serves it better",
+    }
+}
+
+/// After `mux relay off`.
+const SWITCHED_OFF: &str = "the kernel relay is switched off (`mux relay auto` allows it again)";
 
 fn is_bulk(way: &Traffic) -> bool {
     way.reads >= BULK_READS && way.taken / way.reads.max(1) >= BULK_READ

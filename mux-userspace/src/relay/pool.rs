@@ -29,7 +29,7 @@ struct Inner {
     pipes: RefCell<Vec<PipeEnds>>,
     /// Pipes that there are, idle or not.
     open_pipes: Cell<usize>,
-    most_pipes: usize,
+    most_pipes: Cell<usize>,
 }
 
 #[derive(Debug)]
@@ -58,7 +58,16 @@ impl Pool {
     /// A pool with at most so many pipes at once.
     #[must_use]
     pub fn new(most_pipes: usize) -> Self {
-        Self(Rc::new(Inner { most_pipes, ..Inner::default() }))
+        Self(Rc::new(Inner { most_pipes: Cell::new(most_pipes), ..Inner::default() }))
+    }
+
+    /// Changes how many pipes there may be. Those beyond are closed when they are idle.
+    pub fn resize(&self, most_pipes: usize) {
+        self.0.most_pipes.set(most_pipes);
+        let mut idle = self.0.pipes.borrow_mut();
+        while self.0.open_pipes.get() > most_pipes && idle.pop().is_some() {
+            self.0.open_pipes.set(self.0.open_pipes.get() - 1);
+        }
     }
 
     /// A buffer, with whatever its last user left in it.
@@ -78,7 +87,7 @@ impl Pool {
     pub fn pipe(&self) -> io::Result<Pipe> {
         let ends = match self.0.pipes.borrow_mut().pop() {
             Some(ends) => ends,
-            None if self.0.open_pipes.get() >= self.0.most_pipes => {
+            None if self.0.open_pipes.get() >= self.0.most_pipes.get() => {
                 return Err(io::Error::from_raw_os_error(libc::EMFILE));
             }
             None => {
@@ -141,10 +150,12 @@ impl Drop for Pipe {
         // A pipe with a flow's bytes in it must never serve another flow.
         let Some(ends) = self.ends.take() else { return };
         let mut kept = self.pool.0.pipes.borrow_mut();
-        if self.held == 0 && kept.len() < KEEP {
+        let inner = &self.pool.0;
+        let too_many = inner.open_pipes.get() > inner.most_pipes.get();
+        if self.held == 0 && kept.len() < KEEP && !too_many {
             kept.push(ends);
         } else {
-            self.pool.0.open_pipes.set(self.pool.0.open_pipes.get().saturating_sub(1));
+            inner.open_pipes.set(inner.open_pipes.get().saturating_sub(1));
         }
     }
 }
@@ -177,6 +188,21 @@ mod tests {
         again.held = 1;
         drop(again);
         drop((pool.pipe().unwrap(), second));
+    }
+
+    #[test]
+    fn fewer_pipes_are_allowed_from_now_on() {
+        let pool = Pool::new(3);
+        let (first, second, third) =
+            (pool.pipe().unwrap(), pool.pipe().unwrap(), pool.pipe().unwrap());
+        drop(first);
+        pool.resize(1);
+        assert_eq!((pool.0.open_pipes.get(), pool.0.pipes.borrow().len()), (2, 0));
+        drop(second);
+        assert!(pool.pipe().is_err(), "the third is the one that there may be");
+        drop(third);
+        assert_eq!(pool.0.pipes.borrow().len(), 1);
+        drop(pool.pipe().unwrap());
     }
 
     #[test]

@@ -80,6 +80,8 @@ impl Duplex {
             let source_lost = self.up.lost();
             let mut context = PumpContext { traffic: &mut tally.down, control, pool, source_lost };
             let down = self.down.poll(cx, upstream, client, &mut context);
+            control.set_given(tally.up.given, tally.down.given);
+            control.set_splice(self.up.splice || self.down.splice);
             if self.up.forged {
                 return Poll::Ready(Next::Over(Close::Forged));
             }
@@ -93,7 +95,8 @@ impl Duplex {
                 let failure = self.up.take_failure().or_else(|| self.down.take_failure());
                 return Poll::Ready(failure.map_or(Next::Over(Close::Finished), failed));
             }
-            if self.up.is_quiet() && self.down.is_quiet() && plan.wants_sockmap(tally) {
+            let may_leave = !control.is_to_leave_kernel() && plan.wants_sockmap(tally);
+            if may_leave && self.up.is_quiet() && self.down.is_quiet() {
                 return Poll::Ready(Next::Promote);
             }
             Poll::Pending

@@ -32,7 +32,8 @@ pub(super) struct Places {
 /// Compiles. The result is to be thrown away when there are problems: what was wrong has
 /// been left out of it.
 pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
-    let RawConfig { listeners, rules, upstreams, timeouts, limits, log, security, kernel } = raw;
+    let RawConfig { listeners, rules, upstreams, timeouts, limits, log, admin, security, kernel } =
+        raw;
     let mut upstreams = Upstreams::new(upstreams, problems);
     let rule_names = names(rules.iter().map(|rule| rule.name.as_ref()), "rule", problems);
     let places = Places { rules: rules.iter().map(|rule| rule.span.clone()).collect() };
@@ -72,6 +73,7 @@ pub(super) fn compile(raw: RawConfig, problems: &Problems) -> (Config, Places) {
             timeouts,
             limits,
             log,
+            admin,
             security,
             kernel,
             network_files,

@@ -43,6 +43,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[admin]`.
+    pub admin: AdminConfig,
     /// `[security]`.
     pub security: SecurityConfig,
     /// `[kernel]`.
@@ -61,6 +63,7 @@ impl Config {
             timeouts: Timeouts::default(),
             limits: Limits::default(),
             log: LogConfig::default(),
+            admin: AdminConfig::default(),
             security: SecurityConfig::default(),
             kernel: KernelConfig::default(),
             network_files: Vec::new(),
@@ -566,18 +569,71 @@ pub enum AccessFormat {
     Off,
 }
 
+/// `[admin]`: where the daemon can be asked and told. Default nowhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminConfig {
+    /// A Unix socket, for everything.
+    pub socket: Option<AdminSocket>,
+    /// A TCP address, for reading.
+    pub metrics: Option<SocketAddr>,
+}
+
+impl AdminConfig {
+    /// Whether the daemon can be asked at all.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.socket.is_some() || self.metrics.is_some()
+    }
+}
+
+/// `[admin] socket`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AdminSocket {
+    /// Its file.
+    pub path: PathBuf,
+    /// The file's permissions. Default [`Self::MODE`].
+    pub mode: u32,
+    /// The file's group, by name; `None`: that of the process.
+    pub group: Option<String>,
+}
+
+impl AdminSocket {
+    /// Where `mux status` and the like look for it.
+    pub const PATH: &str = "/run/mux/admin.sock";
+    /// Its owner's only.
+    pub const MODE: u32 = 0o600;
+}
+
 /// `[security]`.
 #[derive(Clone, Debug)]
 pub struct SecurityConfig {
     /// Whom a daemon that was started as root becomes. Default `nobody`; `root` stays root
     /// (without capabilities).
     pub user: Arc<str>,
+    /// Whether Landlock keeps the daemon away from files that are not its business.
+    pub landlock: Confinement,
+    /// Whether seccomp refuses system calls that the daemon has no use for.
+    pub seccomp: Confinement,
 }
 
 impl Default for SecurityConfig {
     fn default() -> Self {
-        Self { user: "nobody".into() }
+        Self {
+            user: "nobody".into(),
+            landlock: Confinement::default(),
+            seccomp: Confinement::default(),
+        }
     }
+}
+
+/// Whether the daemon confines itself by one of the kernel's means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Confinement {
+    /// As far as the kernel can.
+    #[default]
+    Auto,
+    /// Not at all.
+    Off,
 }
 
 /// `[kernel]`.

@@ -1,6 +1,6 @@
 //! What is wrong with a rules file, where, and what to do about it.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, path::Path};
 
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
@@ -69,6 +69,26 @@ pub struct Problem {
     pub label: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+impl Problem {
+    /// All of it in one line, for logs: `path:line:column: message: label (hint: …)`.
+    #[must_use]
+    pub fn line(&self, path: &Path) -> String {
+        let Self { message, place, label, hint } = self;
+        let mut line = path.display().to_string();
+        if let Some(Place { line: number, column }) = place {
+            line.push_str(&format!(":{number}:{column}"));
+        }
+        line.push_str(&format!(": {message}"));
+        if let Some(label) = label {
+            line.push_str(&format!(": {label}"));
+        }
+        if let Some(hint) = hint {
+            line.push_str(&format!(" (hint: {hint})"));
+        }
+        line
+    }
 }
 
 /// A place in a text.

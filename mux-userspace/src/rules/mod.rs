@@ -58,7 +58,7 @@ use crate::probe::Probes;
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// The file could not be read.
-    #[error("cannot read {}: {source}\n  = hint: {}", path.display(), remedy(source))]
+    #[error("error: cannot read {}: {source}\n  = hint: {}", path.display(), remedy(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -66,7 +66,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// The file is not text.
-    #[error("{name}:{line}:{column}: this is not UTF-8\n  = hint: {NOT_UTF8_HINT}")]
+    #[error("error: {name}:{line}:{column}: this is not UTF-8\n  = hint: {NOT_UTF8_HINT}")]
     NotUtf8 {
         /// The file.
         name: String,

@@ -11,8 +11,8 @@ use toml::{
 use super::{
     address::{local_port, parse_address, parse_listen},
     config::{
-        Acl, Address, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig, RelayChoice,
-        SecurityConfig, Timeouts,
+        Acl, Address, AdminConfig, KernelConfig, Limits, ListenAddress, ListenerConfig, LogConfig,
+        RelayChoice, SecurityConfig, Timeouts,
     },
     diagnostic::Diagnostic,
     identity, matches, settings,
@@ -37,6 +37,7 @@ pub(super) struct RawConfig {
     pub(super) timeouts: Timeouts,
     pub(super) limits: Limits,
     pub(super) log: LogConfig,
+    pub(super) admin: AdminConfig,
     pub(super) security: SecurityConfig,
     pub(super) kernel: KernelConfig,
 }
@@ -95,7 +96,6 @@ pub(super) fn read(root: Spanned<DeTable<'_>>, problems: &Problems) -> RawConfig
     listeners.extend(root.tables("listener", "[[listener]]").into_iter().map(listener));
     let rules = root.tables("rule", "[[rule]]").into_iter().map(rule).collect();
     let upstreams = root.tables("upstream", "[[upstream]]").into_iter().map(upstream).collect();
-    root.unavailable("admin", "the access log (`[log] access`) tells of every connection");
     let config = RawConfig {
         listeners,
         rules,
@@ -103,6 +103,7 @@ pub(super) fn read(root: Spanned<DeTable<'_>>, problems: &Problems) -> RawConfig
         timeouts: settings::timeouts(&mut root),
         limits: settings::limits(&mut root),
         log: settings::log(&mut root),
+        admin: settings::admin(&mut root),
         security: settings::security(&mut root),
         kernel: settings::kernel(&mut root),
     };

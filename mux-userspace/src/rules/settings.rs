@@ -1,15 +1,17 @@
-//! The sections of single values: `[timeouts]`, `[limits]`, `[log]`, `[security]`, `[kernel]`.
+//! The sections of single values: `[timeouts]`, `[limits]`, `[log]`, `[admin]`, `[security]`, `[kernel]`.
 //!
 //! Each function reads one section; what is not there, or is wrong and recorded, keeps its
 //! default.
 
-use std::path::PathBuf;
+use std::{net::SocketAddr, path::PathBuf};
 
 use toml::{Spanned, de::DeValue};
 
 use super::{
+    address::parse_listen,
     config::{
-        AccessFormat, KernelConfig, Limits, LogConfig, SecurityConfig, SockmapMode, Timeouts,
+        AccessFormat, AdminConfig, AdminSocket, Confinement, KernelConfig, Limits, ListenAddress,
+        LogConfig, SecurityConfig, SockmapMode, Timeouts,
     },
     diagnostic::Diagnostic,
     identity,
@@ -37,6 +39,8 @@ const ACCESS: [(&str, AccessFormat); 3] =
     [("json", AccessFormat::Json), ("text", AccessFormat::Text), ("off", AccessFormat::Off)];
 const SOCKMAP: [(&str, SockmapMode); 3] =
     [("auto", SockmapMode::Auto), ("force", SockmapMode::Force), ("off", SockmapMode::Off)];
+const CONFINEMENT: [(&str, Confinement); 2] =
+    [("auto", Confinement::Auto), ("off", Confinement::Off)];
 
 /// Writes a value over a default.
 fn set<T>(target: &mut T, value: Option<Spanned<T>>) {
@@ -145,12 +149,80 @@ fn path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
     Ok(text.into())
 }
 
+pub(super) fn admin(root: &mut Table<'_, '_>) -> AdminConfig {
+    let Some(mut table) = root.table("admin", "[admin]") else { return AdminConfig::default() };
+    let problems = table.problems();
+    let socket = table.take("socket", socket_path);
+    let mode = table.take("mode", mode);
+    let group = table.take("group", user);
+    let metrics = table.take("metrics", tcp_address);
+    table.finish();
+    if socket.is_none()
+        && let Some(span) = mode.as_ref().map(Spanned::span).or(group.as_ref().map(Spanned::span))
+    {
+        let diagnostic =
+            Diagnostic::new(span, "there is no socket whose permissions this could be")
+                .hint(format!("add `socket = \"{}\"`", AdminSocket::PATH));
+        problems.add(diagnostic);
+    }
+    AdminConfig {
+        socket: socket.map(|path| AdminSocket {
+            path: path.into_inner(),
+            mode: mode.map_or(AdminSocket::MODE, Spanned::into_inner),
+            group: group.map(Spanned::into_inner),
+        }),
+        metrics: metrics.map(Spanned::into_inner),
+    }
+}
+
+/// A Unix socket's file: absolute, since the commands that connect to it are run anywhere.
+fn socket_path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    match parse_listen(&text) {
+        Ok(ListenAddress::Unix(path)) => Ok(path),
+        Ok(ListenAddress::Tcp(_) | ListenAddress::Systemd(_)) | Err(_) => {
+            Err(Diagnostic::new(span, format!("`{text}` is not a Unix socket's path"))
+                .hint("write an absolute path; `metrics` is for a TCP address"))
+        }
+    }
+}
+
+/// `"0660"`: file permissions as chmod(1) takes them.
+fn mode(value: Value<'_>) -> Result<u32, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    match u32::from_str_radix(&text, 8) {
+        Ok(mode) if digits && mode <= 0o777 => Ok(mode),
+        Ok(_) | Err(_) => {
+            Err(Diagnostic::new(span, format!("`{text}` is not a file's permissions"))
+                .hint("write them in octal, as in \"0660\": the group may connect, too"))
+        }
+    }
+}
+
+/// `"127.0.0.1:9090"`.
+fn tcp_address(value: Value<'_>) -> Result<SocketAddr, Diagnostic> {
+    let span = value.span();
+    let text = string(value)?;
+    match parse_listen(&text) {
+        Ok(ListenAddress::Tcp(address)) => Ok(address),
+        Ok(ListenAddress::Unix(_) | ListenAddress::Systemd(_)) | Err(_) => {
+            Err(Diagnostic::new(span, format!("`{text}` is not a TCP address"))
+                .hint("write an IP address and a port, such as \"127.0.0.1:9090\""))
+        }
+    }
+}
+
 pub(super) fn security(root: &mut Table<'_, '_>) -> SecurityConfig {
     let mut security = SecurityConfig::default();
     if let Some(mut table) = root.table("security", "[security]") {
         if let Some(user) = table.take("user", user) {
             security.user = user.into_inner().into();
         }
+        set(&mut security.landlock, table.take("landlock", |value| choice(value, &CONFINEMENT)));
+        set(&mut security.seccomp, table.take("seccomp", |value| choice(value, &CONFINEMENT)));
         table.finish();
     }
     security

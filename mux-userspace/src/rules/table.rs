@@ -164,14 +164,6 @@ impl<'i, 'p> Table<'i, 'p> {
             .collect()
     }
 
-    /// Refuses a key that is part of the schema, but not of this version.
-    pub(super) fn unavailable(&mut self, key: &'static str, hint: &str) {
-        // Not a known key: it shall not be suggested.
-        if let Some((name, _)) = self.remove(key) {
-            self.problems.add(unavailable(name.span(), key, hint));
-        }
-    }
-
     /// Takes all keys that are still there, with their values: of a table that has keys of the
     /// user's own.
     pub(super) fn entries(&mut self) -> Vec<(Spanned<String>, Value<'i>)> {
@@ -200,11 +192,6 @@ impl<'i, 'p> Table<'i, 'p> {
             self.problems.add(Diagnostic::new(key.span(), message).hint(hint));
         }
     }
-}
-
-/// The diagnostic for what a later version may take.
-pub(super) fn unavailable(span: Range<usize>, what: &str, hint: &str) -> Diagnostic {
-    Diagnostic::new(span, format!("`{what}` is not available in this version of mux")).hint(hint)
 }
 
 /// Reads a value as a table.

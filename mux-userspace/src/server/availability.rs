@@ -1,7 +1,7 @@
 //! Whether the kernel relay is to be had: one check after the other, each with what was found and
 //! what to do. The daemon uses the first problem, `mux doctor` prints them all.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use caps::Capability;
 use serde::Serialize;
@@ -44,6 +44,19 @@ pub enum Status {
     Problem,
     /// Not looked at, because of a problem before it.
     Skipped,
+}
+
+impl Status {
+    /// As JSON has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Problem => "problem",
+            Self::Skipped => "skipped",
+        }
+    }
 }
 
 impl Check {
@@ -93,6 +106,8 @@ pub struct Availability {
     pub kernel: Option<Kernel>,
     /// All checks, in order.
     pub checks: Vec<Check>,
+    /// How long the self-test took, if it passed.
+    pub self_test: Option<Duration>,
 }
 
 /// Makes the checks, and loads the kernel relay if they allow it.
@@ -107,6 +122,7 @@ pub fn find(config: &KernelConfig) -> Availability {
     ];
     let hindered = checks.iter().any(|check| check.status == Status::Problem);
     let mut kernel = None;
+    let mut self_test = None;
     if hindered {
         for name in ["program", "self-test"] {
             checks.push(Check {
@@ -134,7 +150,8 @@ pub fn find(config: &KernelConfig) -> Availability {
                         "report it with `uname -a` and `mux doctor --json`",
                     ),
                 });
-                kernel = tested.is_ok().then_some(loaded);
+                self_test = tested.ok().map(|report| report.took());
+                kernel = self_test.is_some().then_some(loaded);
             }
             Err(error) => checks.push(Check::problem_with(
                 "program",
@@ -144,7 +161,7 @@ pub fn find(config: &KernelConfig) -> Availability {
         }
     }
     checks.push(send_buffer(config));
-    Availability { kernel, checks }
+    Availability { kernel, checks, self_test }
 }
 
 /// `MUX_PROGRAM_LOG=debug|trace` compiles the verdict's own log lines in.

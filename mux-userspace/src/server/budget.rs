@@ -4,13 +4,18 @@ use std::num::NonZeroU32;
 
 use thiserror::Error;
 
-use crate::rules::config::{Config, Limits};
+use crate::{
+    admin,
+    rules::config::{Config, Limits},
+};
 
 /// A flow has a client's and an upstream's connection.
 const PER_CONNECTION: u64 = 2;
 /// Standard streams, logs, BPF maps and program, signals, the keeper, name lookups, with room
 /// to spare.
 const PER_PROCESS: u64 = 64;
+/// The admin sockets: each listens, and has connections.
+const PER_ADMIN: u64 = 2 * (1 + admin::CONNECTIONS as u64);
 /// epolls, the timer, the wakers of a core, and the accepted connection that waits for a place.
 const PER_CORE: u64 = 8;
 /// An active check of an endpoint: a name's addresses are raced.
@@ -58,6 +63,7 @@ pub(super) fn work_out(
     let fixed = PER_PROCESS
         // A socket and a handle to it for a successor.
         + cores * (PER_CORE + 2 * config.listeners.len() as u64)
+        + if config.admin.is_open() { PER_ADMIN } else { 0 }
         + checks as u64 * PER_CHECK;
     let free = limit.saturating_sub(fixed);
     let wanted = config.limits.max_connections;

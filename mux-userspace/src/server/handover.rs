@@ -21,7 +21,7 @@ use super::{
     orders::{Action, Desk},
 };
 use crate::{
-    listener::{SocketFile, describe},
+    listener::{SocketFile, Spares},
     rules::config::ListenAddress,
     sys,
 };
@@ -75,6 +75,29 @@ pub(super) struct Offer {
     pub(super) sockets: Vec<Socket>,
 }
 
+/// What a successor can have, and what becomes of it here.
+#[derive(Clone, Debug)]
+pub(crate) struct Offered {
+    /// As in [`Offer`].
+    pub(crate) address: String,
+    pub(crate) file: Option<SocketFile>,
+    pub(crate) spares: Arc<Spares>,
+}
+
+impl Offered {
+    /// Whether the sockets are the same.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.spares, &other.spares)
+    }
+
+    /// With handles of its own.
+    pub(super) fn offer(&self) -> io::Result<Offer> {
+        let Self { address, file, spares } = self;
+        let (address, file) = (address.clone(), file.clone());
+        Ok(Offer { address, file, sockets: spares.try_clone()? })
+    }
+}
+
 impl Message {
     pub(super) fn send(&self, channel: &Channel) -> io::Result<()> {
         channel.send(&serde_json::to_vec(self)?, &[])
@@ -88,15 +111,6 @@ impl Message {
 }
 
 impl Offer {
-    /// Another handle to the same sockets.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self {
-            address: self.address.clone(),
-            file: self.file.clone(),
-            sockets: self.sockets.iter().map(Socket::try_clone).collect::<io::Result<_>>()?,
-        })
-    }
-
     /// Sends it, in as many messages as it takes.
     pub(super) fn send(&self, channel: &Channel) -> io::Result<()> {
         let file = self.file.as_ref().map(SocketFile::to_argument);
@@ -246,10 +260,9 @@ fn same_place(one: &[Socket], other: &[Socket]) -> bool {
     of(one) == of(other)
 }
 
-/// Takes the offer for a listener's address, with those of its sockets that are what they should
-/// be; the rest is closed.
-pub(super) fn take(offers: &mut Vec<Offer>, address: &ListenAddress) -> Option<Offer> {
-    let name = describe(address);
+/// Takes the offer of this name, with those of its sockets that listen at the address, and the file
+/// that goes with it; the rest is closed.
+pub(super) fn take(offers: &mut Vec<Offer>, name: &str, address: &ListenAddress) -> Option<Offer> {
     let index = offers.iter().position(|offer| offer.address == name)?;
     let mut offer = offers.remove(index);
     let before = offer.sockets.len();
@@ -257,6 +270,8 @@ pub(super) fn take(offers: &mut Vec<Offer>, address: &ListenAddress) -> Option<O
     if offer.sockets.len() < before {
         warn!(address = name, "sockets that do not listen there were handed over; not used");
     }
+    // It will be removed with our privileges: nothing else that the predecessor may name.
+    offer.file = offer.file.filter(|file| *address == ListenAddress::Unix(file.path().into()));
     (!offer.sockets.is_empty()).then_some(offer)
 }
 
@@ -279,6 +294,7 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::listener::describe;
 
     fn listening() -> (Socket, ListenAddress) {
         let socket = Socket::from(TcpListener::bind("127.0.0.1:0").unwrap());
@@ -327,8 +343,8 @@ mod tests {
         let mut offers = predecessor.offers();
         daemon.join().unwrap();
         assert_eq!(offers.len(), 1);
-        assert_eq!(take(&mut offers, &address).unwrap().sockets.len(), count);
-        assert!(take(&mut offers, &address).is_none());
+        assert_eq!(take(&mut offers, &describe(&address), &address).unwrap().sockets.len(), count);
+        assert!(take(&mut offers, &describe(&address), &address).is_none());
     }
 
     #[test]
@@ -338,7 +354,7 @@ mod tests {
         let deaf = Socket::new(socket2::Domain::IPV4, Type::STREAM, None).unwrap();
         let sockets = vec![wrong, deaf, right];
         let mut offers = vec![Offer { address: describe(&address), file: None, sockets }];
-        assert_eq!(take(&mut offers, &address).unwrap().sockets.len(), 1);
+        assert_eq!(take(&mut offers, &describe(&address), &address).unwrap().sockets.len(), 1);
     }
 
     #[test]

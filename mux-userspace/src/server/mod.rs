@@ -6,13 +6,16 @@
 mod availability;
 mod budget;
 mod channel;
+mod diff;
 mod events;
 mod files;
 mod handover;
 mod keeper;
 pub(crate) mod orders;
 pub mod privileges;
+mod reload;
 mod running;
+pub mod sandbox;
 pub mod selftest;
 mod signals;
 mod sockets;
@@ -26,16 +29,21 @@ use std::{io, path::PathBuf, sync::Arc};
 use thiserror::Error;
 use tracing::info;
 
-pub(crate) use self::running::{Running, Setup};
-use self::upgrade::Upgrades;
 pub use self::{
     availability::{Availability, Check, Status, find},
     budget::{Budget, TooFewDescriptors},
     handover::Predecessor,
     keeper::{ARGUMENT as KEEPER, run as run_keeper},
     privileges::Needs,
+    reload::Origin,
+    sandbox::Sandbox,
     sockets::Started,
 };
+pub(crate) use self::{
+    handover::Offered,
+    running::{Running, Setup},
+};
+use self::{sockets::Gathered, upgrade::Upgrades};
 use crate::{
     account::Hooks,
     kernel::KernelError,
@@ -52,6 +60,20 @@ pub struct Options {
     pub relay: Option<RelayChoice>,
     /// `--threads`; `None`: one a CPU that we may run on.
     pub threads: Option<usize>,
+    /// Where the rules come from, to read them again.
+    pub origin: Origin,
+    /// Changes the log's level.
+    pub level: SetLevel,
+}
+
+/// Changes the level of the daemon's log to that of `[log] level`, unless something that goes
+/// before it has set the level.
+pub struct SetLevel(pub Box<dyn Fn(&str)>);
+
+impl std::fmt::Debug for SetLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SetLevel")
+    }
 }
 
 /// Why the daemon could not serve.
@@ -105,6 +127,16 @@ pub enum ServeError {
         /// Why not.
         reason: String,
     },
+    /// The admin socket's file.
+    #[error("[admin] socket {}: {action}: {source}", .path.display())]
+    AdminSocket {
+        /// The file.
+        path: PathBuf,
+        /// What was done.
+        action: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// Another system call.
     #[error("{action}: {source}")]
     Io {
@@ -124,61 +156,83 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 /// # Errors
 /// [`ServeError`], before the first connection is accepted.
 pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
-    let Options { config, relay, threads } = options;
+    let Options { config, relay, threads, origin, level } = options;
     let config = Arc::new(config);
     let cores = threads.unwrap_or_else(default_threads);
     let descriptors = privileges::raise_descriptor_limit();
 
     let budget = budget::work_out(&config, cores, descriptors)?;
-    let (bound, taken) = sockets::gather(&config, cores, &mut started)?;
-    let spares = sockets::spares(&config, &bound).map_err(io_error("keeping sockets"))?;
-    let setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
-    let files = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
+    let Gathered { listeners, admin, taken } = sockets::gather(&config, cores, &mut started)?;
+    let mut setup = Setup::new(Arc::clone(&config), relay, listeners, cores, budget)?;
+    setup.rules_file = Some(origin.path.clone());
+    let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
+    let files = listeners.chain(admin.unix.as_ref().map(|(_, file)| file));
     let keeper = keeper::start(files).map_err(io_error("starting the keeper"))?;
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
+    let sandbox = Sandbox::prepare(&config, &origin.path);
     privileges::drop_all(&config.security.user, needs)?;
+    sandbox.enter();
 
     let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
     let (desk, orders) = orders::Desk::new();
+    running.open_admin(admin, desk.clone())?;
     info!("ready");
     systemd::serving();
-    if let Some(predecessor) = &started.predecessor {
+    let predecessor = started.predecessor;
+    if let Some(predecessor) = &predecessor {
         predecessor.serving(taken);
-        predecessor.listen(desk.clone()).map_err(io_error("listening to the old daemon"))?;
+        predecessor.listen(desk).map_err(io_error("listening to the old daemon"))?;
     }
-    let upgrades = Upgrades::new(Arc::clone(running.shared()), keeper, spares);
-    let mut daemon = Daemon { upgrades, predecessor: started.predecessor };
-    signals::wait(signals, orders, running.shared(), &mut daemon)
+    let shared = Arc::clone(running.shared());
+    let upgrades = Upgrades::new(Arc::clone(&shared), keeper);
+    let mut daemon = Daemon { running, origin, level, upgrades, predecessor };
+    signals::wait(signals, orders, &shared, &mut daemon)
         .map_err(io_error("waiting for signals"))?;
-    if daemon.upgrades.is_succeeded() {
+    let Daemon { mut running, upgrades, .. } = daemon;
+    if upgrades.is_succeeded() {
         running.leave_files();
-    } else {
-        running.remove_files();
     }
+    running.remove_files();
     running.join();
+    // The keeper goes last: it removes what is left of the files.
+    drop(upgrades);
     Ok(())
 }
 
 /// Does what the daemon is told while it serves.
 struct Daemon {
+    running: Running,
+    origin: Origin,
+    level: SetLevel,
     upgrades: Upgrades,
     predecessor: Option<Predecessor>,
 }
 
 impl signals::Operator for Daemon {
     fn reload(&mut self) -> orders::Outcome {
+        if let Some(obstacle) = self.upgrades.obstacle() {
+            return Err(obstacle.into());
+        }
         systemd::reloading();
-        let outcome = Err("this version of mux cannot; restart it".into());
+        let before = self.running.offered();
+        let outcome = self.running.reload(&self.origin);
+        (self.level.0)(&self.running.shared().current.load().config.log.level);
+        let after = self.running.offered();
+        let stays = |one: &Offered| after.iter().any(|other| one.is_same(other));
+        if !before.iter().all(stays) {
+            // What is closed here is open as long as the predecessor has it.
+            self.leave_predecessor();
+        }
         systemd::serving();
         outcome
     }
 
     fn upgrade(&mut self, who: &'static str, reply: Option<signals::Reply>) {
-        self.upgrades.start(who, reply);
+        self.upgrades.start(self.running.offered(), who, reply);
     }
 
     async fn finished(&mut self) {
@@ -186,13 +240,23 @@ impl signals::Operator for Daemon {
     }
 
     fn drain(&mut self) {
-        if let Some(predecessor) = self.predecessor.take() {
-            predecessor.goodbye();
-        }
+        self.leave_predecessor();
         if !self.upgrades.is_succeeded() {
             systemd::stopping();
         }
         self.upgrades.drain();
+        for offered in self.running.offered() {
+            offered.spares.release();
+        }
+    }
+}
+
+impl Daemon {
+    /// Has the predecessor, if it is there, let go of all that it keeps in case this process dies.
+    fn leave_predecessor(&mut self) {
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.goodbye();
+        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! What the daemon can be told to do while it serves, by a signal or over the admin socket, and who
 //! does it: the main thread, one order after the other.
 
-use tokio::sync::{mpsc, oneshot};
+use thiserror::Error;
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
 /// Orders that may wait for the main thread; more are refused.
 const WAITING: usize = 16;
@@ -30,6 +34,17 @@ impl Action {
 
 /// How an order ended: what was done, in words, or why it could not be.
 pub(crate) type Outcome = Result<String, String>;
+
+/// Why an order was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum Refused {
+    /// The main thread is behind.
+    #[error("too many orders are waiting")]
+    Busy,
+    /// The main thread takes no orders any more.
+    #[error("mux is draining, and takes no more orders")]
+    Ending,
+}
 
 /// An order, and where its outcome is awaited.
 #[derive(Debug)]
@@ -61,11 +76,16 @@ impl Desk {
     }
 
     /// Gives an order and waits for its outcome.
-    pub(crate) async fn give(&self, action: Action) -> Outcome {
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub(crate) async fn give(&self, action: Action) -> Result<Outcome, Refused> {
         let (reply, outcome) = oneshot::channel();
-        let busy = || format!("{}: too many orders are waiting", action.name());
-        self.0.try_send(Order { action, reply }).map_err(|_| busy())?;
-        outcome.await.unwrap_or_else(|_| Err(format!("{}: mux is ending", action.name())))
+        self.0.try_send(Order { action, reply }).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Busy,
+            TrySendError::Closed(_) => Refused::Ending,
+        })?;
+        outcome.await.map_err(|_| Refused::Ending)
     }
 }
 
@@ -77,7 +97,7 @@ mod tests {
     async fn an_order_that_nobody_takes_is_refused() {
         let (desk, orders) = Desk::new();
         drop(orders);
-        assert!(desk.give(Action::Reload).await.is_err());
+        assert_eq!(desk.give(Action::Reload).await, Err(Refused::Ending));
     }
 
     #[tokio::test]
@@ -87,6 +107,6 @@ mod tests {
         let order = orders.recv().await.expect("an order");
         assert_eq!(order.action, Action::Drain);
         order.reply.send(Ok("draining".into())).expect("somebody waits");
-        assert_eq!(asked.await.expect("no panic"), Ok("draining".into()));
+        assert_eq!(asked.await.expect("no panic"), Ok(Ok("draining".into())));
     }
 }

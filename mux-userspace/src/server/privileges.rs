@@ -114,6 +114,18 @@ pub fn drop_all(user: &str, needs: Needs) -> Result<(), DropError> {
     Ok(())
 }
 
+/// Whom files belong to that the daemon makes and opens again: the user that it becomes or has
+/// become. `None`: it stays who it is.
+#[must_use]
+pub fn owner_of_files(user: &str) -> Option<(u32, u32)> {
+    if !Uid::effective().is_root() || user == "root" {
+        return None;
+    }
+    // That there is no such user is told when it is to be become.
+    let user = User::from_name(user).ok()??;
+    Some((user.uid.as_raw(), user.gid.as_raw()))
+}
+
 fn names(kept: &CapsHashSet) -> String {
     let mut names: Vec<String> = kept.iter().map(ToString::to_string).collect();
     names.sort();

@@ -1,20 +1,41 @@
 //! A serving set of cores: what the daemon and an embedding program have in common.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Availability, Budget, Check, ServeError, events, files, find, io_error, transparent, worker,
+    Availability, Budget, Check, ServeError, events, files, find,
+    handover::Offered,
+    io_error,
+    orders::Desk,
+    privileges,
+    reload::{distribute, log_listening},
+    transparent,
+    worker::{self, Cores, Sockets, Workers},
 };
 use crate::{
-    account::{AccessLog, Counters, Hooks, access::Writer},
-    kernel::{self, Handle, Kernel},
-    listener::{Bound, SocketFile},
-    rules::config::{Config, RelayChoice},
-    shared::{Limits, Owners, Shared},
-    upstream::{Groups, Upkeep},
+    accept::Listening,
+    account::{
+        AccessLog, Counters, Hooks,
+        access::{Output, Writer},
+    },
+    admin::{self, Admin, Facts, State},
+    errand::Mailbox,
+    kernel::{self, Handle, Kernel, StatsReader},
+    limit::gate::Gate,
+    listener::{Bound, describe, needs_v6_only},
+    rules::config::{AdminConfig, Config, RelayChoice, SecurityConfig},
+    shared::{Owners, Shared},
+    snapshot::Snapshot,
+    throttle::Throttles,
+    upstream::Upkeep,
 };
 
 /// Everything that was opened while there were privileges to.
@@ -28,21 +49,41 @@ pub(crate) struct Setup {
     handles: Vec<Option<Handle>>,
     budget: Budget,
     counters: Arc<Counters>,
-    access: AccessLog,
-    access_writer: Writer,
+    access: Output,
+    checks: Vec<Check>,
+    self_test: Option<Duration>,
+    stats: Option<StatsReader>,
+    /// Where the rules come from, if it is from a file that can be read again.
+    pub(super) rules_file: Option<PathBuf>,
 }
 
 /// Cores that serve.
 #[derive(Debug)]
 pub(crate) struct Running {
     shared: Arc<Shared>,
-    workers: Vec<JoinHandle<()>>,
+    pub(super) workers: Workers,
     events: Option<events::Reader>,
-    watcher: Option<files::Watcher>,
-    upkeep: Option<Upkeep>,
+    pub(super) watcher: Option<files::Watcher>,
+    pub(super) upkeep: Option<Upkeep>,
     kernel: Option<Kernel>,
-    files: Vec<SocketFile>,
+    /// `[security]` as it was at start.
+    pub(super) security: SecurityConfig,
+    /// `[admin]` as it was at start.
+    pub(super) opened: AdminConfig,
     access_writer: Writer,
+    /// What the admin socket is to tell, until it is open.
+    telling: Option<Telling>,
+    admin: Option<Admin>,
+    /// Whether a successor has the socket files.
+    succeeded: bool,
+}
+
+/// What the admin socket tells beside what the cores share.
+#[derive(Debug)]
+struct Telling {
+    facts: Facts,
+    mailboxes: Vec<Mailbox>,
+    stats: Option<StatsReader>,
 }
 
 impl Setup {
@@ -56,12 +97,13 @@ impl Setup {
         budget: Budget,
     ) -> Result<Self, ServeError> {
         transparent::permitted(&config)?;
-        let (kernel, unavailable) = kernel_relay(&config, relay)?;
+        let Found { kernel, unavailable, checks, self_test } = kernel_relay(&config, relay)?;
+        let stats = kernel.as_ref().map(Kernel::stats_reader).transpose()?;
         let handles = (0..cores)
             .map(|_| kernel.as_ref().map(Kernel::handle).transpose())
             .collect::<Result<_, _>>()?;
         let counters = Arc::new(Counters::default());
-        let (access, access_writer) = open_access_log(&config, &counters)?;
+        let access = open_access_log(&config)?;
         Ok(Self {
             config,
             relay,
@@ -72,7 +114,10 @@ impl Setup {
             budget,
             counters,
             access,
-            access_writer,
+            checks,
+            self_test,
+            stats,
+            rules_file: None,
         })
     }
 
@@ -93,8 +138,15 @@ impl Setup {
             budget,
             counters,
             access,
-            access_writer,
+            checks,
+            self_test,
+            stats,
+            rules_file,
         } = self;
+        let (listening, sockets) = listen(&config, bound, handles.len());
+        let (access, access_writer) =
+            AccessLog::start(config.log.access, access, Arc::clone(&counters))
+                .map_err(io_error("starting the access log's thread"))?;
         let shared = Arc::new(Shared {
             relay,
             unavailable,
@@ -103,32 +155,55 @@ impl Setup {
             counters,
             access,
             hooks,
-            limits: Limits::new(&config, budget, handles.len()),
-            upstreams: Groups::new(&config),
+            connections: Gate::new(Some(budget.connections)),
+            rules_file,
+            last_failure: ArcSwapOption::empty(),
+            throttles: Throttles::default(),
+            kernel: config.kernel.clone(),
+            current: ArcSwap::from_pointee(Snapshot::first(
+                Arc::clone(&config),
+                listening,
+                budget,
+                handles.len(),
+            )),
             drain: CancellationToken::new(),
             presence: Arc::default(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
-            config,
         });
-        for (listener, bound) in shared.config.listeners.iter().zip(&bound) {
-            let address = crate::listener::describe(&bound.address);
-            info!(listener = %listener.name, %address, "listening");
+        let current = shared.current.load_full();
+        for (listener, listening) in config.listeners.iter().zip(&current.listening) {
+            log_listening(listener, listening);
         }
-        let most = shared.limits.connections.available_permits();
-        info!(connections = most, sniffing_a_core = shared.limits.sniffing_per_core, "limits");
-        let network_files = shared.config.network_files.clone();
+        let sniffing = current.limits.sniffing_per_core;
+        info!(connections = budget.connections, sniffing_a_core = sniffing, "limits");
+        let network_files = config.network_files.clone();
         let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
             .map_err(io_error("starting the files thread"))?;
-        let upkeep = Upkeep::start(&shared.upstreams, &shared.counters)
+        let upkeep = Upkeep::start(&current.upstreams, &shared.counters)
             .map_err(io_error("starting the upstreams' thread"))?;
-        let files = bound.iter().filter_map(|bound| bound.file.clone()).collect();
-        let (workers, nudges) = worker::spawn_all(&shared, bound, handles)?;
+        let Cores { workers, nudges, mailboxes } = worker::spawn_all(&shared, sockets, handles)?;
         let events = match &mut kernel {
             Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
             None => None,
         };
-        Ok(Running { shared, workers, events, watcher, upkeep, kernel, files, access_writer })
+        let security = config.security.clone();
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        let facts = Facts { started, started_at, checks, self_test };
+        Ok(Running {
+            shared,
+            workers,
+            events,
+            watcher,
+            upkeep,
+            kernel,
+            security,
+            opened: config.admin.clone(),
+            access_writer,
+            telling: Some(Telling { facts, mailboxes, stats }),
+            admin: None,
+            succeeded: false,
+        })
     }
 }
 
@@ -138,19 +213,46 @@ impl Running {
         &self.shared
     }
 
+    /// Lets others ask and give orders over these sockets; can be done once.
+    pub(crate) fn open_admin(
+        &mut self,
+        sockets: admin::Sockets,
+        desk: Desk,
+    ) -> Result<(), ServeError> {
+        if let Some(Telling { facts, mailboxes, stats }) = self.telling.take() {
+            let state = State::new(Arc::clone(&self.shared), mailboxes, desk, facts, stats);
+            self.admin = admin::spawn(sockets, state)?;
+        }
+        Ok(())
+    }
+
     /// Waits until the cores are done, which they are some time after [`Shared::drain`] or
     /// [`Shared::abort`] was cancelled, and clears up.
     pub(crate) fn join(self) {
-        let Self { shared, workers, events, watcher, upkeep, kernel, files, access_writer } = self;
-        for worker in workers {
+        let Self {
+            shared,
+            workers,
+            events,
+            watcher,
+            upkeep,
+            kernel,
+            security: _,
+            opened: _,
+            access_writer,
+            telling: _,
+            admin,
+            succeeded,
+        } = self;
+        for worker in workers.threads {
             if worker.join().is_err() {
                 warn!("a core's thread panicked; its connections are closed");
             }
         }
-        for file in files {
-            // Without the right to, it is the keeper's to do.
-            let _ = file.remove();
+        // Not earlier: one can see how the drain goes.
+        if let Some(admin) = admin {
+            admin.stop(succeeded);
         }
+        remove_files(&shared, succeeded);
         if let Some(events) = events {
             events.stop();
         }
@@ -167,41 +269,74 @@ impl Running {
             }
         }
         info!("stopped: {}", shared.counters.summary());
-        // The log's writer ends when the last handle to it is gone.
-        drop(shared);
-        access_writer.finish();
-    }
-
-    /// Leaves the files of Unix sockets: they are a successor's now.
-    pub(crate) fn leave_files(&mut self) {
-        self.files.clear();
+        access_writer.finish(&shared.access);
     }
 
     /// Removes the files of Unix sockets, so that nobody finds a daemon that no longer accepts.
     pub(crate) fn remove_files(&self) {
-        for file in &self.files {
-            // The keeper tries again with the privileges to.
-            let _ = file.remove();
-        }
+        remove_files(&self.shared, self.succeeded);
+    }
+
+    /// A successor has the Unix sockets: their files stay where it does.
+    pub(super) fn leave_files(&mut self) {
+        self.succeeded = true;
+    }
+
+    /// What a successor can have.
+    pub(super) fn offered(&self) -> Vec<Offered> {
+        let current = self.shared.current.load();
+        let listeners = current.config.listeners.iter().zip(&current.listening);
+        let listeners = listeners.map(|(listener, listening)| Offered {
+            address: describe(&listener.address),
+            file: listening.file.clone(),
+            spares: Arc::clone(&listening.spares),
+        });
+        let admin = self.admin.iter().flat_map(|admin| admin.offered(&self.opened));
+        listeners.chain(admin).collect()
     }
 }
 
+/// What came of looking for the kernel relay.
+struct Found {
+    kernel: Option<Kernel>,
+    unavailable: Option<String>,
+    checks: Vec<Check>,
+    self_test: Option<Duration>,
+}
+
+fn remove_files(shared: &Shared, succeeded: bool) {
+    for file in shared.current.load().listening.iter().filter_map(|one| one.file.as_ref()) {
+        // The keeper tries again with the privileges to.
+        let _ = if succeeded { file.remove_unused() } else { file.remove() };
+    }
+}
+
+/// The listeners, indexed as the configuration's, and each core's sockets of them.
+fn listen(config: &Config, bound: Vec<Bound>, cores: usize) -> (Vec<Arc<Listening>>, Vec<Sockets>) {
+    let mut sockets: Vec<Sockets> = (0..cores).map(|_| Vec::new()).collect();
+    let all = config.listeners.iter().zip(bound).map(|(listener, bound)| {
+        let v6_only = needs_v6_only(listener, &config.listeners);
+        let listening = Listening::new(&bound, v6_only, listener);
+        distribute(&listening, bound.sockets, &mut sockets);
+        listening
+    });
+    (all.collect(), sockets)
+}
+
 /// Loads the kernel relay if it is wanted and to be had; says once which relay is in force.
-fn kernel_relay(
-    config: &Config,
-    relay: Option<RelayChoice>,
-) -> Result<(Option<Kernel>, Option<String>), ServeError> {
+fn kernel_relay(config: &Config, relay: Option<RelayChoice>) -> Result<Found, ServeError> {
     if matches!(relay, Some(RelayChoice::Copy | RelayChoice::Splice)) {
         let why = format!("--relay {}", relay.unwrap_or_default());
         info!("relay: user space ({why})");
-        return Ok((None, Some(why)));
+        let unavailable = Some(why);
+        return Ok(Found { kernel: None, unavailable, checks: Vec::new(), self_test: None });
     }
-    let Availability { kernel, checks } = find(&config.kernel);
+    let Availability { kernel, checks, self_test } = find(&config.kernel);
     let why_not = checks.iter().find_map(Check::problem);
     match (kernel, why_not) {
         (Some(kernel), None) => {
             info!("relay: sockmap (the kernel carries established flows)");
-            Ok((Some(kernel), None))
+            Ok(Found { kernel: Some(kernel), unavailable: None, checks, self_test })
         }
         (_, why) => {
             let why = why.unwrap_or_else(|| "unknown".into());
@@ -210,17 +345,16 @@ fn kernel_relay(
                 return Err(ServeError::RelayRequired { why, permission });
             }
             warn!("relay: user space; the kernel relay is not in force: {why}");
-            Ok((None, Some(why)))
+            Ok(Found { kernel: None, unavailable: Some(why), checks, self_test })
         }
     }
 }
 
-fn open_access_log(
-    config: &Config,
-    counters: &Arc<Counters>,
-) -> Result<(AccessLog, Writer), ServeError> {
+fn open_access_log(config: &Config) -> Result<Output, ServeError> {
     let path = config.log.access_file.as_deref();
-    AccessLog::open(config.log.access, path, Arc::clone(counters)).map_err(|source| {
-        ServeError::AccessLog { path: path.map(Into::into).unwrap_or_default(), source }
+    let owner = privileges::owner_of_files(&config.security.user);
+    Output::open(config.log.access, path, owner).map_err(|source| ServeError::AccessLog {
+        path: path.map(Into::into).unwrap_or_default(),
+        source,
     })
 }

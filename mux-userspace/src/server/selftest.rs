@@ -51,6 +51,14 @@ pub struct Report {
     took: Duration,
 }
 
+impl Report {
+    /// How long it took.
+    #[must_use]
+    pub const fn took(&self) -> Duration {
+        self.took
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} cases passed in {} ms", self.cases, self.took.as_millis())

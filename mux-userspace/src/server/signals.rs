@@ -97,7 +97,9 @@ pub(super) fn wait(
             }
         };
         if let Err(reason) = &outcome {
-            error!("{who}: {} failed, nothing has changed: {reason}", action.name());
+            for line in reason.lines() {
+                error!("{who}: {} failed, nothing has changed: {line}", action.name());
+            }
         }
         if let Some(reply) = reply {
             // Who asked may be gone.
@@ -107,7 +109,7 @@ pub(super) fn wait(
     operator.drain();
     // Before the log says so: who reads the line can rely on it.
     shared.drain.cancel();
-    let deadline = shared.config.timeouts.drain.as_secs_f64();
+    let deadline = shared.current.load().config.timeouts.drain.as_secs_f64();
     info!(deadline_seconds = deadline, "{who}: draining; once more ends at once");
     if let Some(reply) = reply {
         let _ = reply.send(Ok(format!("draining, for at most {deadline} s")));

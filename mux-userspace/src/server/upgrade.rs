@@ -11,10 +11,11 @@ use tracing::{error, info, warn};
 
 use super::{
     channel::Channel,
-    handover::{Message, Offer},
+    handover::{Message, Offer, Offered},
     keeper::{self, Keeper},
     orders::Outcome,
     signals::Reply,
+    systemd,
 };
 use crate::{account::Counter, shared::Shared};
 
@@ -40,9 +41,18 @@ enum State {
     /// No successor.
     Alone,
     /// One is starting.
-    Waiting { successor: Arc<Channel>, who: &'static str, reply: Option<Reply> },
-    /// One serves.
-    Succeeded,
+    Waiting(Waiting),
+    /// One serves, and has some of these.
+    Succeeded(Vec<Offered>),
+}
+
+/// For a successor, and who wants to know what becomes of it.
+#[derive(Debug)]
+struct Waiting {
+    successor: Arc<Channel>,
+    offered: Vec<Offered>,
+    who: &'static str,
+    reply: Option<Reply>,
 }
 
 /// Upgrades of this process, one at a time.
@@ -50,42 +60,49 @@ enum State {
 pub(super) struct Upgrades {
     shared: Arc<Shared>,
     keeper: Keeper,
-    /// Handles to all listening sockets.
-    spares: Vec<Offer>,
     state: State,
     sender: UnboundedSender<Event>,
     events: UnboundedReceiver<Event>,
 }
 
 impl Upgrades {
-    pub(super) fn new(shared: Arc<Shared>, keeper: Keeper, spares: Vec<Offer>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, keeper: Keeper) -> Self {
         let (sender, events) = unbounded_channel();
-        Self { shared, keeper, spares, state: State::Alone, sender, events }
+        Self { shared, keeper, state: State::Alone, sender, events }
     }
 
     /// Whether a successor serves, or did when this process began to drain.
     pub(super) fn is_succeeded(&self) -> bool {
-        matches!(self.state, State::Succeeded)
+        matches!(self.state, State::Succeeded(_))
     }
 
-    /// Has a successor started; its outcome is told later.
-    pub(super) fn start(&mut self, who: &'static str, reply: Option<Reply>) {
-        let refused = match &self.state {
+    /// Why the listeners must stay as they are.
+    pub(super) fn obstacle(&self) -> Option<&'static str> {
+        match self.state {
             State::Alone => None,
-            State::Waiting { .. } => Some("an upgrade is under way".to_owned()),
-            State::Succeeded => Some("a successor serves already".to_owned()),
+            State::Waiting(_) => Some("an upgrade is under way"),
+            State::Succeeded(_) => Some("a successor serves already"),
+        }
+    }
+
+    /// Has a successor started, which can have these; the outcome is told later.
+    pub(super) fn start(&mut self, offered: Vec<Offered>, who: &'static str, reply: Option<Reply>) {
+        let started = match self.obstacle() {
+            None => self.try_start(&offered).map_err(|error| error.to_string()),
+            Some(obstacle) => Err(obstacle.to_owned()),
         };
-        match refused.map_or_else(|| self.try_start().map_err(|error| error.to_string()), Err) {
-            Ok(successor) => self.state = State::Waiting { successor, who, reply },
+        match started {
+            Ok(successor) => {
+                self.state = State::Waiting(Waiting { successor, offered, who, reply });
+            }
             Err(why) => self.failed(who, reply, why),
         }
     }
 
-    fn try_start(&self) -> io::Result<Arc<Channel>> {
+    fn try_start(&self, offered: &[Offered]) -> io::Result<Arc<Channel>> {
         let (ours, theirs) = Channel::pair()?;
         let ours = Arc::new(ours);
-        let offers: Vec<Offer> =
-            self.spares.iter().map(Offer::try_clone).collect::<io::Result<_>>()?;
+        let offers: Vec<Offer> = offered.iter().map(Offered::offer).collect::<io::Result<_>>()?;
         let talk = Talk {
             successor: Arc::clone(&ours),
             control: self.keeper.control(),
@@ -122,10 +139,12 @@ impl Upgrades {
 
     fn deal_with(&mut self, event: Event) {
         match (event, std::mem::replace(&mut self.state, State::Alone)) {
-            (Event::Serving { pid, taken }, State::Waiting { reply, .. }) => {
+            (Event::Serving { pid, taken }, State::Waiting(Waiting { offered, reply, .. })) => {
                 self.shared.counters.count(Counter::Upgrades);
                 // What nobody accepts from must not look open.
-                self.spares.retain(|spare| taken.contains(&spare.address));
+                for left in offered.iter().filter(|one| !taken.contains(&one.address)) {
+                    left.spares.close();
+                }
                 self.shared.presence.pause(true);
                 let flows = self.shared.presence.connections();
                 info!(
@@ -134,17 +153,22 @@ impl Upgrades {
                 );
                 let text = format!("process {pid} serves; {flows} connections end in the old one");
                 answer(reply, Ok(text));
-                self.state = State::Succeeded;
+                self.state = State::Succeeded(offered);
             }
-            (Event::Failed(why), State::Waiting { who, reply, .. }) => self.failed(who, reply, why),
-            (Event::Gone, State::Succeeded) => {
+            (Event::Failed(why), State::Waiting(Waiting { who, reply, .. })) => {
+                self.failed(who, reply, why);
+            }
+            (Event::Gone, State::Succeeded(_)) => {
                 self.shared.counters.count(Counter::UpgradeFailures);
                 self.shared.presence.pause(false);
                 warn!("the successor is gone: this process accepts again");
+                systemd::serving();
             }
-            (Event::Goodbye, state @ State::Succeeded) => {
-                self.spares.clear();
-                self.state = state;
+            (Event::Goodbye, State::Succeeded(offered)) => {
+                for one in &offered {
+                    one.spares.close();
+                }
+                self.state = State::Succeeded(offered);
             }
             // Of one that was cancelled.
             (_, state) => self.state = state,
@@ -153,8 +177,7 @@ impl Upgrades {
 
     /// This process is to end: whoever is not serving yet must not begin.
     pub(super) fn drain(&mut self) {
-        self.spares.clear();
-        if let State::Waiting { successor, reply, .. } = &mut self.state {
+        if let State::Waiting(Waiting { successor, reply, .. }) = &mut self.state {
             // It may have died.
             let _ = Message::Cancel.send(successor);
             answer(reply.take(), Err("mux was told to end".into()));

@@ -1,9 +1,9 @@
-//! A core's thread: its runtime, its accept loops, its drain.
+//! A core's thread: its runtime, its accept loops, its drain, and how it is told of new rules.
 
 use std::{
     io,
-    rc::Rc,
-    sync::{Arc, mpsc},
+    rc::{Rc, Weak},
+    sync::{Arc, OnceLock, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -11,7 +11,7 @@ use std::{
 use socket2::Socket;
 use tokio::{
     runtime::Builder,
-    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::LocalSet,
     time::timeout,
 };
@@ -19,9 +19,11 @@ use tracing::{error, info};
 
 use super::{ServeError, io_error};
 use crate::{
+    accept::{Acceptor, Listening},
+    account::Report,
     core::Core,
+    errand::{self, Errand, Inbox, Mailbox},
     kernel::Handle,
-    listener::{self, Bound},
     relay::Stop,
     shared::Shared,
 };
@@ -32,37 +34,58 @@ const LAST_ORDERS: Duration = Duration::from_secs(3);
 /// Where the events thread sends the keys of flows that want a look; one a core.
 pub(super) type Nudges = Vec<UnboundedSender<u32>>;
 
-/// A core's sockets, and the index of each one's listener.
-type Sockets = Vec<(usize, Socket)>;
+/// Cores that accept.
+pub(super) struct Cores {
+    pub(super) workers: Workers,
+    pub(super) nudges: Nudges,
+    pub(super) mailboxes: Vec<Mailbox>,
+}
 
-/// Starts a thread for each core; returns when all of them accept.
+/// That a core is to go on as the configuration that is now in force says.
+#[derive(Debug)]
+pub(super) struct Follow {
+    /// Its sockets of new listeners.
+    pub(super) new: Sockets,
+    /// Dropped when it does, and what is no listener any more is closed.
+    pub(super) done: mpsc::Sender<()>,
+}
+
+/// A core's sockets, and whose they are.
+pub(super) type Sockets = Vec<(Arc<Listening>, Socket)>;
+
+/// The cores' threads.
+#[derive(Debug)]
+pub(super) struct Workers {
+    pub(super) threads: Vec<JoinHandle<()>>,
+    /// How each is told of new rules.
+    pub(super) followers: Vec<UnboundedSender<Follow>>,
+}
+
+/// Starts a thread for each core, with these sockets; returns when all of them accept.
 pub(super) fn spawn_all(
     shared: &Arc<Shared>,
-    bound: Vec<Bound>,
+    sockets: Vec<Sockets>,
     handles: Vec<Option<Handle>>,
-) -> Result<(Vec<JoinHandle<()>>, Nudges), ServeError> {
-    let mut sockets: Vec<Sockets> = handles.iter().map(|_| Vec::new()).collect();
-    let cores = sockets.len().max(1);
-    for (listener, bound) in bound.into_iter().enumerate() {
-        // Where there are more than cores, a core gets several.
-        for (number, socket) in bound.sockets.into_iter().enumerate() {
-            if let Some(core) = sockets.get_mut(number % cores) {
-                core.push((listener, socket));
-            }
-        }
-    }
-    let mut workers = Vec::new();
+) -> Result<Cores, ServeError> {
+    let mut workers = Workers { threads: Vec::new(), followers: Vec::new() };
     let mut nudges = Vec::new();
+    let mut mailboxes = Vec::new();
     let (started, starting) = mpsc::channel();
     for (index, (sockets, handle)) in sockets.into_iter().zip(handles).enumerate() {
         let (nudge, nudged) = unbounded_channel();
         nudges.push(nudge);
+        let (mailbox, inbox) = Inbox::new();
+        mailboxes.push(mailbox);
+        let (follow, orders) = unbounded_channel();
+        workers.followers.push(follow);
         let shared = Arc::clone(shared);
         let started = started.clone();
         let worker = thread::Builder::new()
             .name(format!("mux-core-{index}"))
             .spawn(move || {
-                let result = run(index as u16, &shared, handle, sockets, nudged, &started);
+                let mail = Mail { nudged, orders, errands: inbox.errands };
+                let last = inbox.last;
+                let result = run(index as u16, &shared, handle, sockets, mail, (&started, &last));
                 if let Err(error) = result {
                     // Its sender is gone with it, which ends the wait below.
                     error!(core = index, %error, "a core cannot serve");
@@ -70,53 +93,55 @@ pub(super) fn spawn_all(
                 }
             })
             .map_err(io_error("starting a core's thread"))?;
-        workers.push(worker);
+        workers.threads.push(worker);
     }
     drop(started);
-    for _ in &workers {
+    for _ in &workers.threads {
         if let Ok(Err(source)) = starting.recv() {
             return Err(ServeError::Io { action: "starting a core", source });
         }
     }
-    Ok((workers, nudges))
+    Ok(Cores { workers, nudges, mailboxes })
 }
 
 type Started = mpsc::Sender<io::Result<()>>;
+
+/// What others send a core.
+struct Mail {
+    nudged: UnboundedReceiver<u32>,
+    orders: UnboundedReceiver<Follow>,
+    errands: Receiver<Errand>,
+}
 
 fn run(
     index: u16,
     shared: &Arc<Shared>,
     handle: Option<Handle>,
     sockets: Sockets,
-    nudged: UnboundedReceiver<u32>,
-    started: &Started,
+    mail: Mail,
+    (started, last): (&Started, &OnceLock<Report>),
 ) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let local = LocalSet::new();
     let core = Core::new(index, Arc::clone(shared), handle)?;
-    local.block_on(&runtime, serve(core, sockets, nudged, started))
-    // Dropping the set closes whatever did not end in time.
+    let result = local.block_on(&runtime, serve(Rc::clone(&core), sockets, mail, started));
+    // Closes whatever did not end in time. It also ends the task that answers, whose channel is
+    // what tells others that there will be no more answers, so the last one comes before.
+    let _ = last.set(errand::last_report(&core));
+    drop(local);
+    result
 }
 
-async fn serve(
-    core: Rc<Core>,
-    sockets: Sockets,
-    nudged: UnboundedReceiver<u32>,
-    started: &Started,
-) -> io::Result<()> {
+async fn serve(core: Rc<Core>, sockets: Sockets, mail: Mail, started: &Started) -> io::Result<()> {
+    let Mail { nudged, orders, errands } = mail;
     let ready = core.readiness()?;
     let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch(ready));
     tokio::task::spawn_local(Rc::clone(&core).run_nudges(nudged));
     tokio::task::spawn_local(Rc::clone(&core).run_timers());
-    for (index, socket) in sockets {
-        let Some(listener) = core.shared.config.listeners.get(index) else { continue };
-        let accepting = listener::run(Rc::clone(&core), index, Arc::clone(listener), socket);
-        core.tasks.spawn_local(async move {
-            if let Err(error) = accepting.await {
-                error!(%error, "a listener failed");
-            }
-        });
-    }
+    tokio::task::spawn_local(Rc::clone(&core).run_errands(errands));
+    let mut listeners = Listeners { core: Rc::clone(&core), open: Vec::new() };
+    listeners.open(sockets)?;
+    tokio::task::spawn_local(listeners.run(orders));
     let _ = started.send(Ok(()));
 
     let shared = Arc::clone(&core.shared);
@@ -127,7 +152,7 @@ async fn serve(
         }
     }
     core.tasks.close();
-    let drain = shared.config.timeouts.drain;
+    let drain = shared.current.load().config.timeouts.drain;
     tokio::select! {
         () = core.tasks.wait() => return Ok(()),
         () = shared.abort.cancelled() => {}
@@ -139,4 +164,55 @@ async fn serve(
     // What does not end in time is ended by dropping its task.
     let _ = timeout(LAST_ORDERS, core.tasks.wait()).await;
     Ok(())
+}
+
+/// A core's accept loops.
+struct Listeners {
+    core: Rc<Core>,
+    /// An acceptor is its task's: its socket is closed when that ends.
+    open: Vec<(Weak<Acceptor>, tokio::task::JoinHandle<()>)>,
+}
+
+impl Listeners {
+    /// Follows the configurations that come into force, for ever.
+    async fn run(mut self, mut orders: UnboundedReceiver<Follow>) {
+        while let Some(Follow { new, done }) = orders.recv().await {
+            if let Err(error) = self.open(new) {
+                error!(core = self.core.index, %error, "a listener failed");
+            }
+            self.follow().await;
+            drop(done);
+        }
+    }
+
+    fn open(&mut self, sockets: Sockets) -> io::Result<()> {
+        let current = self.core.shared.current.load_full();
+        for (listening, socket) in sockets {
+            let acceptor = Acceptor::new(&self.core, &current, listening, socket)?;
+            self.open.extend(acceptor.map(|acceptor| {
+                let acceptor = Rc::new(acceptor);
+                let open = Rc::downgrade(&acceptor);
+                (open, self.core.tasks.spawn_local(acceptor.run(Rc::clone(&self.core))))
+            }));
+        }
+        Ok(())
+    }
+
+    async fn follow(&mut self) {
+        let current = self.core.shared.current.load_full();
+        self.core.pool.resize(current.limits.pipes_per_core);
+        self.core.sniffing.resize(current.limits.sniffing_per_core);
+        for (acceptor, accepting) in std::mem::take(&mut self.open) {
+            let is_closing = acceptor.upgrade().is_none_or(|acceptor| {
+                acceptor.follow(&current);
+                acceptor.is_closing()
+            });
+            if is_closing {
+                // Its socket is closed with its task.
+                let _ = accepting.await;
+            } else {
+                self.open.push((acceptor, accepting));
+            }
+        }
+    }
 }

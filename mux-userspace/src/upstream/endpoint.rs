@@ -19,9 +19,11 @@ use super::{
     balance,
     health::{Change, Checked, Ejection, Standing},
     resolve::Name,
-    room::Room,
 };
-use crate::rules::config::{Address, EjectConfig, HealthConfig};
+use crate::{
+    limit::room::Room,
+    rules::config::{Address, EjectConfig, HealthConfig},
+};
 
 /// An endpoint's state, shared by all cores.
 #[derive(Debug)]

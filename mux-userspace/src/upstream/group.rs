@@ -13,11 +13,11 @@ use super::{
     dial::is_local,
     endpoint::{Condition, Endpoint, Seat, Wanted},
     health::Change,
-    room::{End, Place, Room, Ticket},
     source::Manner,
 };
 use crate::{
     account::{Counter, Counters},
+    limit::room::{End, Place, Room, Ticket},
     net::{Peer, TcpTimers},
     rules::config::{Config, EndpointConfig, QueueConfig, UpstreamConfig, UpstreamId},
 };

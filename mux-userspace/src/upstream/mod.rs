@@ -8,7 +8,6 @@
 //! | `group` | a group at run time: seats, tiers, the queue |
 //! | `balance` | whose turn it is; pure |
 //! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
-//! | `room` | a group's places, and the queue for them |
 //! | `dial`, `eyeballs` | one attempt; a race of addresses |
 //! | `source` | from which address, and with which timers |
 //! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
@@ -24,7 +23,6 @@ mod group;
 mod health;
 mod random;
 mod resolve;
-mod room;
 pub mod source;
 mod upkeep;
 
@@ -37,15 +35,16 @@ use self::{dial::Failures, endpoint::Seat, group::Admission};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
-    room::{Place, Room},
     upkeep::Upkeep,
 };
 use crate::{
     account::Counter,
     core::{Core, FlowHandle},
+    limit::room::Place,
     net::{Peer, Stream},
     relay::watch::Interest,
-    rules::config::{Builtin, HalfClosed, Otherwise, RuleId, UpstreamId},
+    rules::config::{Builtin, HalfClosed, Otherwise, RuleId},
+    snapshot::Snapshot,
 };
 
 /// Pause before a group's only endpoint is tried again; doubled each time.
@@ -163,13 +162,15 @@ pub struct Failure {
 /// [`Failure`].
 pub async fn connect(
     core: &Core,
+    snapshot: &Snapshot,
     mut rule: RuleId,
     visitor: Visitor<'_>,
 ) -> Result<Connected, Failure> {
     let mut errors = Vec::new();
     loop {
-        let config = &core.shared.config.rules[rule.0];
-        let refused = match connect_to(core, rule, config.upstream, visitor).await {
+        let config = &snapshot.config.rules[rule.0];
+        let group = &snapshot.upstreams[config.upstream];
+        let refused = match connect_to(core, rule, group, visitor).await {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
         };
@@ -180,7 +181,7 @@ pub async fn connect(
             // An upstream is behind its rule's access list, whichever way one comes to it.
             Otherwise::Rule(next)
                 if is_no_upstream
-                    && core.shared.config.rules[next.0].acl.permits(visitor.peer.ip()) =>
+                    && snapshot.config.rules[next.0].acl.permits(visitor.peer.ip()) =>
             {
                 core.shared.counters.count(Counter::UpstreamFallbacks);
                 rule = next;
@@ -197,10 +198,9 @@ pub async fn connect(
 async fn connect_to(
     core: &Core,
     rule: RuleId,
-    id: UpstreamId,
+    group: &Group,
     visitor: Visitor<'_>,
 ) -> Result<Connected, Refused> {
-    let group = &core.shared.upstreams[id];
     let counters = &core.shared.counters;
     let mut flow = Admission { source: visitor.peer.ip(), ..Admission::default() };
     let mut failures = Failures::new();

@@ -295,7 +295,8 @@ impl<'a> Spliced<'a> {
             if self.ways.iter().all(|way| way.ledger.is_over()) {
                 return Ok(Exit::Over(Close::Finished));
             }
-            if control.is_to_leave_kernel() {
+            // Once begun it is ended: a flow that is held neither leaves nor redirects by itself.
+            if control.is_to_leave_kernel() || self.leaving == leave::Leaving::Holding {
                 match self.leave()? {
                     leave::Progress::Left => return Ok(Exit::Left),
                     leave::Progress::LookAgain => clock = true,
@@ -415,8 +416,10 @@ impl<'a> Spliced<'a> {
                 Step::Publish => {
                     let state = &mut self.ways[way.index()];
                     state.chunk = None;
+                    let carried = state.ledger.held();
                     let (read, written) = state.ledger.publish();
                     if state.ledger.is_plain() {
+                        control.add_given(way, carried);
                         continue;
                     }
                     self.membership.pair().record(way).publish(read, written);

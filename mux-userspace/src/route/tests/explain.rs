@@ -34,6 +34,7 @@ fn config(rules: &[Arc<Rule>]) -> Config {
         timeouts: Timeouts::default(),
         limits: Limits::default(),
         log: LogConfig::default(),
+        admin: crate::rules::config::AdminConfig::default(),
         security: SecurityConfig::default(),
         kernel: KernelConfig::default(),
         network_files: Vec::new(),

@@ -77,7 +77,10 @@ fn unknown_keys() {
         refused(&text, key, &format!("unknown key `{key}` in {place}"), "");
     }
     let report = report(&format!("{LISTEN}{RULE}[security]\nzebra = 1\n"));
-    assert!(report.ends_with("= hint: keys of [security]: `user`"), "{report}");
+    assert!(
+        report.ends_with("= hint: keys of [security]: `user`, `landlock`, `seccomp`"),
+        "{report}"
+    );
 }
 
 #[test]
@@ -210,6 +213,12 @@ fn settings_that_make_no_sense() {
         "''",
         "this cannot be a user's name",
         "write `\"nobody\"`",
+    );
+    refused(
+        &format!("{rest}[security]\nseccomp = 'strict'\n"),
+        "'strict'",
+        "unknown value `strict`",
+        "one of: `auto`, `off`",
     );
     let report = report(&format!("{rest}[log]\naccess_file = ''\n"));
     assert!(report.starts_with("error: this cannot be a path"), "{report}");

@@ -52,6 +52,8 @@ level = "info"
 access = { format = "json", file = "/tmp/x" }
 [security]
 user = "nobody"
+landlock = "auto"
+seccomp = "off"
 [kernel]
 send_buffer = "2MiB"
 backlog_limit = "512KiB"
@@ -162,7 +164,7 @@ fn files_that_cannot_be_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let missing = folder.path().join("rules.toml");
     let error = load(&missing, &Probes::default()).expect_err("there is no file").to_string();
-    assert!(error.starts_with(&format!("cannot read {}: ", missing.display())), "{error}");
+    assert!(error.starts_with(&format!("error: cannot read {}: ", missing.display())), "{error}");
     assert!(error.ends_with("= hint: name a file that is there: `--rules rules.toml`"), "{error}");
 
     let error = load(folder.path(), &Probes::default()).expect_err("it is a folder").to_string();
@@ -171,7 +173,7 @@ fn files_that_cannot_be_read() {
     let invalid = folder.path().join("latin1.toml");
     fs::write(&invalid, b"listen = 1\nname = \"\xe9\"\n").expect("written");
     let error = load(&invalid, &Probes::default()).expect_err("it is not UTF-8").to_string();
-    let expected = format!("{}:2:9: this is not UTF-8\n  = hint: ", invalid.display());
+    let expected = format!("error: {}:2:9: this is not UTF-8\n  = hint: ", invalid.display());
     assert!(error.starts_with(&expected), "{error}");
 }
 

@@ -1,11 +1,11 @@
 //! Rules files: the schema, everything that can be wrong with one, and hostile ones.
 
+mod admin;
 mod errors;
 mod heads;
 mod hostile;
 mod identity;
 mod schema;
-mod unavailable;
 mod upstreams;
 mod warnings;
 

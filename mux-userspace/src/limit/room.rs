@@ -1,4 +1,4 @@
-//! A group's places, and the queue for them: first come, first served, across all cores.
+//! Places, and the queue for them: first come, first served, across all cores.
 
 use std::{
     collections::VecDeque,
@@ -11,7 +11,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// A group's places and who waits for one. It outlives a configuration, as endpoints do.
+/// Places and who waits for one. How many there are says who takes one: that is configuration, and
+/// this outlives it.
 #[derive(Debug, Default)]
 pub struct Room {
     in_use: AtomicU32,
@@ -20,20 +21,20 @@ pub struct Room {
     length: AtomicUsize,
 }
 
-/// One of a group's places; given back by `Drop`.
+/// One of the places; given back by `Drop`.
 #[derive(Debug)]
 pub struct Place(Arc<Room>);
 
 /// A place in the queue; given up by `Drop`.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub(crate) struct Ticket {
     room: Arc<Room>,
     turn: Arc<Notify>,
 }
 
 /// Where in the queue somebody goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// Before all others: who has waited already.
     Front,
     /// Behind them.
@@ -53,12 +54,12 @@ impl Room {
         self.length.load(Ordering::Acquire)
     }
 
-    pub(super) fn has_place(&self, most: Option<NonZeroU32>) -> bool {
+    pub(crate) fn has_place(&self, most: Option<NonZeroU32>) -> bool {
         most.is_none_or(|most| self.in_use() < most.get())
     }
 
     /// A place, if one is free.
-    pub(super) fn take(self: &Arc<Self>, most: Option<NonZeroU32>) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, most: Option<NonZeroU32>) -> Option<Place> {
         let most = most.map_or(u32::MAX, NonZeroU32::get);
         self.in_use
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
@@ -70,7 +71,7 @@ impl Room {
 
     /// A place in the queue, if it has fewer than `most`. Look once more for a place after that: one
     /// that was given back before has woken nobody.
-    pub(super) fn join(self: &Arc<Self>, end: End, most: u32) -> Option<Ticket> {
+    pub(crate) fn join(self: &Arc<Self>, end: End, most: u32) -> Option<Ticket> {
         let turn = Arc::new(Notify::new());
         let mut waiting = self.lock();
         if waiting.len() >= most as usize {
@@ -89,7 +90,7 @@ impl Room {
     }
 
     /// Tells the first in the queue that there may be a place.
-    pub(super) fn wake_first(&self) {
+    pub(crate) fn wake_first(&self) {
         fence(Ordering::SeqCst);
         // The usual case, without the lock.
         if self.length.load(Ordering::Acquire) > 0
@@ -100,7 +101,7 @@ impl Room {
     }
 
     /// Tells everybody to look again: endpoints went down or came up.
-    pub(super) fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         self.lock().iter().for_each(|turn| turn.notify_one());
     }
 
@@ -118,17 +119,17 @@ impl Drop for Place {
 
 impl Ticket {
     /// Whether nobody is before it.
-    pub(super) fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.room.lock().front().is_some_and(|first| Arc::ptr_eq(first, &self.turn))
     }
 
     /// Waits to be told to look for a place.
-    pub(super) async fn turn(&self) {
+    pub(crate) async fn turn(&self) {
         self.turn.notified().await;
     }
 
     /// Tells the next one: the place was none for us.
-    pub(super) fn pass_on(&self) {
+    pub(crate) fn pass_on(&self) {
         let waiting = self.room.lock();
         let ours = waiting.iter().position(|turn| Arc::ptr_eq(turn, &self.turn));
         if let Some(next) = ours.and_then(|index| waiting.get(index + 1)) {

@@ -1,0 +1,290 @@
+//! The accept loops: one for each listener on each core.
+//!
+//! Never parses a byte. Accepting waits for a place under the limits, so that connections beyond
+//! them wait in the backlog. A listener is the same through all configurations that name its
+//! address; each connection is served by the one that is in force.
+
+use std::{
+    cell::RefCell,
+    io,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use socket2::{SockRef, Socket};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::{
+    account::Counter,
+    core::Core,
+    flow,
+    limit::{gate::Gate, room::Place},
+    listener::{Bound, SocketFile, Spares},
+    net::{Peer, Stream, TcpTimers},
+    presence::{Present, until_paused},
+    rules::config::{ListenAddress, ListenerConfig},
+    snapshot::{Service, Snapshot},
+    throttle,
+};
+
+/// First and longest pause when accepting fails for lack of descriptors or memory.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+/// Most connections that are taken from the queue of a listener that is closed: what fits in one.
+const LAST: usize = 4096;
+
+/// A listener whose sockets are bound.
+#[derive(Debug)]
+pub struct Listening {
+    /// Where it really listens (port 0 is resolved).
+    pub address: ListenAddress,
+    /// Whether its IPv6 sockets take no IPv4.
+    pub v6_only: bool,
+    /// The Unix socket file that was made.
+    pub file: Option<SocketFile>,
+    /// Its connections at once; accepting waits for a place.
+    pub gate: Gate,
+    /// What a successor gets.
+    pub spares: Arc<Spares>,
+}
+
+impl Listening {
+    /// Of these sockets, with the configuration's limit.
+    #[must_use]
+    pub fn new(bound: &Bound, v6_only: bool, config: &ListenerConfig) -> Arc<Self> {
+        Arc::new(Self {
+            address: bound.address.clone(),
+            v6_only,
+            file: bound.file.clone(),
+            gate: Gate::new(config.max_connections),
+            spares: Arc::clone(&bound.spares),
+        })
+    }
+}
+
+/// A core's end of a listener.
+#[derive(Debug)]
+pub struct Acceptor {
+    listening: Arc<Listening>,
+    socket: AnyListener,
+    /// What serves the next connection.
+    service: RefCell<Service>,
+    /// The configuration in force does not have the listener, or mux drains.
+    closing: CancellationToken,
+}
+
+#[derive(Debug)]
+enum AnyListener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl AnyListener {
+    fn new(socket: Socket) -> io::Result<Self> {
+        if socket.local_addr()?.is_unix() {
+            Ok(Self::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?))
+        } else {
+            Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Stream::Tcp(stream), Peer::from_ip(address)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+
+    /// Accepts what is in the queue already.
+    fn accept_now(&self) -> io::Result<(Stream, Peer)> {
+        let socket = match self {
+            Self::Tcp(listener) => SockRef::from(listener),
+            Self::Unix(listener) => SockRef::from(listener),
+        };
+        let (accepted, address) = socket.accept()?;
+        accepted.set_nonblocking(true)?;
+        match address.as_socket() {
+            Some(address) => {
+                let stream = tokio::net::TcpStream::from_std(accepted.into())?;
+                Ok((Stream::Tcp(stream), Peer::from_ip(address)))
+            }
+            None => {
+                let stream = tokio::net::UnixStream::from_std(OwnedFd::from(accepted).into())?;
+                Ok((Stream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+}
+
+impl Acceptor {
+    /// The core's socket of a listener of this configuration; `None`: it is none of it.
+    ///
+    /// # Errors
+    /// The socket cannot be registered with the runtime.
+    pub fn new(
+        core: &Core,
+        snapshot: &Arc<Snapshot>,
+        listening: Arc<Listening>,
+        socket: Socket,
+    ) -> io::Result<Option<Self>> {
+        let Some(service) = Service::find(snapshot, &listening) else { return Ok(None) };
+        Ok(Some(Self {
+            listening,
+            socket: AnyListener::new(socket)?,
+            service: RefCell::new(service),
+            closing: core.shared.drain.child_token(),
+        }))
+    }
+
+    /// Goes on as another configuration says. One that does not know this listener closes it.
+    pub fn follow(&self, snapshot: &Arc<Snapshot>) {
+        if Arc::ptr_eq(&self.service.borrow().snapshot, snapshot) {
+            return;
+        }
+        let Some(service) = Service::find(snapshot, &self.listening) else {
+            self.closing.cancel();
+            return;
+        };
+        let before = self.service.replace(service);
+        let timers = timers(&self.service.borrow()).instead_of(timers(&before));
+        if let AnyListener::Tcp(socket) = &self.socket
+            && let Err(error) = timers.apply(socket)
+        {
+            let listener = Arc::clone(&self.service.borrow().listener().name);
+            warn!(%listener, %error, "its connections have the timers that they had before");
+        }
+    }
+
+    /// Whether it is being closed.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_cancelled() || self.listening.spares.is_closed()
+    }
+
+    fn service(&self, core: &Core) -> Service {
+        self.follow(&core.shared.current.load());
+        self.service.borrow().clone()
+    }
+
+    /// Accepts until the listener is closed or the daemon drains; not while a successor serves.
+    pub async fn run(self: Rc<Self>, core: Rc<Core>) {
+        let presence = Arc::clone(&core.shared.presence);
+        let mut orders = presence.orders();
+        // `None`: paused; what is in the queue is the successor's.
+        let mut accepting = Some(presence.acceptor());
+        let mut pause = BACK_OFF.0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.closed() => break,
+                () = until_paused(&mut orders, accepting.is_some()) => {
+                    accepting = if accepting.is_some() { None } else { Some(presence.acceptor()) };
+                    continue;
+                }
+                accepted = self.socket.accept(), if accepting.is_some() => accepted,
+            };
+            match accepted {
+                Ok((client, peer)) => {
+                    pause = BACK_OFF.0;
+                    let present = presence.connection();
+                    // The place after the connection: an idle accept loop must not hold one. A
+                    // connection beyond the limit waits here, those after it in the backlog.
+                    let places = tokio::select! {
+                        biased;
+                        places = self.places(&core) => places,
+                        () = self.closed() => {
+                            client.reset();
+                            core.shared.counters.count(Counter::ListenerClosed);
+                            break;
+                        }
+                    };
+                    self.serve(&core, client, peer, (places, present));
+                }
+                Err(error) if is_exhaustion(&error) => {
+                    core.shared.counters.count(Counter::AcceptExhausted);
+                    // Once per shortage, not once per attempt.
+                    if pause == BACK_OFF.0
+                        && let Some(held) = core.shared.throttles.accept.admit(Instant::now())
+                    {
+                        let listener = Arc::clone(&self.service.borrow().listener().name);
+                        let suppressed = throttle::some(held);
+                        warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(BACK_OFF.1);
+                }
+                // ECONNABORTED and the network errors that accept(2) passes on: that one
+                // connection's.
+                Err(_) => core.shared.counters.count(Counter::AcceptAborted),
+            }
+        }
+        if accepting.is_some() && !core.shared.drain.is_cancelled() {
+            self.serve_the_last(&core);
+        }
+    }
+
+    /// Serves those who are in the queue, and whom closing the socket would reset, by the last
+    /// configuration that knew the listener. Those for whom there is no place are reset.
+    fn serve_the_last(&self, core: &Rc<Core>) {
+        for _ in 0..LAST {
+            match self.socket.accept_now() {
+                Ok((client, peer)) => match self.try_places(core) {
+                    Some(places) => {
+                        let present = core.shared.presence.connection();
+                        self.serve(core, client, peer, (places, present));
+                    }
+                    None => {
+                        client.reset();
+                        core.shared.counters.count(Counter::ListenerClosed);
+                    }
+                },
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn serve(&self, core: &Rc<Core>, client: Stream, peer: Peer, held: ([Place; 2], Present)) {
+        let service = self.service(core);
+        let flow = flow::serve(Rc::clone(core), service, client, peer);
+        core.tasks.spawn_local(async move {
+            flow.await;
+            drop(held);
+        });
+    }
+
+    /// Waits until the listener is not to be any more, or mux drains.
+    async fn closed(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.listening.spares.closed() => {}
+        }
+    }
+
+    /// Waits for a place under the global and the listener's limit.
+    async fn places(&self, core: &Core) -> [Place; 2] {
+        [core.shared.connections.enter().await, self.listening.gate.enter().await]
+    }
+
+    fn try_places(&self, core: &Core) -> Option<[Place; 2]> {
+        Some([core.shared.connections.try_enter()?, self.listening.gate.try_enter()?])
+    }
+}
+
+/// Those of a listener's connections.
+fn timers(service: &Service) -> TcpTimers {
+    service.listener().timers.or(service.snapshot.config.timeouts.tcp)
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}

@@ -1,0 +1,91 @@
+//! The table of families, and the reference that is made of it.
+
+use std::{collections::HashSet, fmt::Write as _, fs, path::PathBuf};
+
+use super::{
+    counters::place,
+    families::{Family, Kind},
+};
+use crate::account::Counter;
+
+#[test]
+fn names_follow_the_format() {
+    let mut seen = HashSet::new();
+    for family in Family::ALL {
+        let name = family.name();
+        assert!(seen.insert(name), "{name} twice");
+        let plain = |c: char| c.is_ascii_lowercase() || c == '_';
+        assert!(name.chars().all(plain) && !name.ends_with("_total"), "{name}");
+        assert!(name.starts_with("mux_") || name.starts_with("process_"), "{name}");
+        for reserved in ["_count", "_sum", "_bucket", "_created", "_info"] {
+            assert!(!name.ends_with(reserved), "{name}");
+        }
+        if family.kind() == Kind::Histogram {
+            assert!(family.unit().is_some() && family.labels().is_empty(), "{name}");
+        }
+        assert!(!family.help().is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn every_counter_has_a_sample_of_its_own() {
+    let mut seen = HashSet::new();
+    for &counter in Counter::ALL {
+        let Some((family, label)) = place(counter) else { continue };
+        assert!(seen.insert((family.name(), label)), "{}: another counter's", counter.name());
+        assert_eq!(family.labels().len(), usize::from(label.is_some()), "{}", counter.name());
+        assert_eq!(family.kind(), Kind::Counter, "{}", counter.name());
+    }
+}
+
+#[test]
+fn the_reference_has_the_table_of_families() {
+    let mut page = String::from(HEAD);
+    let _ = write!(page, "\n| name | type | labels | meaning |\n|---|---|---|---|\n");
+    for family in Family::ALL {
+        let labels: Vec<_> = family.labels().iter().map(|label| format!("`{label}`")).collect();
+        let kind = family.kind();
+        let _ = writeln!(
+            page,
+            "| `{}{}` | {} | {} | {} |",
+            family.name(),
+            kind.suffix(),
+            kind.name(),
+            labels.join(", "),
+            family.help()
+        );
+    }
+    page.push_str(REFUSED);
+    for &counter in Counter::ALL {
+        if let Some((Family::Refused, Some(reason))) = place(counter) {
+            let _ = writeln!(page, "| `{reason}` | {} |", counter.help().trim());
+        }
+    }
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
+    if std::env::var_os("MUX_UPDATE_DOCS").is_some() {
+        fs::write(&path, &page).expect("the page can be written");
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page, "docs/reference/metrics.md is old: run with MUX_UPDATE_DOCS=1");
+}
+
+const HEAD: &str = "\
+# Metrics
+
+<!-- Made by a test: MUX_UPDATE_DOCS=1 cargo test -p mux-userspace --lib metrics::tests -->
+
+`GET /metrics` over the [admin sockets](rules.md#admin) answers in [OpenMetrics](https://prometheus.io/docs/specs/om/open_metrics_spec/) 1.0 text, which Prometheus
+reads. Each page is of one moment; counters never go back while the process lives, and begin at 0 with it.
+
+- Bytes are those of flows that are over and of flows that are alive, in the kernel too: once nothing is on its way, they are what clients and servers have counted.
+- How many series there are is bounded by the rules file: rules, upstreams, endpoints, and a few fixed words. A rule that a reload has removed is gone from the page with its last flow.
+- If a core does not answer within 1 s, the answer is 503 rather than a page with a part of the truth.
+- Samples about the verdict are there only where the kernel relay is in force; `mux_closed_total` and the series by rule from the first one on that there is.
+";
+
+const REFUSED: &str = "
+## Reasons of `mux_refused_total`
+
+| reason | meaning |
+|---|---|
+";
