@@ -10,6 +10,8 @@ use mux_tests::{
 };
 
 const ROUNDS: u64 = 4000;
+/// Nanoseconds: less than half of what four system calls, a round trip's, take on any machine.
+const COPYING: u64 = 1000;
 
 struct Flow {
     daemon: Daemon,
@@ -41,7 +43,11 @@ fn cost(flow: &Flow) -> Result<Usage> {
     let before = flow.daemon.proc().usage()?;
     round_trips(&flow.client, &flow.server, ROUNDS)?;
     let after = flow.daemon.proc().usage()?;
-    Ok(Usage { ticks: after.ticks - before.ticks, switches: after.switches - before.switches })
+    Ok(Usage {
+        ticks: after.ticks - before.ticks,
+        switches: after.switches - before.switches,
+        nanos: after.nanos - before.nanos,
+    })
 }
 
 fn end(flow: Flow, relay: Relay) -> Result<()> {
@@ -68,16 +74,17 @@ fn the_program_runs_for_each_message_and_user_space_does_not() -> Result<()> {
     ensure!(runs >= 2 * ROUNDS, "the program ran {runs} times for {} messages", 2 * ROUNDS);
     // The sweep of the timers, once a second, and some slack for a loaded machine.
     ensure!(cost.switches < ROUNDS / 20, "user space woke {} times", cost.switches);
-    ensure!(cost.ticks <= 10, "user space used {} ticks", cost.ticks);
+    ensure!(cost.nanos < ROUNDS * COPYING, "user space ran for {} ns", cost.nanos);
     end(flow, Relay::Sockmap)
 }
 
-/// Were the measure above blind, it would show nothing here either.
+/// Were the measure above blind, it would show nothing here either. The times that user space woke
+/// say nothing: on a loaded machine the next message is there before it can go to sleep.
 #[test]
 fn when_user_space_copies_it_is_seen() -> Result<()> {
     let flow = flow(Relay::Copy)?;
     let cost = cost(&flow)?;
-    ensure!(cost.switches > ROUNDS / 2, "user space woke {} times only", cost.switches);
+    ensure!(cost.nanos > 2 * ROUNDS * COPYING, "user space ran for {} ns only", cost.nanos);
     end(flow, Relay::Copy)
 }
 

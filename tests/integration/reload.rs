@@ -210,7 +210,7 @@ fn a_bad_file_changes_nothing_and_says_where() -> Result<()> {
 #[test]
 fn an_address_in_use_changes_nothing() -> Result<()> {
     let other = TcpListener::bind("127.0.0.1:0")?;
-    let daemon = Daemon::user_space(&all_to("builtin:echo"))?;
+    let daemon = Daemon::user_space(&(all_to("builtin:echo") + ANY_DIRECTORY))?;
     let socket = daemon.path("free.sock");
     let rules = format!(
         "listen = [\"127.0.0.1:0\", \"unix:{}\", \"{}\"]\n{}",
@@ -225,6 +225,24 @@ fn an_address_in_use_changes_nothing() -> Result<()> {
     echoes(&daemon.connect()?, "the old rules")?;
     daemon.wait_log("hint: another process listens there")?;
     Ok(())
+}
+
+/// A reload may bring files in directories that the rules did not name at start.
+const ANY_DIRECTORY: &str = "[security]\nlandlock = \"off\"\n";
+
+/// With Landlock it may not, and says so.
+#[test]
+fn a_file_in_another_directory_is_refused_and_changes_nothing() -> Result<()> {
+    let daemon = Daemon::user_space(&all_to("builtin:echo"))?;
+    let directory = daemon.path("elsewhere");
+    fs::create_dir(&directory)?;
+    fs::set_permissions(&directory, Permissions::from_mode(0o777))?;
+    let path = directory.join("s");
+    let with = format!("listen = [\"127.0.0.1:0\", \"unix:{}\"]\n", path.display());
+    let outcome = daemon.reload(&(with + &all_to("builtin:discard")))?;
+    ensure!(outcome.contains("Permission denied"), "{outcome}");
+    daemon.wait_log("in a directory that the rules did not name at start")?;
+    echoes(&daemon.connect()?, "the old rules")
 }
 
 /// Two listeners of these names.
@@ -299,7 +317,7 @@ fn a_listener_that_stays_has_its_new_settings() -> Result<()> {
 
 #[test]
 fn a_unix_listener_comes_and_goes_with_its_file() -> Result<()> {
-    let daemon = Daemon::user_space(&all_to("builtin:echo"))?;
+    let daemon = Daemon::user_space(&(all_to("builtin:echo") + ANY_DIRECTORY))?;
     let directory = daemon.path("sockets");
     fs::create_dir(&directory)?;
     // The daemon may have become nobody.
@@ -584,7 +602,7 @@ fn lines(path: &Path) -> Result<Vec<Access>> {
 /// As logrotate does it: rename, then SIGHUP.
 #[test]
 fn the_access_log_is_rotated_and_no_line_is_lost() -> Result<()> {
-    let daemon = Daemon::user_space(&all_to("builtin:echo"))?;
+    let daemon = Daemon::user_space(&(all_to("builtin:echo") + ANY_DIRECTORY))?;
     let directory = daemon.path("log");
     fs::create_dir(&directory)?;
     fs::set_permissions(&directory, Permissions::from_mode(0o777))?;

@@ -20,6 +20,8 @@ pub struct Usage {
     pub ticks: u64,
     /// Times that one of its threads went to sleep.
     pub switches: u64,
+    /// Time that its threads ran for, nanoseconds (sched_stats: `schedstat`).
+    pub nanos: u64,
 }
 
 impl Proc {
@@ -93,13 +95,17 @@ impl Proc {
         let after = stat.rsplit_once(')').context("stat without a name")?.1;
         let ticks = after.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
         let ticks = ticks.sum::<Result<u64, _>>().context("stat")?;
-        let mut switches = 0;
+        let (mut switches, mut nanos) = (0, 0);
         for task in fs::read_dir(self.path("task"))? {
-            let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+            let task = task?.path();
+            let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+            let stat = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+            let ran = stat.split_whitespace().next().and_then(|text| text.parse::<u64>().ok());
+            nanos += ran.unwrap_or(0);
             let count = status_field(&status, "voluntary_ctxt_switches");
             switches += count.and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
         }
-        Ok(Usage { ticks, switches })
+        Ok(Usage { ticks, switches, nanos })
     }
 
     /// Its children's ids.

@@ -195,7 +195,7 @@ families! {
     /// kernel.
     Passes = Counter "mux_passes" [],
     /// Flows whose books contradicted the kernel's counts. Anything but 0 is to be reported.
-    Imbalances = Counter "mux_relay_imbalances" [],
+    Imbalances = Counter "mux_relay_imbalance" [],
     /// Flows reset because the kernel's books were broken. Anything but 0 is to be reported.
     Broken = Counter "mux_relay_broken" [],
     /// Messages that the verdict redirected.

@@ -17,7 +17,7 @@ mod counters;
 mod families;
 mod gather;
 mod page;
-mod process;
+pub(crate) mod process;
 
 #[cfg(test)]
 mod tests;

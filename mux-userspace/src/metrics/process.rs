@@ -10,6 +10,12 @@ use rustix::{
 
 use super::{families::Family, page::Page};
 
+/// Learns what the sandbox keeps from the daemon later: rustix looks into the auxiliary vector once,
+/// and panics where it cannot (prctl(2) with `PR_GET_AUXV`, or a file that is root's).
+pub(crate) fn learn() {
+    let _ = (clock_ticks_per_second(), page_size());
+}
+
 pub(super) fn add(page: &mut Page) {
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(Stat::parse)
     {

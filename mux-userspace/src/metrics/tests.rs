@@ -89,3 +89,55 @@ const REFUSED: &str = "
 | reason | meaning |
 |---|---|
 ";
+
+/// Every expression of the Grafana dashboard.
+fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            if let Some(expression) = object.get("expr").and_then(serde_json::Value::as_str) {
+                found.push(expression.to_owned());
+            }
+            object.values().for_each(|value| expressions(value, found));
+        }
+        serde_json::Value::Array(values) => {
+            values.iter().for_each(|value| expressions(value, found));
+        }
+        _ => {}
+    }
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_there_are() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/mux.json");
+    let text = fs::read_to_string(&path).expect("the dashboard");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let mut asked = Vec::new();
+    expressions(&dashboard, &mut asked);
+    assert!(asked.len() > 20, "{asked:?}");
+    let known: HashSet<String> = Family::ALL
+        .iter()
+        .flat_map(|family| match family.kind() {
+            Kind::Histogram => vec![format!("{}_bucket", family.name())],
+            kind => vec![format!("{}{}", family.name(), kind.suffix())],
+        })
+        .collect();
+    let metric = regex::Regex::new(r"\b(?:mux|process)_[a-z_]+").expect("a regex");
+    let grouped = regex::Regex::new(r"by \(([^)]*)\)").expect("a regex");
+    let labels: HashSet<&str> = Family::ALL
+        .iter()
+        .flat_map(|family| family.labels().iter().copied())
+        .chain(["le"])
+        .collect();
+    for expression in &asked {
+        let names: Vec<&str> = metric.find_iter(expression).map(|name| name.as_str()).collect();
+        assert!(!names.is_empty(), "{expression}");
+        for name in names {
+            assert!(known.contains(name), "{name} in {expression}");
+        }
+        for by in grouped.captures_iter(expression) {
+            for label in by[1].split(',').map(str::trim) {
+                assert!(labels.contains(label), "{label} in {expression}");
+            }
+        }
+    }
+}

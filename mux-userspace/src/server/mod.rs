@@ -48,6 +48,7 @@ use crate::{
     account::Hooks,
     kernel::KernelError,
     listener::{self, BindError, Bound},
+    metrics,
     rules::config::{Config, RelayChoice},
 };
 
@@ -172,6 +173,7 @@ pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
     };
+    metrics::process::learn();
     let sandbox = Sandbox::prepare(&config, &origin.path);
     privileges::drop_all(&config.security.user, needs)?;
     sandbox.enter();

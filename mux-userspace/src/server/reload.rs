@@ -203,7 +203,7 @@ fn with_hint(error: BindError, listener: &ListenerConfig, before: &Snapshot) -> 
         && before.listening.iter().any(|listening| port(&listening.address) == wanted);
     match error.source.kind() {
         io::ErrorKind::PermissionDenied => error.with_hint(
-            "\nhint: mux has given up the right to: use `mux upgrade`, or restart it",
+            "\nhint: mux has given up the right to (a port below 1024, another user's directory, a file in a directory that the rules did not name at start): use `mux upgrade`, or restart it",
         ),
         io::ErrorKind::AddrInUse if is_ours => error.with_hint(
             "\nhint: another listener of mux has the port: remove that one with a first reload, or restart mux",
