@@ -412,7 +412,7 @@ mod tests {
     fn a_socket_file_stays_while_somebody_listens() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let (socket, file) = bind_unix(&path).unwrap();
+        let (socket, file) = bind_unix(&path, None).unwrap();
         let other = socket.try_clone().unwrap();
         drop(socket);
         file.remove_unused().unwrap();

@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, eventually_true, need,
-    procfs::Proc,
+    Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, need, procfs::Proc,
 };
 
 const NOT_PERMITTED: i32 = 77;

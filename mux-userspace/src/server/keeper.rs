@@ -42,6 +42,8 @@ const MOST: usize = 20;
 const PERIOD: Duration = Duration::from_secs(60);
 /// How often to look for the end of a process where the kernel cannot tell (before 5.3).
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How long a process may take to end that has said that it does.
+const LAST_MOMENTS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// What the daemon may ask for.
 const START: &[u8] = b"start";
 const FINISH: &[u8] = b"finish";
@@ -66,7 +68,7 @@ pub(super) fn start<'a>(files: impl Iterator<Item = &'a SocketFile>) -> io::Resu
         .args(files)
         .arg(program())
         .args(env::args_os())
-        .stdin(OwnedFd::from(theirs))
+        .stdin(theirs)
         // Not in our process group: Ctrl-C is for the daemon.
         .process_group(0)
         .spawn()?;
@@ -258,8 +260,20 @@ impl Keeping {
         self.daemon.pid.is_none() || getppid() != self.daemon.pid
     }
 
+    /// Whether the last successor is still there. One that has failed may be about to end.
+    fn has_successor(&mut self) -> bool {
+        let Some((child, watched)) = &mut self.successor else { return false };
+        if let Some(descriptor) = &watched.descriptor {
+            let _ = poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&LAST_MOMENTS));
+        }
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            self.successor = None;
+        }
+        self.successor.is_some()
+    }
+
     fn start(&mut self, handover: &OwnedFd) -> Result<u32, String> {
-        if self.successor.is_some() {
+        if self.has_successor() {
             return Err("a successor is running already".into());
         }
         let now = Instant::now();

@@ -1,7 +1,18 @@
 //! systemd's two protocols: sockets that it passes (sd_listen_fds(3)), and what it is told
 //! (sd_notify(3)). Without it, nothing here does anything.
 
-use std::{env, io};
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+};
 
 use sd_notify::NotifyState;
 use socket2::{Socket, Type};
@@ -93,12 +104,21 @@ impl Passed {
 
 /// Tells the service manager, if there is one.
 pub(super) fn notify(state: &[NotifyState<'_>]) {
-    if env::var_os("NOTIFY_SOCKET").is_none() {
-        return;
-    }
-    if let Err(error) = sd_notify::notify(state) {
+    let Some(manager) = env::var_os("NOTIFY_SOCKET") else { return };
+    let message: String = state.iter().map(|state| format!("{state}\n")).collect();
+    if let Err(error) = send(&manager, &message) {
         debug!("cannot tell the service manager: {error}");
     }
+}
+
+/// The crate's own function knows no abstract sockets.
+fn send(manager: &OsStr, message: &str) -> io::Result<()> {
+    let address = match manager.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(manager)?,
+    };
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &address)?;
+    Ok(())
 }
 
 /// This process serves, and is the service's main one.
