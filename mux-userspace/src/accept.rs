@@ -23,8 +23,9 @@ use crate::{
     core::Core,
     flow,
     limit::{gate::Gate, room::Place},
-    listener::{Bound, SocketFile},
+    listener::{Bound, SocketFile, Spares},
     net::{Peer, Stream, TcpTimers},
+    presence::{Present, until_paused},
     rules::config::{ListenAddress, ListenerConfig},
     snapshot::{Service, Snapshot},
     throttle,
@@ -46,6 +47,8 @@ pub struct Listening {
     pub file: Option<SocketFile>,
     /// Its connections at once; accepting waits for a place.
     pub gate: Gate,
+    /// What a successor gets.
+    pub spares: Arc<Spares>,
 }
 
 impl Listening {
@@ -57,6 +60,7 @@ impl Listening {
             v6_only,
             file: bound.file.clone(),
             gate: Gate::new(config.max_connections),
+            spares: Arc::clone(&bound.spares),
         })
     }
 }
@@ -68,7 +72,7 @@ pub struct Acceptor {
     socket: AnyListener,
     /// What serves the next connection.
     service: RefCell<Service>,
-    /// The listener is not to be any more, or mux drains.
+    /// The configuration in force does not have the listener, or mux drains.
     closing: CancellationToken,
 }
 
@@ -163,7 +167,7 @@ impl Acceptor {
     /// Whether it is being closed.
     #[must_use]
     pub fn is_closing(&self) -> bool {
-        self.closing.is_cancelled()
+        self.closing.is_cancelled() || self.listening.spares.is_closed()
     }
 
     fn service(&self, core: &Core) -> Service {
@@ -171,30 +175,39 @@ impl Acceptor {
         self.service.borrow().clone()
     }
 
-    /// Accepts until the listener is closed or the daemon drains.
+    /// Accepts until the listener is closed or the daemon drains; not while a successor serves.
     pub async fn run(self: Rc<Self>, core: Rc<Core>) {
+        let presence = Arc::clone(&core.shared.presence);
+        let mut orders = presence.orders();
+        // `None`: paused; what is in the queue is the successor's.
+        let mut accepting = Some(presence.acceptor());
         let mut pause = BACK_OFF.0;
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.closing.cancelled() => break,
-                accepted = self.socket.accept() => accepted,
+                () = self.closed() => break,
+                () = until_paused(&mut orders, accepting.is_some()) => {
+                    accepting = if accepting.is_some() { None } else { Some(presence.acceptor()) };
+                    continue;
+                }
+                accepted = self.socket.accept(), if accepting.is_some() => accepted,
             };
             match accepted {
                 Ok((client, peer)) => {
                     pause = BACK_OFF.0;
+                    let present = presence.connection();
                     // The place after the connection: an idle accept loop must not hold one. A
                     // connection beyond the limit waits here, those after it in the backlog.
                     let places = tokio::select! {
                         biased;
                         places = self.places(&core) => places,
-                        () = self.closing.cancelled() => {
+                        () = self.closed() => {
                             client.reset();
                             core.shared.counters.count(Counter::ListenerClosed);
                             break;
                         }
                     };
-                    self.serve(&core, client, peer, places);
+                    self.serve(&core, client, peer, (places, present));
                 }
                 Err(error) if is_exhaustion(&error) => {
                     core.shared.counters.count(Counter::AcceptExhausted);
@@ -214,7 +227,7 @@ impl Acceptor {
                 Err(_) => core.shared.counters.count(Counter::AcceptAborted),
             }
         }
-        if !core.shared.drain.is_cancelled() {
+        if accepting.is_some() && !core.shared.drain.is_cancelled() {
             self.serve_the_last(&core);
         }
     }
@@ -225,7 +238,10 @@ impl Acceptor {
         for _ in 0..LAST {
             match self.socket.accept_now() {
                 Ok((client, peer)) => match self.try_places(core) {
-                    Some(places) => self.serve(core, client, peer, places),
+                    Some(places) => {
+                        let present = core.shared.presence.connection();
+                        self.serve(core, client, peer, (places, present));
+                    }
                     None => {
                         client.reset();
                         core.shared.counters.count(Counter::ListenerClosed);
@@ -237,13 +253,21 @@ impl Acceptor {
         }
     }
 
-    fn serve(&self, core: &Rc<Core>, client: Stream, peer: Peer, places: [Place; 2]) {
+    fn serve(&self, core: &Rc<Core>, client: Stream, peer: Peer, held: ([Place; 2], Present)) {
         let service = self.service(core);
         let flow = flow::serve(Rc::clone(core), service, client, peer);
         core.tasks.spawn_local(async move {
             flow.await;
-            drop(places);
+            drop(held);
         });
+    }
+
+    /// Waits until the listener is not to be any more, or mux drains.
+    async fn closed(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.listening.spares.closed() => {}
+        }
     }
 
     /// Waits for a place under the global and the listener's limit.

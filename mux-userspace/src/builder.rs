@@ -574,7 +574,7 @@ fn adopt(socket: Socket, cores: usize) -> io::Result<Bound> {
         sockets.push(socket.try_clone()?);
     }
     sockets.push(socket);
-    Ok(Bound { address, sockets, file: None })
+    Ok(Bound { address, sockets, file: None, spares: Arc::default() })
 }
 
 /// A multiplexer that serves. It goes on when this is dropped, to the end of the process;
@@ -591,7 +591,7 @@ impl Serving {
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
         self.addresses.iter().filter_map(|address| match address {
             ListenAddress::Tcp(address) => Some(*address),
-            ListenAddress::Unix(_) => None,
+            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
         })
     }
 

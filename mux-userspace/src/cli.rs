@@ -149,9 +149,21 @@ fn serve(arguments: Serve) -> ExitCode {
         );
         return exit::USAGE.into();
     };
-    let file = match open(&path) {
+    // Before there is another thread.
+    let started = match server::Started::from_environment() {
+        Ok(started) => started,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return exit::USAGE.into();
+        }
+    };
+    let file = match rules::open(&path, &Probes::default()) {
         Ok(file) => file,
-        Err(code) => return code,
+        Err(error) => {
+            eprintln!("{}", error.render(check::style()).trim_end());
+            started.fail(&error.render(rules::Style::Plain));
+            return exit::CONFIG.into();
+        }
     };
     logging::start(log_level.as_deref().unwrap_or(&file.config.log.level));
     let level = SetLevel(match log_level {
@@ -166,7 +178,9 @@ fn serve(arguments: Serve) -> ExitCode {
     let path = match std::path::absolute(&path) {
         Ok(path) => path,
         Err(error) => {
-            eprintln!("error: {}: {error}", path.display());
+            let reason = format!("{}: {error}", path.display());
+            eprintln!("error: {reason}");
+            started.fail(&reason);
             return exit::OTHER.into();
         }
     };
@@ -177,10 +191,14 @@ fn serve(arguments: Serve) -> ExitCode {
         origin: Origin { path, listen },
         level,
     };
-    match server::run(options) {
+    let predecessor = started.predecessor.clone();
+    match server::run(options, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
+            if let Some(predecessor) = predecessor {
+                predecessor.fail(&error.to_string());
+            }
             exit_code(&error).into()
         }
     }
@@ -210,6 +228,7 @@ fn exit_code(error: &ServeError) -> u8 {
         ServeError::Bind(_)
         | ServeError::RelayRequired { permission: false, .. }
         | ServeError::Kernel(_)
+        | ServeError::Passed { .. }
         | ServeError::Privileges(_)
         | ServeError::AccessLog { .. }
         | ServeError::Io { .. } => exit::OTHER,

@@ -82,6 +82,7 @@ pub mod listener;
 pub mod logging;
 mod metrics;
 pub mod net;
+pub mod presence;
 pub mod probe;
 pub mod proxy;
 pub mod relay;

@@ -5,11 +5,12 @@ use std::{
     net::SocketAddr,
     os::unix::{fs::MetadataExt, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     net::TcpTimers,
@@ -24,10 +25,77 @@ const BACKLOG: i32 = 4096;
 pub struct Bound {
     /// Where it really listens (port 0 is resolved).
     pub address: ListenAddress,
-    /// One for each core.
+    /// At least one for each core.
     pub sockets: Vec<Socket>,
     /// The Unix socket file that was made.
     pub file: Option<SocketFile>,
+    /// What a successor gets.
+    pub spares: Arc<Spares>,
+}
+
+impl Bound {
+    /// The same with other handles to its sockets for a successor.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn with_spares(self) -> io::Result<Self> {
+        let spares = Spares::of(&self.sockets)?.into();
+        Ok(Self { spares, ..self })
+    }
+}
+
+/// Other handles to the sockets of a listener, for a successor, and the listener's end: a port is
+/// open as long as there is one handle.
+#[derive(Debug, Default)]
+pub struct Spares {
+    sockets: Mutex<Vec<Socket>>,
+    closed: CancellationToken,
+}
+
+impl Spares {
+    /// Of these.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn of(sockets: &[Socket]) -> io::Result<Self> {
+        let sockets = sockets.iter().map(Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
+        Ok(Self { sockets: sockets.into(), closed: CancellationToken::new() })
+    }
+
+    /// Handles for another process.
+    ///
+    /// # Errors
+    /// dup(2)'s.
+    pub fn try_clone(&self) -> io::Result<Vec<Socket>> {
+        self.lock().iter().map(Socket::try_clone).collect()
+    }
+
+    /// Lets go of the handles: no process can have them any more.
+    pub fn release(&self) {
+        self.lock().clear();
+    }
+
+    /// Lets go of the handles, and has whoever accepts close its own.
+    pub fn close(&self) {
+        self.release();
+        self.closed.cancel();
+    }
+
+    /// Whether it has been closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// Waits until it is closed.
+    pub async fn closed(&self) {
+        self.closed.cancelled().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Socket>> {
+        // Nothing panics that holds it.
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A Unix socket's file, to be removed at the end if it is still the one we made.
@@ -79,6 +147,7 @@ pub fn describe(address: &ListenAddress) -> String {
     match address {
         ListenAddress::Tcp(address) => address.to_string(),
         ListenAddress::Unix(path) => format!("unix:{}", path.display()),
+        ListenAddress::Systemd(name) => format!("systemd:{name}"),
     }
 }
 
@@ -102,7 +171,8 @@ pub fn bind(
             for _ in 1..cores {
                 sockets.push(bind_tcp(actual, v6_only, timers).map_err(failed)?);
             }
-            Ok(Bound { address: ListenAddress::Tcp(actual), sockets, file: None })
+            let address = ListenAddress::Tcp(actual);
+            Ok(Bound { address, sockets, file: None, spares: Arc::default() })
         }
         ListenAddress::Unix(path) => {
             let (first, file) = bind_unix(path, None).map_err(failed)?;
@@ -111,9 +181,50 @@ pub fn bind(
                 let again = sockets[0].try_clone().map_err(failed)?;
                 sockets.push(again);
             }
-            Ok(Bound { address: listener.address.clone(), sockets, file: Some(file) })
+            let address = listener.address.clone();
+            Ok(Bound { address, sockets, file: Some(file), spares: Arc::default() })
+        }
+        ListenAddress::Systemd(_) => {
+            Err(failed(io::Error::new(io::ErrorKind::Unsupported, "its sockets are passed to mux")))
         }
     }
+}
+
+/// Makes a listener of sockets that listen already: another process's, or systemd's. Where they are
+/// fewer than the cores, cores share them.
+///
+/// # Errors
+/// [`BindError`]: a socket cannot be set up or shared.
+pub fn adopt(
+    listener: &ListenerConfig,
+    mut sockets: Vec<Socket>,
+    file: Option<SocketFile>,
+    cores: usize,
+    timers: TcpTimers,
+) -> Result<Bound, BindError> {
+    let failed = |error| BindError::new(&listener.address, error);
+    let mut address = listener.address.clone();
+    for socket in &sockets {
+        socket.set_nonblocking(true).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?;
+        if let Some(local) = local.as_socket() {
+            // Accepted connections inherit both.
+            socket.set_tcp_nodelay(true).map_err(failed)?;
+            timers.apply(socket).map_err(failed)?;
+            address = ListenAddress::Tcp(local);
+        } else if let Some(path) = local.as_pathname() {
+            address = ListenAddress::Unix(path.to_owned());
+        }
+    }
+    let there = sockets.len();
+    if there == 0 {
+        return Err(failed(io::ErrorKind::NotFound.into()));
+    }
+    for index in there..cores {
+        let again = sockets[index % there].try_clone().map_err(failed)?;
+        sockets.push(again);
+    }
+    Ok(Bound { address, sockets, file, spares: Arc::default() })
 }
 
 /// Fails where somebody listens already. Binding itself would not, if that somebody is a mux of
@@ -201,6 +312,15 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a process has the socket of this file open. Connecting to it with another type fails
+/// without a connection that somebody would have to accept: with EPROTOTYPE, or with ECONNREFUSED
+/// where there is no socket any more (`unix_find_bsd`, net/unix/af_unix.c).
+fn is_open(path: &Path) -> bool {
+    let connected = Socket::new(Domain::UNIX, Type::DGRAM, None)
+        .and_then(|socket| socket.connect(&SockAddr::unix(path)?));
+    matches!(connected, Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE))
+}
+
 impl SocketFile {
     /// Where it is.
     #[must_use]
@@ -223,7 +343,15 @@ impl SocketFile {
         }
     }
 
-    /// As the janitor's argument: `device:inode:path`.
+    /// Removes it, unless another has taken its place, or somebody has the socket open.
+    ///
+    /// # Errors
+    /// unlink(2)'s.
+    pub fn remove_unused(&self) -> io::Result<()> {
+        if is_open(&self.path) { Ok(()) } else { self.remove() }
+    }
+
+    /// As the keeper's argument: `device:inode:path`.
     #[must_use]
     pub fn to_argument(&self) -> std::ffi::OsString {
         let mut text = std::ffi::OsString::from(format!("{}:{}:", self.device, self.inode));
@@ -252,7 +380,9 @@ pub fn needs_v6_only(listener: &ListenerConfig, all: &[Arc<ListenerConfig>]) -> 
     address.port() != 0
         && all.iter().any(|other| match &other.address {
             ListenAddress::Tcp(SocketAddr::V4(v4)) => v4.port() == address.port(),
-            ListenAddress::Tcp(SocketAddr::V6(_)) | ListenAddress::Unix(_) => false,
+            ListenAddress::Tcp(SocketAddr::V6(_))
+            | ListenAddress::Unix(_)
+            | ListenAddress::Systemd(_) => false,
         })
 }
 
@@ -276,6 +406,33 @@ mod tests {
         other_file.remove().unwrap();
         assert!(!path.exists());
         drop(socket);
+    }
+
+    #[test]
+    fn a_socket_file_stays_while_somebody_listens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let (socket, file) = bind_unix(&path, None).unwrap();
+        let other = socket.try_clone().unwrap();
+        drop(socket);
+        file.remove_unused().unwrap();
+        assert!(path.exists());
+        assert_eq!(other.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(other);
+        file.remove_unused().unwrap();
+        assert!(!path.exists());
+        file.remove_unused().unwrap();
+    }
+
+    #[test]
+    fn sockets_are_shared_where_they_are_fewer_than_the_cores() {
+        let address = ListenAddress::Systemd("web".into());
+        let listener = ListenerConfig::new("l", address, Arc::default());
+        let socket = || Socket::from(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let bound = |sockets| adopt(&listener, sockets, None, 3, TcpTimers::default());
+        assert_eq!(bound(vec![socket()]).unwrap().sockets.len(), 3);
+        assert_eq!(bound((0..5).map(|_| socket()).collect()).unwrap().sockets.len(), 5);
+        assert!(bound(Vec::new()).is_err());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::{
     account::{AccessLog, Counters, Hooks},
     kernel::books::Books,
     limit::gate::Gate,
+    presence::Presence,
     rules::config::{KernelConfig, RelayChoice},
     snapshot::Snapshot,
     throttle::Throttles,
@@ -52,6 +53,8 @@ pub struct Shared {
     pub connections: Gate,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
+    /// Connections and accept loops.
+    pub presence: Arc<Presence>,
     /// End at once.
     pub abort: CancellationToken,
     /// The upper part of flow ids: differs between processes.

@@ -262,6 +262,41 @@ impl<T: Shared> Drop for SharedArray<T> {
 // SAFETY: `repr(C)`, atomics only; its layout is asserted where it is defined.
 unsafe impl Shared for crate::kernel::books::SharedDirection {}
 
+/// Takes a descriptor that this process was started with, and has it closed on exec. The caller is
+/// its one owner: call it once for each number, for numbers that the environment says are ours.
+///
+/// # Errors
+/// `EBADF`: there is none, or it is a standard stream.
+pub fn inherited(number: i32) -> io::Result<std::os::fd::OwnedFd> {
+    use std::os::fd::FromRawFd;
+    if number <= libc::STDERR_FILENO {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: this has an integer argument; it fails for a number that is not open.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and by the contract above nobody else's.
+    Ok(unsafe { std::os::fd::OwnedFd::from_raw_fd(number) })
+}
+
+/// Takes variables from the environment, so that no child process gets them. Only while the
+/// process has one thread, which it checks; otherwise they stay.
+pub fn forget_variables(names: &[&str]) {
+    let threads = std::fs::read_dir("/proc/self/task").map(Iterator::count);
+    if threads.is_ok_and(|threads| threads == 1) {
+        for name in names {
+            // SAFETY: no other thread is there that could read the environment.
+            unsafe { std::env::remove_var(name) };
+        }
+    }
+}
+
+/// Closes all descriptors from this number on, if the kernel can (close_range(2), Linux 5.9). For
+/// the start of a process that owns none of them.
+pub fn close_from(first: u32) {
+    // SAFETY: integer arguments; what is closed has no owner in this process.
+    unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) };
+}
+
 /// A file descriptor's cookie: the kernel's name of a socket for its whole life (`SO_COOKIE`).
 ///
 /// # Errors

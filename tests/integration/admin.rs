@@ -452,7 +452,7 @@ fn the_socket_is_for_whom_its_permissions_say() -> Result<()> {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(said.starts_with(&format!("error: you may not connect to {shown}\nhint: ")), "{said}");
     daemon.stop()?;
-    ensure!(!path.exists(), "the janitor removes what nobody cannot");
+    ensure!(!path.exists(), "the keeper removes what nobody cannot");
 
     let group = run_ok(Command::new("id").args(["-gn", "nobody"]))?;
     let group = group.trim();

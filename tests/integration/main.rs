@@ -34,6 +34,8 @@ mod shutdown;
 mod sniffing;
 mod source;
 mod stalled;
+mod systemd;
 mod timeouts;
 mod unix;
+mod upgrade;
 mod upstreams;

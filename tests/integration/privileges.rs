@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, eventually_true, need,
-    procfs::Proc,
+    Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, need, procfs::Proc,
 };
 
 const NOT_PERMITTED: i32 = 77;
@@ -53,24 +52,20 @@ fn root_becomes_nobody_and_the_kernel_relay_still_works() -> Result<()> {
     Ok(())
 }
 
-/// Which removes the files of sockets from directories that are not the daemon's user's.
+/// It removes the files of sockets from directories that are not the daemon's user's, and starts a
+/// successor, which needs whatever the first one was started with.
 #[test]
-fn the_janitor_keeps_two_capabilities() -> Result<()> {
-    /// CAP_DAC_OVERRIDE and CAP_FOWNER, include/uapi/linux/capability.h.
-    const KEPT: &str = "000000000000000a";
+fn the_keeper_keeps_what_mux_was_started_with() -> Result<()> {
     need!(Need::Root);
     let scratch = Scratch::new()?;
     let path = scratch.join("mux.sock");
     let rules = format!("listen = \"{}\"\n{}", path.display(), Relay::Copy.rule("builtin:echo"));
     let daemon = Daemon::user_space(&rules)?;
     let children = daemon.proc().children()?;
-    let [janitor] = children[..] else { anyhow::bail!("children: {children:?}") };
-    let janitor = Proc(janitor);
-    for (field, wanted) in [("NoNewPrivs", "1"), ("CapEff", KEPT), ("CapPrm", KEPT)] {
-        // It takes a moment to become one.
-        eventually_true("the janitor has given up the rest", || {
-            janitor.status(field).is_ok_and(|value| value == wanted)
-        })?;
+    let [keeper] = children[..] else { anyhow::bail!("children: {children:?}") };
+    let (keeper, ours) = (Proc(keeper), Proc(std::process::id()));
+    for field in ["NoNewPrivs", "Uid", "Seccomp", "CapEff", "CapPrm", "CapBnd"] {
+        ensure!(keeper.status(field)? == ours.status(field)?, "{field}");
     }
     daemon.stop()?;
     ensure!(!path.exists(), "the socket's file is left");

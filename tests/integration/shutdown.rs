@@ -96,7 +96,7 @@ fn a_client_that_is_being_sniffed_does_not_hold_up_the_end() -> Result<()> {
     Ok(())
 }
 
-/// With a flow in the kernel, a Unix listener and its janitor; `end` ends the daemon.
+/// With a flow in the kernel, a Unix listener and the keeper; `end` ends the daemon.
 fn nothing_stays(end: impl FnOnce(Daemon) -> Result<()>) -> Result<()> {
     let scratch = Scratch::new()?;
     let file = scratch.join("mux.sock");

@@ -24,6 +24,8 @@ pub struct Daemon {
 
 /// In the log: a reload that failed.
 const FAILED: &str = ": reload failed, nothing has changed: ";
+/// The same of an upgrade.
+const NOT_UPGRADED: &str = ": upgrade failed, nothing has changed: ";
 
 /// How a daemon ended, and all it has said.
 #[derive(Debug)]
@@ -215,10 +217,16 @@ impl Daemon {
             .wait_err(&format!("`{text}`"), |line| line.contains(text).then(|| line.to_owned()))
     }
 
-    /// Lines of its log so far that contain `text`.
+    /// Lines of its log so far that contain `text`. Its successors write there, too.
+    #[must_use]
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        self.process.err().into_iter().filter(|line| line.contains(text)).collect()
+    }
+
+    /// How many there are.
     #[must_use]
     pub fn log_count(&self, text: &str) -> usize {
-        self.process.err().iter().filter(|line| line.contains(text)).count()
+        self.log_lines(text).len()
     }
 
     /// Waits for an access-log line.
@@ -297,9 +305,10 @@ impl Daemon {
         ensure!(status.success(), "the daemon ended with {status}");
         let log = self.process.err_lines().to_end()?;
         // Errors are bugs: unbalanced books, panics of a core. Peers' misbehaviour is no error.
-        // That a reload fails is the business of whoever wrote the rules.
+        // That a reload or an upgrade fails is the business of whoever wrote the rules.
         let is_bad = |line: &&String| {
-            (line.contains(" ERROR ") && !line.contains(FAILED)) || line.contains("panicked")
+            let is_expected = [FAILED, NOT_UPGRADED].iter().any(|failed| line.contains(failed));
+            (line.contains(" ERROR ") && !is_expected) || line.contains("panicked")
         };
         let bad = log.iter().find(is_bad);
         if let Some(line) = bad {

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -18,6 +18,7 @@ pub struct Starter {
     wrapper: Vec<String>,
     arguments: Vec<String>,
     others: bool,
+    passed: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -42,6 +43,7 @@ impl Starter {
             wrapper: Vec::new(),
             arguments: Vec::new(),
             others: false,
+            passed: None,
         }
     }
 
@@ -94,6 +96,28 @@ impl Starter {
         self
     }
 
+    /// With this environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.wrapper.extend(["env".to_owned(), format!("{name}={value}")]);
+        self
+    }
+
+    /// With a socket that is passed as systemd passes sockets, once under each of these names.
+    #[must_use]
+    pub fn passing(mut self, socket: OwnedFd, names: &[&str]) -> Self {
+        // It is the shell's standard input; `exec` keeps the process id.
+        let redirections: String = (3..).zip(names).map(|(fd, _)| format!(" {fd}<&0")).collect();
+        let script = format!(
+            "exec{redirections} </dev/null; LISTEN_PID=$$ LISTEN_FDS={} LISTEN_FDNAMES={} exec \"$@\"",
+            names.len(),
+            names.join(":")
+        );
+        self.wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+        self.passed = Some(socket);
+        self
+    }
+
     /// As another user, with these capabilities (`"bpf"`, `"net_admin"`, …) alone. Needs root.
     #[must_use]
     pub fn nobody(mut self, capabilities: &[&str]) -> Self {
@@ -120,7 +144,13 @@ impl Starter {
     /// It ends before, or does not get there; the error has its log.
     pub fn start(self) -> Result<Daemon> {
         let scratch = Scratch::new()?;
-        let process = Process::start(&mut self.command(&scratch)?)?;
+        let mut command = self.command(&scratch)?;
+        let process = match self.passed {
+            Some(socket) => Process::start_with(command.stdin(socket))?,
+            None => Process::start(&mut command)?,
+        };
+        // What else holds the socket.
+        drop(command);
         Daemon::ready(process, scratch)
     }
 

@@ -141,6 +141,11 @@ counters! {
     Reloads = "reloads",
     /// Times that they were not: they were wrong, or something that they ask for was not to be had.
     ReloadFailures = "reload_failures",
+    /// Successors that took over.
+    Upgrades = "upgrades",
+    /// Upgrades that failed before the successor served, and successors that died while this
+    /// process was still there.
+    UpgradeFailures = "upgrade_failures",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
 }

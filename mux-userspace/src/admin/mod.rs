@@ -23,7 +23,7 @@ mod status;
 pub mod view;
 
 pub(crate) use self::{
-    serve::{Admin, CONNECTIONS, spawn},
+    serve::{Admin, CONNECTIONS, metrics_name, socket_name, spawn},
     sockets::{Sockets, bind},
     state::{Facts, State},
     status::limits,

@@ -3,7 +3,9 @@
 use std::{
     convert::Infallible,
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
+    path::Path,
     pin::pin,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -12,6 +14,7 @@ use std::{
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::Socket;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::Builder,
@@ -27,7 +30,12 @@ use super::{
     sockets::Sockets,
     state::State,
 };
-use crate::{listener::SocketFile, server::ServeError};
+use crate::{
+    listener::{SocketFile, Spares, describe},
+    presence::until_paused,
+    rules::config::{AdminConfig, ListenAddress},
+    server::{Offered, ServeError},
+};
 
 /// Connections at once, to each of the two sockets. Others wait in the backlog.
 pub(crate) const CONNECTIONS: usize = 32;
@@ -49,7 +57,8 @@ const LAST: Duration = Duration::from_secs(1);
 pub(crate) struct Admin {
     thread: JoinHandle<()>,
     stop: CancellationToken,
-    file: Option<SocketFile>,
+    unix: Option<(SocketFile, Arc<Spares>)>,
+    tcp: Option<Arc<Spares>>,
 }
 
 /// Starts it; `None`: the file asks for no admin socket.
@@ -65,18 +74,22 @@ pub(crate) fn spawn(sockets: Sockets, state: State) -> Result<Option<Admin>, Ser
     let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let guard = runtime.enter();
     let mut listeners = Vec::new();
-    let mut file = None;
-    if let Some((socket, its_file)) = unix {
-        info!(socket = %its_file.path().display(), "admin");
-        listeners.push(Listener::Unix(
-            UnixListener::from_std(OwnedFd::from(socket).into()).map_err(failed)?,
-        ));
-        file = Some(its_file);
+    let spares =
+        |socket: &Socket| Spares::of(std::slice::from_ref(socket)).map(Arc::new).map_err(failed);
+    let mut admin = (None, None);
+    if let Some((socket, file)) = unix {
+        info!(socket = %file.path().display(), "admin");
+        let spares = spares(&socket)?;
+        let listener = UnixListener::from_std(OwnedFd::from(socket).into()).map_err(failed)?;
+        listeners.push((Listener::Unix(listener), Arc::clone(&spares)));
+        admin.0 = Some((file, spares));
     }
     if let Some(socket) = tcp {
+        let spares = spares(&socket)?;
         let listener = TcpListener::from_std(socket.into()).map_err(failed)?;
         info!(address = %listener.local_addr().map_err(failed)?, "metrics");
-        listeners.push(Listener::Tcp(listener));
+        listeners.push((Listener::Tcp(listener), Arc::clone(&spares)));
+        admin.1 = Some(spares);
     }
     drop(guard);
     let stop = CancellationToken::new();
@@ -85,22 +98,54 @@ pub(crate) fn spawn(sockets: Sockets, state: State) -> Result<Option<Admin>, Ser
         .name("mux-admin".into())
         .spawn(move || runtime.block_on(serve(listeners, Arc::new(state), until)))
         .map_err(failed)?;
-    Ok(Some(Admin { thread, stop, file }))
+    let (unix, tcp) = admin;
+    Ok(Some(Admin { thread, stop, unix, tcp }))
 }
 
 impl Admin {
-    /// Ends the thread, and removes the socket's file.
-    pub(crate) fn stop(self) {
-        let Self { thread, stop, file } = self;
-        if let Some(file) = file {
-            // Without the right to, it is the janitor's to do.
+    /// What a successor can have of the sockets, which are those of this configuration.
+    pub(crate) fn offered(&self, config: &AdminConfig) -> Vec<Offered> {
+        let unix = config.socket.as_ref().zip(self.unix.as_ref());
+        let unix = unix.map(|(socket, (file, spares))| Offered {
+            address: socket_name(&socket.path),
+            file: Some(file.clone()),
+            spares: Arc::clone(spares),
+        });
+        let tcp = config.metrics.zip(self.tcp.as_ref()).map(|(address, spares)| Offered {
+            address: metrics_name(address),
+            file: None,
+            spares: Arc::clone(spares),
+        });
+        unix.into_iter().chain(tcp).collect()
+    }
+
+    /// Ends the thread, and removes the socket's file, unless it is a successor's.
+    pub(crate) fn stop(self, succeeded: bool) {
+        let Self { thread, stop, unix, tcp: _ } = self;
+        if let (Some((file, _)), false) = (&unix, succeeded) {
+            // Without the right to, it is the keeper's to do.
             let _ = file.remove();
         }
         stop.cancel();
         if thread.join().is_err() {
             warn!("the admin thread panicked");
         }
+        if let (Some((file, spares)), true) = (&unix, succeeded) {
+            // One that the successor has not taken, which shows once our own handles are closed.
+            spares.close();
+            let _ = file.remove_unused();
+        }
     }
+}
+
+/// What the admin socket is called where sockets are handed over: no listener is called so.
+pub(crate) fn socket_name(path: &Path) -> String {
+    format!("admin {}", describe(&ListenAddress::Unix(path.to_owned())))
+}
+
+/// The same of the address of `[admin] metrics`.
+pub(crate) fn metrics_name(address: SocketAddr) -> String {
+    format!("metrics {address}")
 }
 
 #[derive(Debug)]
@@ -137,11 +182,21 @@ struct Common {
     stop: CancellationToken,
 }
 
-async fn serve(listeners: Vec<Listener>, state: Arc<State>, stop: CancellationToken) {
+async fn serve(
+    listeners: Vec<(Listener, Arc<Spares>)>,
+    state: Arc<State>,
+    stop: CancellationToken,
+) {
     let common = Common { state, budget: Budget::default(), stop: stop.clone() };
     let connections = TaskTracker::new();
-    for listener in listeners {
-        tokio::spawn(accept(listener, common.clone(), connections.clone()));
+    for (listener, spares) in listeners {
+        let accepting = accept(listener, common.clone(), connections.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = accepting => {}
+                () = spares.closed() => {}
+            }
+        });
     }
     stop.cancelled().await;
     connections.close();
@@ -149,14 +204,24 @@ async fn serve(listeners: Vec<Listener>, state: Arc<State>, stop: CancellationTo
     let _ = timeout(LAST, connections.wait()).await;
 }
 
-/// Accepts, for ever, as long as there are places.
+/// Accepts, for ever, as long as there are places; not while a successor serves.
 async fn accept(listener: Listener, common: Common, connections: TaskTracker) {
     // A place each: many readers of the one socket cannot shut the operator out of the other.
     let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut orders = common.state.shared.presence.orders();
+    let mut paused = false;
     loop {
         // It is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = until_paused(&mut orders, !paused) => {
+                paused = !paused;
+                continue;
+            }
+            accepted = listener.accept(), if !paused => accepted,
+        };
+        match accepted {
             Ok((stream, door)) => {
                 let connection = connection(stream, door, common.clone());
                 connections.spawn(async move {

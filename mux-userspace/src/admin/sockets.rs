@@ -3,12 +3,13 @@
 use std::{
     fs::{self, Permissions},
     io,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
 use nix::unistd::Group;
 use socket2::Socket;
+use tracing::warn;
 
 use crate::{
     listener::{self, SocketFile},
@@ -25,22 +26,54 @@ pub(crate) struct Sockets {
     pub(crate) tcp: Option<Socket>,
 }
 
-/// Binds what the file asks for.
+/// Binds what the file asks for, and is not there.
 ///
 /// # Errors
 /// [`ServeError::Bind`]; [`ServeError::AdminSocket`]: the file's permissions.
-pub(crate) fn bind(config: &AdminConfig) -> Result<Sockets, ServeError> {
-    let unix = config.socket.as_ref().map(bind_unix).transpose()?;
-    let tcp = match config.metrics {
-        Some(address) => Some(listener::bind_metrics(address).inspect_err(|_| {
-            if let Some((_, file)) = &unix {
+pub(crate) fn bind(config: &AdminConfig, there: Sockets) -> Result<Sockets, ServeError> {
+    let is_ours = there.unix.is_none();
+    let unix = match (&config.socket, there.unix) {
+        (Some(config), Some(unix)) => Some(adopt(config, unix)?),
+        (Some(config), None) => Some(bind_unix(config)?),
+        (None, _) => None,
+    };
+    let tcp = match (config.metrics, there.tcp) {
+        (Some(_), Some(tcp)) => Some(adopt_metrics(tcp)?),
+        (Some(address), None) => Some(listener::bind_metrics(address).inspect_err(|_| {
+            if let (Some((_, file)), true) = (&unix, is_ours) {
                 // Nobody would ever listen there.
                 let _ = file.remove();
             }
         })?),
-        None => None,
+        (None, _) => None,
     };
     Ok(Sockets { unix, tcp })
+}
+
+/// Goes on with a predecessor's socket. Its file is its user's, who could have put a link in its
+/// place: its permissions are looked at, not set.
+fn adopt(
+    config: &AdminSocket,
+    (socket, file): (Socket, SocketFile),
+) -> Result<(Socket, SocketFile), ServeError> {
+    let failed = |source| ServeError::Io { action: "taking the admin socket over", source };
+    socket.set_nonblocking(true).map_err(failed)?;
+    let group = config.group.as_deref().and_then(|name| Group::from_name(name).ok().flatten());
+    let differs = fs::symlink_metadata(file.path()).is_ok_and(|metadata| {
+        metadata.mode() & 0o777 != config.mode
+            || group.is_some_and(|group| group.gid.as_raw() != metadata.gid())
+    });
+    if differs {
+        let socket = file.path().display();
+        warn!("[admin] socket {socket} keeps its permissions until mux is restarted");
+    }
+    Ok((socket, file))
+}
+
+fn adopt_metrics(socket: Socket) -> Result<Socket, ServeError> {
+    let failed = |source| ServeError::Io { action: "taking the metrics port over", source };
+    socket.set_nonblocking(true).map_err(failed)?;
+    Ok(socket)
 }
 
 fn bind_unix(config: &AdminSocket) -> Result<(Socket, SocketFile), ServeError> {
@@ -68,8 +101,6 @@ fn permit(path: &Path, config: &AdminSocket) -> Result<(), (String, io::Error)> 
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
 
     fn socket(path: &Path, mode: u32, group: Option<&str>) -> AdminConfig {
@@ -82,9 +113,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
         for mode in [0o600, 0o660, 0o666] {
-            let sockets = bind(&socket(&path, mode, None)).unwrap();
+            let sockets = bind(&socket(&path, mode, None), Sockets::default()).unwrap();
             assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, mode);
-            assert!(bind(&socket(&path, mode, None)).is_err(), "somebody listens there");
+            assert!(
+                bind(&socket(&path, mode, None), Sockets::default()).is_err(),
+                "somebody listens there"
+            );
             sockets.unix.unwrap().1.remove().unwrap();
         }
     }
@@ -93,7 +127,8 @@ mod tests {
     fn a_group_that_is_not_there_leaves_no_socket_behind() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("s");
-        let error = bind(&socket(&path, 0o660, Some("no such group"))).unwrap_err();
+        let error =
+            bind(&socket(&path, 0o660, Some("no such group")), Sockets::default()).unwrap_err();
         assert!(error.to_string().contains("there is no such group"), "{error}");
         assert!(!path.exists());
     }

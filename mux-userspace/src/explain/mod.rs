@@ -141,7 +141,10 @@ fn explain_to(
 /// Who connects to this listener.
 fn client(listener: &ListenerConfig, given: Option<IpAddr>) -> Option<IpAddr> {
     match listener.address {
-        ListenAddress::Tcp(_) => Some(given.unwrap_or(Ipv4Addr::LOCALHOST.into())),
+        // What is passed to mux may be either; most is TCP.
+        ListenAddress::Tcp(_) | ListenAddress::Systemd(_) => {
+            Some(given.unwrap_or(Ipv4Addr::LOCALHOST.into()))
+        }
         ListenAddress::Unix(_) => None,
     }
 }
@@ -170,8 +173,8 @@ fn listeners<'a>(
 
 /// Whether two listeners make the same of the same connection.
 fn routes_alike(one: &ListenerConfig, other: &ListenerConfig) -> bool {
-    let is_tcp = |listener: &ListenerConfig| matches!(listener.address, ListenAddress::Tcp(_));
-    is_tcp(one) == is_tcp(other)
+    let is_unix = |listener: &ListenerConfig| matches!(listener.address, ListenAddress::Unix(_));
+    is_unix(one) == is_unix(other)
         && one.sniff_timeout == other.sniff_timeout
         && one.sniff_limit == other.sniff_limit
         && one.on_timeout == other.on_timeout

@@ -36,6 +36,8 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         | C::UpstreamQueueLeft => (F::Refused, Some(counter.name())),
         C::Reloads => (F::Reloads, Some("ok")),
         C::ReloadFailures => (F::Reloads, Some("failed")),
+        C::Upgrades => (F::Upgrades, Some("ok")),
+        C::UpgradeFailures => (F::Upgrades, Some("failed")),
         C::NetworkFileRead => (F::NetworkFiles, Some("ok")),
         C::NetworkFileFailed => (F::NetworkFiles, Some("failed")),
         C::ProxyHeaders => (F::ProxyHeaders, None),

@@ -103,6 +103,8 @@ families! {
     LastReload = Gauge "mux_last_reload_ok" [],
     /// Reloads, by result.
     Reloads = Counter "mux_reloads" ["result"],
+    /// Upgrades, by result: a new process took over; none did, or it died while the old one was there.
+    Upgrades = Counter "mux_upgrades" ["result"],
     /// Cores, each a thread.
     Cores = Gauge "mux_cores" [],
 

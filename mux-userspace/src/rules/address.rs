@@ -52,8 +52,10 @@ pub enum AddressError {
     /// No such server in the daemon.
     #[error("the servers built in are `builtin:echo`, `builtin:discard` and `builtin:whoami`")]
     Builtin,
-    /// Socket activation.
-    #[error("socket activation (`systemd:`) is not available in this version of mux")]
+    /// The name of a passed socket.
+    #[error(
+        "write `systemd:NAME`, the `FileDescriptorName=` of a socket unit: 1 to 255 characters of ASCII, none of them `:`"
+    )]
     Systemd,
 }
 
@@ -92,8 +94,8 @@ pub(super) fn local_port(port: u16) -> Address {
     Address::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
 }
 
-/// Reads a listener's address: `ip:port`, `[v6]:port`, `unix:/path` or a bare absolute
-/// path. Port 0 lets the kernel choose.
+/// Reads a listener's address: `ip:port`, `[v6]:port`, `unix:/path`, a bare absolute
+/// path, or `systemd:NAME`. Port 0 lets the kernel choose.
 ///
 /// # Errors
 /// [`AddressError`], when it is none of them.
@@ -101,8 +103,15 @@ pub fn parse_listen(text: &str) -> Result<ListenAddress, AddressError> {
     if let Some(path) = unix_path(text) {
         return path.map(ListenAddress::Unix);
     }
-    if text.starts_with("systemd:") {
-        return Err(AddressError::Systemd);
+    if let Some(name) = text.strip_prefix("systemd:") {
+        // `fdname_is_valid` in systemd's fd-util.
+        let is_name = (1..=255).contains(&name.len())
+            && name.bytes().all(|byte| matches!(byte, b' '..=b'~') && byte != b':');
+        return if is_name {
+            Ok(ListenAddress::Systemd(name.to_owned()))
+        } else {
+            Err(AddressError::Systemd)
+        };
     }
     if is_digits(text) || text.starts_with(':') {
         return Err(AddressError::NoListenHost);
@@ -244,6 +253,8 @@ mod tests {
             ("[::]:443", ListenAddress::Tcp((Ipv6Addr::UNSPECIFIED, 443).into())),
             ("unix:/run/mux.sock", ListenAddress::Unix("/run/mux.sock".into())),
             ("/run/mux.sock", ListenAddress::Unix("/run/mux.sock".into())),
+            ("systemd:web", ListenAddress::Systemd("web".into())),
+            ("systemd:mux.socket", ListenAddress::Systemd("mux.socket".into())),
         ] {
             assert_eq!(parse_listen(text), Ok(expected), "{text}");
         }
@@ -254,7 +265,9 @@ mod tests {
             ("0.0.0.0:65536", AddressError::Port),
             ("0.0.0.0", AddressError::NoPort),
             ("unix:mux.sock", AddressError::RelativePath),
-            ("systemd:web", AddressError::Systemd),
+            ("systemd:", AddressError::Systemd),
+            ("systemd:a:b", AddressError::Systemd),
+            ("systemd:\n", AddressError::Systemd),
         ] {
             assert_eq!(parse_listen(text), Err(error), "{text}");
         }

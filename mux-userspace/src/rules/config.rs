@@ -177,6 +177,9 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// `unix:/path` or a bare absolute path.
     Unix(PathBuf),
+    /// `systemd:NAME`: sockets, TCP or Unix, that the service manager passes under this name
+    /// (sd_listen_fds(3)).
+    Systemd(String),
 }
 
 /// What to do when no rule decides, or when a rule's upstream cannot be had.

@@ -181,7 +181,7 @@ fn socket_path(value: Value<'_>) -> Result<PathBuf, Diagnostic> {
     let text = string(value)?;
     match parse_listen(&text) {
         Ok(ListenAddress::Unix(path)) => Ok(path),
-        Ok(ListenAddress::Tcp(_)) | Err(_) => {
+        Ok(ListenAddress::Tcp(_) | ListenAddress::Systemd(_)) | Err(_) => {
             Err(Diagnostic::new(span, format!("`{text}` is not a Unix socket's path"))
                 .hint("write an absolute path; `metrics` is for a TCP address"))
         }
@@ -208,7 +208,7 @@ fn tcp_address(value: Value<'_>) -> Result<SocketAddr, Diagnostic> {
     let text = string(value)?;
     match parse_listen(&text) {
         Ok(ListenAddress::Tcp(address)) => Ok(address),
-        Ok(ListenAddress::Unix(_)) | Err(_) => {
+        Ok(ListenAddress::Unix(_) | ListenAddress::Systemd(_)) | Err(_) => {
             Err(Diagnostic::new(span, format!("`{text}` is not a TCP address"))
                 .hint("write an IP address and a port, such as \"127.0.0.1:9090\""))
         }

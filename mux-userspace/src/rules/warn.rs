@@ -179,6 +179,6 @@ fn overlaps(config: &Config, places: &Places<'_>) -> Vec<Diagnostic> {
 fn tcp(listener: &ListenerConfig) -> Option<SocketAddr> {
     match listener.address {
         ListenAddress::Tcp(address) => Some(address),
-        ListenAddress::Unix(_) => None,
+        ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
     }
 }

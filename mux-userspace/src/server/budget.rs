@@ -11,7 +11,7 @@ use crate::{
 
 /// A flow has a client's and an upstream's connection.
 const PER_CONNECTION: u64 = 2;
-/// Standard streams, logs, BPF maps and program, signals, the janitor, name lookups, with room
+/// Standard streams, logs, BPF maps and program, signals, the keeper, name lookups, with room
 /// to spare.
 const PER_PROCESS: u64 = 64;
 /// The admin sockets: each listens, and has connections.
@@ -61,7 +61,8 @@ pub(super) fn work_out(
     let checked = config.upstreams.iter().filter(|upstream| upstream.health.is_some());
     let checks: usize = checked.map(|upstream| upstream.endpoints.len()).sum();
     let fixed = PER_PROCESS
-        + cores * (PER_CORE + config.listeners.len() as u64)
+        // A socket and a handle to it for a successor.
+        + cores * (PER_CORE + 2 * config.listeners.len() as u64)
         + if config.admin.is_open() { PER_ADMIN } else { 0 }
         + checks as u64 * PER_CHECK;
     let free = limit.saturating_sub(fixed);
@@ -101,7 +102,7 @@ mod tests {
         let of = |limit| work_out(&config(None), 2, limit).expect("it fits");
         assert_eq!(of(1 << 20).connections.get(), 10_000);
         let small = of(1024);
-        assert_eq!(small.connections.get(), (1024 - 64 - 2 * 9 - 256) / 2);
+        assert_eq!(small.connections.get(), (1024 - 64 - 2 * 10 - 256) / 2);
         assert_eq!(small.pipes_per_core, 64);
         assert!(of(100).connections.get() < 10);
     }
@@ -109,10 +110,10 @@ mod tests {
     #[test]
     fn what_the_file_says_must_fit() {
         let of = |most, limit| work_out(&config(Some(most)), 2, limit);
-        let exact = 64 + 2 * 9 + 2 * 1000;
+        let exact = 64 + 2 * 10 + 2 * 1000;
         assert_eq!(of(1000, exact).expect("it fits").pipes_per_core, 0);
         let error = of(1000, exact - 1).expect_err("one too few").to_string();
-        assert!(error.starts_with("1000 connections can need 2082 file descriptors"), "{error}");
+        assert!(error.starts_with("1000 connections can need 2084 file descriptors"), "{error}");
         assert!(error.ends_with("to at most 999"), "{error}");
     }
 }

@@ -5,10 +5,12 @@
 
 mod availability;
 mod budget;
+mod channel;
 mod diff;
 mod events;
 mod files;
-mod janitor;
+mod handover;
+mod keeper;
 pub(crate) mod orders;
 pub mod privileges;
 mod reload;
@@ -16,7 +18,10 @@ mod running;
 pub mod sandbox;
 pub mod selftest;
 mod signals;
+mod sockets;
+mod systemd;
 pub(crate) mod transparent;
+mod upgrade;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -24,18 +29,23 @@ use std::{io, path::PathBuf, sync::Arc};
 use thiserror::Error;
 use tracing::info;
 
-pub(crate) use self::running::{Running, Setup};
 pub use self::{
     availability::{Availability, Check, Status, find},
     budget::{Budget, TooFewDescriptors},
-    janitor::{ARGUMENT as JANITOR, run as run_janitor},
+    handover::Predecessor,
+    keeper::{ARGUMENT as KEEPER, run as run_keeper},
     privileges::Needs,
     reload::Origin,
     sandbox::Sandbox,
+    sockets::Started,
 };
+pub(crate) use self::{
+    handover::Offered,
+    running::{Running, Setup},
+};
+use self::{sockets::Gathered, upgrade::Upgrades};
 use crate::{
     account::Hooks,
-    admin,
     kernel::KernelError,
     listener::{self, BindError, Bound},
     metrics,
@@ -110,6 +120,14 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A socket that systemd should have passed.
+    #[error("cannot listen on {address}: {reason}")]
+    Passed {
+        /// The listener's.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
     /// The admin socket's file.
     #[error("[admin] socket {}: {action}: {source}", .path.display())]
     AdminSocket {
@@ -138,20 +156,19 @@ fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> ServeError {
 ///
 /// # Errors
 /// [`ServeError`], before the first connection is accepted.
-pub fn run(options: Options) -> Result<(), ServeError> {
+pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     let Options { config, relay, threads, origin, level } = options;
     let config = Arc::new(config);
     let cores = threads.unwrap_or_else(default_threads);
     let descriptors = privileges::raise_descriptor_limit();
 
     let budget = budget::work_out(&config, cores, descriptors)?;
-    let bound = bind_all(&config, cores)?;
-    let sockets = admin::bind(&config.admin)?;
-    let mut setup = Setup::new(Arc::clone(&config), relay, bound, cores, budget)?;
+    let Gathered { listeners, admin, taken } = sockets::gather(&config, cores, &mut started)?;
+    let mut setup = Setup::new(Arc::clone(&config), relay, listeners, cores, budget)?;
     setup.rules_file = Some(origin.path.clone());
     let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
-    let files = listeners.chain(sockets.unix.as_ref().map(|(_, file)| file));
-    let janitor = janitor::start(files).map_err(io_error("starting the janitor"))?;
+    let files = listeners.chain(admin.unix.as_ref().map(|(_, file)| file));
+    let keeper = keeper::start(files).map_err(io_error("starting the keeper"))?;
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
@@ -164,16 +181,27 @@ pub fn run(options: Options) -> Result<(), ServeError> {
     let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
     let (desk, orders) = orders::Desk::new();
-    running.open_admin(sockets, desk)?;
+    running.open_admin(admin, desk.clone())?;
     info!("ready");
+    systemd::serving();
+    let predecessor = started.predecessor;
+    if let Some(predecessor) = &predecessor {
+        predecessor.serving(taken);
+        predecessor.listen(desk).map_err(io_error("listening to the old daemon"))?;
+    }
     let shared = Arc::clone(running.shared());
-    let mut daemon = Daemon { running, origin, level };
+    let upgrades = Upgrades::new(Arc::clone(&shared), keeper);
+    let mut daemon = Daemon { running, origin, level, upgrades, predecessor };
     signals::wait(signals, orders, &shared, &mut daemon)
         .map_err(io_error("waiting for signals"))?;
-    let Daemon { running, .. } = daemon;
+    let Daemon { mut running, upgrades, .. } = daemon;
+    if upgrades.is_succeeded() {
+        running.leave_files();
+    }
     running.remove_files();
     running.join();
-    drop(janitor);
+    // The keeper goes last: it removes what is left of the files.
+    drop(upgrades);
     Ok(())
 }
 
@@ -182,17 +210,55 @@ struct Daemon {
     running: Running,
     origin: Origin,
     level: SetLevel,
+    upgrades: Upgrades,
+    predecessor: Option<Predecessor>,
 }
 
 impl signals::Operator for Daemon {
     fn reload(&mut self) -> orders::Outcome {
+        if let Some(obstacle) = self.upgrades.obstacle() {
+            return Err(obstacle.into());
+        }
+        systemd::reloading();
+        let before = self.running.offered();
         let outcome = self.running.reload(&self.origin);
         (self.level.0)(&self.running.shared().current.load().config.log.level);
+        let after = self.running.offered();
+        let stays = |one: &Offered| after.iter().any(|other| one.is_same(other));
+        if !before.iter().all(stays) {
+            // What is closed here is open as long as the predecessor has it.
+            self.leave_predecessor();
+        }
+        systemd::serving();
         outcome
     }
 
-    fn upgrade(&mut self) -> orders::Outcome {
-        Err("this version of mux cannot; restart it".into())
+    fn upgrade(&mut self, who: &'static str, reply: Option<signals::Reply>) {
+        self.upgrades.start(self.running.offered(), who, reply);
+    }
+
+    async fn finished(&mut self) {
+        self.upgrades.finished().await;
+    }
+
+    fn drain(&mut self) {
+        self.leave_predecessor();
+        if !self.upgrades.is_succeeded() {
+            systemd::stopping();
+        }
+        self.upgrades.drain();
+        for offered in self.running.offered() {
+            offered.spares.release();
+        }
+    }
+}
+
+impl Daemon {
+    /// Has the predecessor, if it is there, let go of all that it keeps in case this process dies.
+    fn leave_predecessor(&mut self) {
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.goodbye();
+        }
     }
 }
 

@@ -69,6 +69,12 @@ impl Desk {
         (Self(sender), orders)
     }
 
+    /// Gives an order whose outcome nobody awaits; it is lost if too many are waiting.
+    pub(crate) fn order(&self, action: Action) {
+        let (reply, _) = oneshot::channel();
+        let _ = self.0.try_send(Order { action, reply });
+    }
+
     /// Gives an order and waits for its outcome.
     ///
     /// # Errors

@@ -146,7 +146,9 @@ impl Listeners {
     ) -> Result<Arc<Listening>, ReloadError> {
         let timers = listener.timers.or(config.timeouts.tcp);
         let bound = listener::bind(listener, self.sockets.len(), v6_only, timers)
-            .map_err(|error| ServeError::Bind(with_hint(error, listener, before)))?;
+            .map_err(|error| ServeError::Bind(with_hint(error, listener, before)))?
+            .with_spares()
+            .map_err(io_error("keeping sockets"))?;
         self.files.0.extend(bound.file.clone());
         let listening = Listening::new(&bound, v6_only, listener);
         distribute(&listening, bound.sockets, &mut self.sockets);
@@ -194,7 +196,7 @@ fn stays_dual_stack(
 fn with_hint(error: BindError, listener: &ListenerConfig, before: &Snapshot) -> BindError {
     let port = |address: &ListenAddress| match address {
         ListenAddress::Tcp(address) => Some(address.port()),
-        ListenAddress::Unix(_) => None,
+        ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
     };
     let wanted = port(&listener.address);
     let is_ours = wanted.is_some()
@@ -211,10 +213,13 @@ fn with_hint(error: BindError, listener: &ListenerConfig, before: &Snapshot) -> 
     }
 }
 
-/// Gives each core its socket.
+/// Gives each core its socket; where there are more, several.
 pub(super) fn distribute(listening: &Arc<Listening>, sockets: Vec<Socket>, cores: &mut [Sockets]) {
-    for (core, socket) in cores.iter_mut().zip(sockets) {
-        core.push((Arc::clone(listening), socket));
+    let count = cores.len().max(1);
+    for (number, socket) in sockets.into_iter().enumerate() {
+        if let Some(core) = cores.get_mut(number % count) {
+            core.push((Arc::clone(listening), socket));
+        }
     }
 }
 
@@ -274,7 +279,10 @@ impl Running {
         }
         shared.current.store(Arc::clone(&after));
         let removed = removed(&before, &after);
-        removed.iter().for_each(|(_, listening)| remove_file(listening));
+        for (_, listening) in &removed {
+            remove_file(listening);
+            listening.spares.release();
+        }
         upkeep.follow(&after.upstreams);
         if let Some(watcher) = std::mem::replace(&mut self.watcher, watcher) {
             watcher.stop();

@@ -11,7 +11,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    Availability, Budget, Check, ServeError, events, files, find, io_error,
+    Availability, Budget, Check, ServeError, events, files, find,
+    handover::Offered,
+    io_error,
     orders::Desk,
     privileges,
     reload::{distribute, log_listening},
@@ -28,7 +30,7 @@ use crate::{
     errand::Mailbox,
     kernel::{self, Handle, Kernel, StatsReader},
     limit::gate::Gate,
-    listener::{Bound, needs_v6_only},
+    listener::{Bound, describe, needs_v6_only},
     rules::config::{AdminConfig, Config, RelayChoice, SecurityConfig},
     shared::{Owners, Shared},
     snapshot::Snapshot,
@@ -72,6 +74,8 @@ pub(crate) struct Running {
     /// What the admin socket is to tell, until it is open.
     telling: Option<Telling>,
     admin: Option<Admin>,
+    /// Whether a successor has the socket files.
+    succeeded: bool,
 }
 
 /// What the admin socket tells beside what the cores share.
@@ -163,6 +167,7 @@ impl Setup {
                 handles.len(),
             )),
             drain: CancellationToken::new(),
+            presence: Arc::default(),
             abort: CancellationToken::new(),
             id_base: u64::from(std::process::id()) << 48,
         });
@@ -197,6 +202,7 @@ impl Setup {
             access_writer,
             telling: Some(Telling { facts, mailboxes, stats }),
             admin: None,
+            succeeded: false,
         })
     }
 }
@@ -235,6 +241,7 @@ impl Running {
             access_writer,
             telling: _,
             admin,
+            succeeded,
         } = self;
         for worker in workers.threads {
             if worker.join().is_err() {
@@ -243,9 +250,9 @@ impl Running {
         }
         // Not earlier: one can see how the drain goes.
         if let Some(admin) = admin {
-            admin.stop();
+            admin.stop(succeeded);
         }
-        remove_files(&shared);
+        remove_files(&shared, succeeded);
         if let Some(events) = events {
             events.stop();
         }
@@ -267,7 +274,25 @@ impl Running {
 
     /// Removes the files of Unix sockets, so that nobody finds a daemon that no longer accepts.
     pub(crate) fn remove_files(&self) {
-        remove_files(&self.shared);
+        remove_files(&self.shared, self.succeeded);
+    }
+
+    /// A successor has the Unix sockets: their files stay where it does.
+    pub(super) fn leave_files(&mut self) {
+        self.succeeded = true;
+    }
+
+    /// What a successor can have.
+    pub(super) fn offered(&self) -> Vec<Offered> {
+        let current = self.shared.current.load();
+        let listeners = current.config.listeners.iter().zip(&current.listening);
+        let listeners = listeners.map(|(listener, listening)| Offered {
+            address: describe(&listener.address),
+            file: listening.file.clone(),
+            spares: Arc::clone(&listening.spares),
+        });
+        let admin = self.admin.iter().flat_map(|admin| admin.offered(&self.opened));
+        listeners.chain(admin).collect()
     }
 }
 
@@ -279,10 +304,10 @@ struct Found {
     self_test: Option<Duration>,
 }
 
-fn remove_files(shared: &Shared) {
+fn remove_files(shared: &Shared, succeeded: bool) {
     for file in shared.current.load().listening.iter().filter_map(|one| one.file.as_ref()) {
-        // The janitor tries again with the privileges to.
-        let _ = file.remove();
+        // The keeper tries again with the privileges to.
+        let _ = if succeeded { file.remove_unused() } else { file.remove() };
     }
 }
 

@@ -6,7 +6,6 @@ mod heads;
 mod hostile;
 mod identity;
 mod schema;
-mod unavailable;
 mod upstreams;
 mod warnings;
 

@@ -100,7 +100,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_set_robust_list,
     libc::SYS_set_tid_address,
     libc::SYS_sigaltstack,
-    // The janitor's end is waited for.
+    // The keeper's end is waited for.
     libc::SYS_wait4,
     libc::SYS_waitid,
     // What the process and the machine are.

@@ -2,7 +2,8 @@
 //! system calls that it has a use for, and no others.
 //!
 //! Entered after privileges are dropped and before the first thread is started: a thread has what
-//! the one that started it has. For the daemon only: a program that embeds mux, the janitor, and
+//! the one that started it has. For the daemon only: a program that embeds mux, the keeper (and
+//! thus a successor, until it enters its own), and
 //! commands like `mux check` are never confined.
 
 mod calls;
