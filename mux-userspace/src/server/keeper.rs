@@ -56,17 +56,23 @@ pub(super) struct Keeper {
     control: std::sync::Arc<Channel>,
 }
 
+/// The running program, where /proc is mounted.
+const ITSELF: &str = "/proc/self/exe";
+
 /// Starts it. Call it while the process has its privileges, and one thread.
 pub(super) fn start<'a>(files: impl Iterator<Item = &'a SocketFile>) -> io::Result<Keeper> {
     let (control, theirs) = Channel::pair()?;
     let files: Vec<OsString> = files.map(SocketFile::to_argument).collect();
-    let child = Command::new("/proc/self/exe")
+    let program = program();
+    // Ourselves, whatever is installed now; by its path where /proc is not mounted (a chroot).
+    let itself = Path::new(ITSELF);
+    let child = Command::new(if itself.exists() { itself } else { &program })
         .arg0("mux-keeper")
         .arg(ARGUMENT)
         .arg(getpid().as_raw_nonzero().to_string())
         .arg(files.len().to_string())
         .args(files)
-        .arg(program())
+        .arg(&program)
         .args(env::args_os())
         .stdin(theirs)
         // Not in our process group: Ctrl-C is for the daemon.
@@ -119,10 +125,12 @@ fn answer(control: &Channel, most: Duration) -> Result<String, String> {
 /// The path that this program was started by, symbolic links as they are: what is installed there
 /// later is what a successor runs.
 fn program() -> PathBuf {
-    let itself = fs::metadata("/proc/self/exe");
+    let itself = fs::metadata(ITSELF);
     let is_this = |path: &Path| match (fs::metadata(path), &itself) {
         (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
-        _ => false,
+        // Without /proc there is nothing to compare with.
+        (Ok(one), Err(_)) => one.is_file(),
+        (Err(_), _) => false,
     };
     let name = PathBuf::from(env::args_os().next().unwrap_or_default());
     let candidates: Vec<PathBuf> = if name.as_os_str().as_bytes().contains(&b'/') {
@@ -132,7 +140,7 @@ fn program() -> PathBuf {
         env::split_paths(&path).map(|directory| directory.join(&name)).collect()
     };
     let found = candidates.into_iter().find(|path| is_this(path));
-    found.or_else(|| fs::read_link("/proc/self/exe").ok()).unwrap_or_else(|| "mux".into())
+    found.or_else(|| fs::read_link(ITSELF).ok()).unwrap_or_else(|| "mux".into())
 }
 
 /// What a keeper process does.
