@@ -97,6 +97,12 @@ impl Three {
         for (namespace, device) in
             [(client, "down0"), (mux, "down0"), (mux, "up0"), (server, "up0")]
         {
+            // Nor a link-local one. While that is tentative, which takes a second or two, whoever
+            // sends from an address that is not its own cannot ask for a neighbour (ndisc_send_ns,
+            // net/ipv6/ndisc.c).
+            for conf in ["all", device] {
+                namespace.sysctl(&format!("net/ipv6/conf/{conf}/accept_dad"), "0")?;
+            }
             namespace.ip(&format!("link set {device} up"))?;
         }
         for family in Family::ALL {

@@ -187,7 +187,10 @@ fn shortest(engine: &Engine) -> Option<usize> {
     let mut seen = HashSet::from([*start]);
     let mut reached = vec![*start];
     for length in 0.. {
-        if reached.iter().any(|&state| dfa.is_match_state(dfa.next_eoi_state(state))) {
+        // At the end; or before, which shows one byte late (`\b` and the like look at it).
+        let matches =
+            |&state| dfa.is_match_state(state) || dfa.is_match_state(dfa.next_eoi_state(state));
+        if reached.iter().any(matches) {
             return Some(length);
         }
         let bytes = || dfa.byte_classes().representatives(0..=u8::MAX).filter_map(|it| it.as_u8());

@@ -32,6 +32,9 @@ fn a_branch_that_matches_nothing_does_not_hide_the_others() {
     assert_eq!(settled(r"^(?:[^\x00-\xff]|ab)", b"ab"), Some((2, true)));
     assert_eq!(regex(r"^(?:[^\x00-\xff]|ab)").shortest_match(), Some(2));
     assert_eq!(regex(r"a[^\x00-\xff]|b[^\x00-\xff]").shortest_match(), None);
+    // The one that is left matches before the byte that it looks at.
+    assert_eq!(settled(r"\b|[^\x00-\xff]", b"a"), Some((1, true)));
+    assert_eq!(settled(r"\b|[^\x00-\xff]", b"!"), None);
 }
 
 #[test]
