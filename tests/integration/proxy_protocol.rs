@@ -48,22 +48,7 @@ fn exchange(client: &Conn, server: &Conn) -> Result<()> {
     server.expect("hello")?;
     server.send("olleh")?;
     client.expect("olleh")?;
-    let both = |conn: &Conn, ours: Pattern, theirs: Pattern| {
-        thread::scope(|scope| {
-            let sending = scope.spawn(|| {
-                conn.send_pattern(ours, 0, LENGTH)?;
-                conn.finish()
-            });
-            conn.expect_pattern(theirs, 0, LENGTH)?;
-            conn.expect_end()?;
-            join(sending, "sending")
-        })
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(|| both(server, DOWN, UP));
-        both(client, UP, DOWN)?;
-        join(other, "the server")
-    })
+    mux_tests::exchange((client, UP, LENGTH), (server, DOWN, LENGTH))
 }
 
 /// Checks the line of a flow that has made the [`exchange`] and sent `extra` bytes before it.

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Access, Conn, Daemon, Pattern, Relay, Upstream, eventually_true, join, large_transfer,
-    on_each_relay,
+    Access, Conn, Daemon, Pattern, Relay, Sends, Upstream, eventually_true, exchange, join,
+    large_transfer, on_each_relay,
 };
 
 on_each_relay!(
@@ -85,34 +85,10 @@ fn echo(relay: Relay) -> Result<()> {
     flow.finished(sum, sum)
 }
 
-/// Sends `up` and `down` at once, each side ending its stream when it has sent all.
-fn exchange(flow: &Flow, up: u64, down: u64) -> Result<()> {
-    let Flow { client, server, .. } = flow;
-    let send = |conn: &Conn, pattern, length| {
-        conn.send_pattern(pattern, 0, length)?;
-        conn.finish()
-    };
-    let receive = |conn: &Conn, pattern, length| {
-        conn.expect_pattern(pattern, 0, length)?;
-        conn.expect_end()
-    };
-    thread::scope(|scope| {
-        let threads = [
-            (scope.spawn(|| send(client, UP, up)), "the client sending"),
-            (scope.spawn(|| receive(server, UP, up)), "the server receiving"),
-            (scope.spawn(|| send(server, DOWN, down)), "the server sending"),
-            (scope.spawn(|| receive(client, DOWN, down)), "the client receiving"),
-        ];
-        let results: Vec<Result<()>> =
-            threads.into_iter().map(|(handle, who)| join(handle, who)).collect();
-        results.into_iter().collect()
-    })
-}
-
 fn large_transfers_both_ways_at_once(relay: Relay) -> Result<()> {
     let flow = Flow::open(relay)?;
     let length = large_transfer();
-    exchange(&flow, length, length)?;
+    exchange((&flow.client, UP, length), (&flow.server, DOWN, length))?;
     flow.finished(length, length)
 }
 
@@ -145,9 +121,6 @@ fn one_after_the_other(first: Sends<'_>, second: Sends<'_>) -> Result<()> {
     }
     Ok(())
 }
-
-/// An end, and what it sends.
-type Sends<'a> = (&'a Conn, Pattern, u64);
 
 /// The last bytes and both ends at the same time, many times, since it is a matter of order.
 fn both_half_close_at_once(relay: Relay) -> Result<()> {

@@ -1,12 +1,12 @@
 //! From which address upstreams are connected to: mux's choice, or the client's own, between
 //! network namespaces; and the kernel's timers.
 
-use std::{net::SocketAddr, process::Command, thread};
+use std::{net::SocketAddr, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Conn, Daemon, Family, Need, Pattern, Relay, Scratch, Starter, Three, Upstream, join, mux, need,
-    on_each_relay, proxy::line, run, run_ok,
+    Conn, Daemon, Family, Need, Pattern, Relay, Scratch, Starter, Three, Upstream, exchange, mux,
+    need, on_each_relay, proxy::line, run, run_ok,
 };
 
 on_each_relay!(
@@ -28,26 +28,6 @@ fn group(relay: Relay, endpoint: &str, settings: &str) -> String {
 
 fn listen(family: Family) -> String {
     format!("listen = \"{}\"\n", SocketAddr::new(family.mux(), 0))
-}
-
-/// Both ways at once, byte-exact, then the end.
-fn exchange(client: &Conn, server: &Conn) -> Result<()> {
-    let both = |conn: &Conn, ours: Pattern, theirs: Pattern| {
-        thread::scope(|scope| {
-            let sending = scope.spawn(|| {
-                conn.send_pattern(ours, 0, LENGTH)?;
-                conn.finish()
-            });
-            conn.expect_pattern(theirs, 0, LENGTH)?;
-            conn.expect_end()?;
-            join(sending, "sending")
-        })
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(|| both(server, DOWN, UP));
-        both(client, UP, DOWN)?;
-        join(other, "the server")
-    })
 }
 
 /// A server in its namespace, a daemon in its, and a client's connection from its to the daemon.
@@ -79,7 +59,7 @@ fn an_upstream_sees_the_clients_address(relay: Relay) -> Result<()> {
             setting(&three, family, |endpoint| group(relay, endpoint, "source = \"transparent\""))?;
         let server = upstream.accept()?;
         ensure!(server.peer()?.ip() == family.client(), "{:?}", server.peer());
-        exchange(&client, &server)?;
+        exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
         let access = daemon.access_of(client.local()?)?;
         ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
         ensure!(access.bytes() == (LENGTH, LENGTH), "{access:?}");
@@ -107,7 +87,7 @@ fn an_upstream_sees_the_claimed_clients_address() -> Result<()> {
     client.send(line("203.0.113.9:7".parse()?, "203.0.113.1:443".parse()?))?;
     let server = upstream.accept()?;
     ensure!(server.peer()?.ip().to_string() == "203.0.113.9", "{:?}", server.peer());
-    exchange(&client, &server)?;
+    exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
     daemon.stop()?;
     Ok(())
 }
@@ -133,7 +113,7 @@ fn an_upstream_on_the_same_machine_sees_the_clients_address() -> Result<()> {
         let client = three.client.within(|| Conn::tcp(daemon.address()))??;
         let server = upstream.accept()?;
         ensure!(server.peer()?.ip() == family.client(), "{:?}", server.peer());
-        exchange(&client, &server)?;
+        exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
         daemon.stop()?;
     }
     Ok(())
@@ -169,7 +149,7 @@ fn an_address_of_ones_own_is_used() -> Result<()> {
         let server = upstream.accept()?;
         ensure!(server.peer()?.ip().to_string() == "127.0.0.77", "{:?}", server.peer());
         ports.push(server.peer()?.port());
-        exchange(&client, &server)?;
+        exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
     }
     ensure!(!ports.contains(&0));
     daemon.stop()?;

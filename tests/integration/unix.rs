@@ -1,10 +1,11 @@
 //! Unix sockets at either end.
 
-use std::{os::unix::fs::FileTypeExt, path::Path, thread};
+use std::{os::unix::fs::FileTypeExt, path::Path};
 
 use anyhow::{Result, ensure};
 use mux_tests::{
-    Conn, Daemon, Pattern, Relay, Scratch, Starter, Upstream, eventually_true, join, on_each_relay,
+    Conn, Daemon, Pattern, Relay, Scratch, Starter, Upstream, eventually_true, exchange,
+    on_each_relay,
 };
 
 on_each_relay!(to_a_unix_upstream, from_a_unix_listener);
@@ -12,26 +13,6 @@ on_each_relay!(to_a_unix_upstream, from_a_unix_listener);
 const UP: Pattern = Pattern::new(21);
 const DOWN: Pattern = Pattern::new(22);
 const LENGTH: u64 = 8 << 20;
-
-/// Both ways at once, byte-exact, then the end.
-fn exchange(client: &Conn, server: &Conn) -> Result<()> {
-    let both = |conn: &Conn, ours: Pattern, theirs: Pattern| {
-        thread::scope(|scope| {
-            let sending = scope.spawn(|| {
-                conn.send_pattern(ours, 0, LENGTH)?;
-                conn.finish()
-            });
-            conn.expect_pattern(theirs, 0, LENGTH)?;
-            conn.expect_end()?;
-            join(sending, "sending")
-        })
-    };
-    thread::scope(|scope| {
-        let other = scope.spawn(|| both(server, DOWN, UP));
-        both(client, UP, DOWN)?;
-        join(other, "the server")
-    })
-}
 
 /// What serves instead of the kernel, which leaves Unix sockets alone.
 fn instead(relay: Relay) -> [&'static str; 2] {
@@ -48,7 +29,7 @@ fn to_a_unix_upstream(relay: Relay) -> Result<()> {
     let daemon = Daemon::start(&relay.rule(&upstream.name()), &[])?;
     let client = daemon.connect()?;
     let server = upstream.accept()?;
-    exchange(&client, &server)?;
+    exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
     let access = daemon.access_of(client.local()?)?;
     ensure!(instead(relay).contains(&access.relay()), "{access:?}");
     ensure!(access.bytes() == (LENGTH, LENGTH) && access.close() == "finished", "{access:?}");
@@ -70,7 +51,7 @@ fn from_a_unix_listener(relay: Relay) -> Result<()> {
     let daemon = Daemon::start(&listener(&path, &relay.rule(&upstream.name())), &[])?;
     let client = Conn::unix(&path)?;
     let server = upstream.accept()?;
-    exchange(&client, &server)?;
+    exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
     let access = daemon.wait_access(|access| access.rule() == "all")?;
     ensure!(instead(relay).contains(&access.relay()), "{access:?}");
     ensure!(access.bytes() == (LENGTH, LENGTH) && access.close() == "finished", "{access:?}");

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Shutdown, SocketAddr},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
-    thread::ScopedJoinHandle,
+    thread::{self, ScopedJoinHandle},
     time::Duration,
 };
 
@@ -360,6 +360,35 @@ impl From<Conn> for OwnedFd {
 fn show(bytes: &[u8]) -> String {
     let text: String = bytes[..bytes.len().min(200)].escape_ascii().to_string();
     if bytes.len() > 200 { format!("{text}… ({} bytes)", bytes.len()) } else { text }
+}
+
+/// An end, and what it sends.
+pub type Sends<'a> = (&'a Conn, Pattern, u64);
+
+/// Has both ends send at once, each ending its stream when it has sent all, and checks what arrives.
+///
+/// # Errors
+/// Another byte than was sent, too few or too many of them, or the deadline.
+pub fn exchange(one: Sends<'_>, other: Sends<'_>) -> Result<()> {
+    let send = |(conn, pattern, length): Sends<'_>| {
+        conn.send_pattern(pattern, 0, length)?;
+        conn.finish()
+    };
+    let receive = |conn: &Conn, (_, pattern, length): Sends<'_>| {
+        conn.expect_pattern(pattern, 0, length)?;
+        conn.expect_end()
+    };
+    thread::scope(|scope| {
+        let threads = [
+            (scope.spawn(move || send(one)), "one end sending"),
+            (scope.spawn(move || receive(other.0, one)), "the other end receiving"),
+            (scope.spawn(move || send(other)), "the other end sending"),
+            (scope.spawn(move || receive(one.0, other)), "one end receiving"),
+        ];
+        let results: Vec<Result<()>> =
+            threads.into_iter().map(|(handle, who)| join(handle, who)).collect();
+        results.into_iter().collect()
+    })
 }
 
 /// The result of a scoped thread of a test.

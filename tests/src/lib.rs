@@ -35,7 +35,7 @@ mod upstream;
 pub use self::{
     access::Access,
     binary::mux,
-    conn::{Conn, join},
+    conn::{Conn, Sends, exchange, join},
     daemon::{Daemon, Stopped},
     deadline::{deadline, eventually, eventually_true},
     pattern::Pattern,

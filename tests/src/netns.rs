@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -62,6 +63,20 @@ impl Netns {
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys").join(name);
         self.within(|| fs::write(&path, value).with_context(|| format!("writing {name}")))?
+    }
+
+    /// Adds nftables' rules to it.
+    ///
+    /// # Errors
+    /// `nft` is missing, or refuses them; the message has what it said.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        let load = || {
+            let mut file = tempfile::NamedTempFile::new()?;
+            file.write_all(rules.as_bytes())?;
+            run(Command::new("nft").arg("-f").arg(file.path()))
+        };
+        self.within(load)?.context("nftables")?;
+        Ok(())
     }
 
     /// Runs `inside` on a thread of its own in the namespace. Sockets made there, and programs

@@ -1,11 +1,11 @@
 //! A client's, mux's and a server's network namespace in a row, with addresses of both families,
 //! so that an address can be seen to pass. Needs root, iproute2 and nftables.
 
-use std::{net::IpAddr, process::Command};
+use std::net::IpAddr;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::netns::{self, Netns};
+use crate::netns::Netns;
 
 /// Three namespaces: `client ── mux ── server`. The server sends everything back through mux.
 #[derive(Debug)]
@@ -125,8 +125,7 @@ impl Three {
             self.mux.ip(&format!("{option} rule add fwmark 1 lookup 100"))?;
             self.mux.ip(&format!("{option} route add local default dev lo table 100"))?;
         }
-        nft(
-            &self.mux,
+        self.mux.nft(
             "table inet mux {\n chain reply {\n  type filter hook prerouting priority mangle\n  \
              socket transparent 1 meta mark set 1\n }\n}\n",
         )
@@ -137,8 +136,7 @@ impl Three {
     /// # Errors
     /// No nftables.
     pub fn silence_server(&self) -> Result<()> {
-        nft(
-            &self.server,
+        self.server.nft(
             "table inet silence {\n chain in {\n  type filter hook input priority 0\n  drop\n }\n}\n",
         )
     }
@@ -149,15 +147,4 @@ const fn option(family: Family) -> &'static str {
         Family::V4 => "-4",
         Family::V6 => "-6",
     }
-}
-
-fn nft(namespace: &Netns, rules: &str) -> Result<()> {
-    namespace
-        .within(|| {
-            let mut file = tempfile::NamedTempFile::new()?;
-            std::io::Write::write_all(&mut file, rules.as_bytes())?;
-            netns::run(Command::new("nft").arg("-f").arg(file.path()))
-        })?
-        .context("nftables")?;
-    Ok(())
 }

@@ -1,9 +1,9 @@
 //! Where the run takes place: on this machine's loopback, or across network namespaces.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, Result};
-use mux_tests::netns::{self, Netns};
+use anyhow::Result;
+use mux_tests::netns::Netns;
 
 /// What happens on the way between the namespaces.
 #[derive(Clone, Copy, Debug)]
@@ -129,12 +129,5 @@ fn drop_packets(namespace: &Netns, per_mille: u64) -> Result<()> {
         "table ip torture {{\n chain in {{\n  type filter hook input priority 0; policy accept;\n  \
          tcp flags & rst == 0 numgen random mod 1000 < {per_mille} drop\n }}\n}}\n"
     );
-    namespace
-        .within(|| {
-            let mut file = tempfile::NamedTempFile::new()?;
-            std::io::Write::write_all(&mut file, rules.as_bytes())?;
-            netns::run(Command::new("nft").arg("-f").arg(file.path()))
-        })?
-        .context("nftables")?;
-    Ok(())
+    namespace.nft(&rules)
 }
