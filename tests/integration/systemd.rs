@@ -54,6 +54,25 @@ fn several_passed_sockets_go_to_the_listeners_of_their_names() -> Result<()> {
 }
 
 #[test]
+fn a_passed_socket_goes_to_the_successor() -> Result<()> {
+    let (daemon, address) = passed("\"systemd:web\"", &["web"])?;
+    let held = Conn::tcp(address)?;
+    held.send("x")?;
+    held.expect("x")?;
+    daemon.signal(Signal::USR2)?;
+    let new = Pid::from_raw(daemon.successor(0)?.cast_signed());
+    echoes(address)?;
+    held.finish()?;
+    held.expect_end()?;
+    eventually_true("the old process ends", || {
+        daemon.proc().status("State").is_ok_and(|state| state.starts_with('Z'))
+    })?;
+    echoes(address)?;
+    kill_process(eventually("a process id", || new)?, Signal::TERM)?;
+    eventually_true("the port is closed", || Conn::tcp(address).is_err())
+}
+
+#[test]
 fn a_socket_that_was_not_passed_is_an_error() -> Result<()> {
     let output = Starter::new(&rules("\"systemd:web\"")).user_space().fail()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

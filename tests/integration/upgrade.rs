@@ -2,19 +2,25 @@
 //! where they began, and a successor that cannot serve, or dies, changes nothing.
 
 use std::{
-    fs,
-    os::unix::net::UnixStream,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    net::SocketAddr,
+    os::unix::{fs::OpenOptionsExt, net::UnixStream},
+    path::Path,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Conn, Daemon, Relay, Scratch, Upstream,
+    Conn, Daemon, Pattern, Relay, Scratch, Upstream,
     admin::{AdminSocket, ask, metrics_address},
-    eventually, eventually_true, join,
+    eventually, eventually_true, exchange, join, on_each_relay,
 };
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    fs::{CWD, FileType, Mode, OFlags, mknodat},
+    process::{Pid, Signal, kill_process},
+};
 
 const UPGRADES: usize = 5;
 const CLIENTS: usize = 4;
@@ -53,11 +59,7 @@ impl Line {
 
     /// Waits for the next successor, of which the log tells.
     fn upgraded(&mut self) -> Result<u32> {
-        let lines = || self.first.log_lines(" upgraded: ");
-        let number = self.successors.len();
-        let line = eventually("the upgrade", || lines().get(number).cloned())?;
-        let pid = line.split(" successor=").nth(1).and_then(|rest| rest.split(' ').next());
-        let pid = pid.and_then(|pid| pid.parse().ok()).with_context(|| line.clone())?;
+        let pid = self.first.successor(self.successors.len())?;
         self.successors.push(pid);
         Ok(pid)
     }
@@ -244,4 +246,164 @@ fn a_listener_that_the_new_rules_do_not_have_is_closed() -> Result<()> {
     eventually_true("the first process ends", || is_over(first))?;
     ensure!(!path.exists(), "its file is left");
     Ok(())
+}
+
+/// A flow of which the beginning went before the upgrade is the old process's to the end, exact.
+fn a_flow_is_exact_over_an_upgrade(relay: Relay) -> Result<()> {
+    const EARLIER: u64 = 100_000;
+    const LENGTH: u64 = 1_000_000;
+    let upstream = Upstream::tcp()?;
+    let (up, down) = (Pattern::new(1), Pattern::new(2));
+    let rules = relay.rule(&upstream.name());
+    let mut line = Line::new(Daemon::start(&rules, &["--relay", relay.name()])?);
+    let (client, server) = line.first.flow(&upstream)?;
+    let local = client.local()?;
+    for (from, to, pattern) in [(&client, &server, up), (&server, &client, down)] {
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| from.send_pattern(pattern, 0, EARLIER));
+            to.expect_pattern(pattern, 0, EARLIER)?;
+            join(sender, "sending")
+        })?;
+    }
+    thread::scope(|scope| {
+        let rest = scope.spawn(|| exchange((&client, up, LENGTH), (&server, down, LENGTH)));
+        let upgraded = line.upgrade();
+        join(rest, "the rest of the flow")?;
+        upgraded
+    })?;
+    let access = line.first.access_of(local)?;
+    let total = "hello".len() as u64 + EARLIER + LENGTH;
+    let (sent_up, sent_down) = access.bytes();
+    ensure!((sent_up, sent_down) == (total, total), "{access:?}");
+    ensure!(access.relay() == relay.name(), "{access:?}");
+    let Line { first, .. } = &line;
+    eventually_true("the first process ends", || is_over(first))?;
+    // The successor's flows take the same relay.
+    let (client, server) = line.first.flow(&upstream)?;
+    let local = client.local()?;
+    exchange((&client, up, LENGTH), (&server, down, LENGTH))?;
+    let access = line.first.access_of(local)?;
+    ensure!(access.relay() == relay.name(), "{access:?}");
+    Ok(())
+}
+
+on_each_relay!(a_flow_is_exact_over_an_upgrade);
+
+/// A successor that reads its rules from a pipe, on which nobody has written yet.
+struct Held {
+    pid: u32,
+    rules: File,
+}
+
+impl Held {
+    /// Replaces the rules by a pipe and has a successor start; it stays where it reads them.
+    fn start(daemon: &Daemon) -> Result<Self> {
+        let path = daemon.path("rules.toml");
+        fs::remove_file(&path)?;
+        mknodat(CWD, &path, FileType::Fifo, Mode::from_raw_mode(0o644), 0)?;
+        daemon.signal(Signal::USR2)?;
+        // Without a reader it cannot be opened like this.
+        let open = || {
+            let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+            OpenOptions::new().write(true).custom_flags(nonblocking).open(&path).ok()
+        };
+        let rules = eventually("the successor reads its rules", open)?;
+        let keeper = children(daemon.proc().0)?;
+        let successors: Vec<u32> = keeper.iter().flat_map(|&pid| children(pid)).flatten().collect();
+        ensure!(successors.len() == 1, "{successors:?}");
+        Ok(Self { pid: successors[0], rules })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = signal_to(self.pid, Signal::KILL);
+    }
+}
+
+/// The processes whose parent this is.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let is_child = |pid: &u32| {
+        let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"));
+        let status = status.unwrap_or_default();
+        status.lines().any(|line| line == format!("PPid:\t{parent}"))
+    };
+    let all = fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(is_child);
+    Ok(all.collect())
+}
+
+#[test]
+fn a_successor_that_is_killed_before_it_serves_changes_nothing() -> Result<()> {
+    let daemon = Daemon::user_space(&echo())?;
+    let rules = daemon.path("rules.toml");
+    let good = fs::read_to_string(&rules)?;
+    let open = daemon.connect()?;
+    open.send("before")?;
+    open.expect("before")?;
+    let held = Held::start(&daemon)?;
+    echo_once(&daemon.connect()?)?;
+    signal_to(held.pid, Signal::KILL)?;
+    let said = daemon.wait_log("upgrade failed, nothing has changed: ")?;
+    ensure!(said.contains("it ended by signal 9 before it served"), "{said}");
+    echo_once(&daemon.connect()?)?;
+    open.send("after")?;
+    open.expect("after")?;
+    open.finish()?;
+    open.expect_end()?;
+    fs::remove_file(&rules)?;
+    fs::write(&rules, good)?;
+    let mut line = Line::new(daemon);
+    line.upgrade()?;
+    echo_once(&Conn::tcp(line.first.address())?)
+}
+
+#[test]
+fn a_successor_serves_though_the_old_process_is_killed_before_it_does() -> Result<()> {
+    let scratch = Scratch::new()?;
+    let unix = scratch.join("mux.sock");
+    let listen = |port| format!("listen = [\"127.0.0.1:{port}\", \"{}\"]\n", unix.display());
+    let daemon = Daemon::user_space(&format!("{}{}", listen(0), echo()))?;
+    let address: SocketAddr = daemon.address();
+    let mut held = Held::start(&daemon)?;
+    let kept = daemon.kill();
+    let rules = format!("{}{}", listen(address.port()), echo());
+    held.rules.write_all(rules.as_bytes())?;
+    // What comes after the end of a file is nothing: it must see that end.
+    held.rules = File::open("/dev/null")?;
+    let conn = eventually("the successor serves", || Conn::tcp(address).ok())?;
+    echo_once(&conn)?;
+    echo_once(&eventually("the successor serves", || Conn::unix(&unix).ok())?)?;
+    drop(kept);
+    Ok(())
+}
+
+#[test]
+fn a_reload_that_adds_and_removes_listeners_goes_with_upgrades() -> Result<()> {
+    let rules = |other: &str| format!("listen = [\"127.0.0.1:0\", \"{other}\"]\n{}", echo());
+    let daemon = Daemon::user_space(&rules("127.0.0.2:0"))?;
+    let address = daemon.address();
+    daemon.reload_ok(&rules("127.0.0.3:0"))?;
+    let second: SocketAddr = daemon.added("listener-2")?.parse()?;
+    let held = daemon.connect()?;
+    held.send("x")?;
+    held.expect("x")?;
+    let mut line = Line::new(daemon);
+    line.upgrade()?;
+    echo_once(&Conn::tcp(address)?)?;
+    echo_once(&Conn::tcp(second)?)?;
+    // The successor's rules change: what it closes is open nowhere, though the old process lives.
+    fs::write(line.first.path("rules.toml"), rules("127.0.0.4:0"))?;
+    line.signal(Signal::HUP)?;
+    let third = || line.first.added("listener-2").ok().filter(|at| at.starts_with("127.0.0.4:"));
+    let third = eventually("a listener is added", third)?.parse()?;
+    echo_once(&Conn::tcp(third)?)?;
+    eventually_true("nobody listens there", || Conn::tcp(second).is_err())?;
+    echo_once(&Conn::tcp(address)?)?;
+    line.upgrade()?;
+    echo_once(&Conn::tcp(address)?)?;
+    echo_once(&Conn::tcp(third)?)?;
+    held.finish()?;
+    held.expect_end()
 }

@@ -217,6 +217,18 @@ impl Daemon {
             .wait_err(&format!("`{text}`"), |line| line.contains(text).then(|| line.to_owned()))
     }
 
+    /// Waits for the upgrade of this number, from 0, in its log, where its successors write, too; gives
+    /// the process that succeeded.
+    ///
+    /// # Errors
+    /// None comes.
+    pub fn successor(&self, number: usize) -> Result<u32> {
+        let line =
+            eventually("the upgrade", || self.log_lines(" upgraded: ").get(number).cloned())?;
+        let pid = line.split(" successor=").nth(1).and_then(|rest| rest.split(' ').next());
+        pid.and_then(|pid| pid.parse().ok()).with_context(|| line.clone())
+    }
+
     /// Lines of its log so far that contain `text`. Its successors write there, too.
     #[must_use]
     pub fn log_lines(&self, text: &str) -> Vec<String> {

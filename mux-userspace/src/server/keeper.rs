@@ -40,12 +40,17 @@ pub const ARGUMENT: &str = "keeper-of-privileges";
 /// privileged processes without end.
 const MOST: usize = 20;
 const PERIOD: Duration = Duration::from_secs(60);
-/// How often to look for the end of a process where the kernel cannot tell (before 5.3).
-const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How often to look for the end of a process where the kernel cannot tell (before 5.3), or for one
+/// that is about to end.
+const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// How long a process may take to end that has said that it does.
-const LAST_MOMENTS: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// What the daemon may ask for.
+const LAST_MOMENTS: Duration = Duration::from_secs(10);
+/// How long the keeper may take to answer: it may be waiting for somebody's last moments.
+const ANSWER: Duration = Duration::from_secs(30);
+/// What the daemon may ask for: another successor; that one be gone which cannot serve; that the
+/// keeper ends.
 const START: &[u8] = b"start";
+const ABANDON: &[u8] = b"abandon";
 const FINISH: &[u8] = b"finish";
 
 /// The daemon's end of a running keeper; the keeper cleans up when this is dropped, or the daemon
@@ -102,21 +107,23 @@ pub(super) fn ask(control: &Channel, handover: &OwnedFd) -> Result<u32, String> 
     // What it said about an earlier one.
     while control.receive_now().map_err(gone)?.is_some() {}
     control.send(START, &[handover.as_fd()]).map_err(gone)?;
-    let answer = answer(control, Duration::from_secs(20))?;
+    let answer = answer(control)?;
     match answer.split_once(' ') {
         Some(("started", pid)) => pid.parse().map_err(|_| answer.clone()),
         _ => Err(answer),
     }
 }
 
-/// How the successor ended, if the keeper says so soon.
-pub(super) fn exit_status(control: &Channel) -> Option<String> {
-    answer(control, Duration::from_secs(5)).ok()
+/// How the successor ended, which has said that it does, or does not answer: it is given a moment,
+/// then it is killed. After this another one can be started.
+pub(super) fn see_the_end(control: &Channel) -> Result<String, String> {
+    control.send(ABANDON, &[]).map_err(|error| format!("the keeper is gone: {error}"))?;
+    answer(control)
 }
 
-fn answer(control: &Channel, most: Duration) -> Result<String, String> {
+fn answer(control: &Channel) -> Result<String, String> {
     let failed = |error: io::Error| format!("the keeper does not answer: {error}");
-    control.set_timeout(Some(most)).map_err(failed)?;
+    control.set_timeout(Some(ANSWER)).map_err(failed)?;
     let received = control.receive().map_err(failed)?;
     let received = received.ok_or_else(|| "the keeper is gone".to_owned())?;
     Ok(String::from_utf8_lossy(&received.bytes).into_owned())
@@ -229,6 +236,7 @@ impl Keeping {
                         self.answer(&answer);
                     }
                 }
+                Ok(Some(message)) if message.bytes == ABANDON => self.abandon(),
                 Ok(Some(_)) | Err(_) => {}
                 Ok(None) => {
                     if self.is_alone() {
@@ -268,20 +276,32 @@ impl Keeping {
         self.daemon.pid.is_none() || getppid() != self.daemon.pid
     }
 
-    /// Whether the last successor is still there. One that has failed may be about to end.
-    fn has_successor(&mut self) -> bool {
-        let Some((child, watched)) = &mut self.successor else { return false };
-        if let Some(descriptor) = &watched.descriptor {
-            let _ = poll(&mut [PollFd::new(descriptor, PollFlags::IN)], Some(&LAST_MOMENTS));
+    /// Sees to it that a successor that does not serve ends; the loop tells how it did.
+    fn abandon(&mut self) {
+        if !self.is_over_soon()
+            && let Some((child, _)) = &mut self.successor
+        {
+            // It has no flow: it never said that it serves, or was told not to.
+            let _ = child.kill();
         }
-        if matches!(child.try_wait(), Ok(Some(_))) {
-            self.successor = None;
+    }
+
+    /// Whether the successor, if there is one, has ended or does so now.
+    fn is_over_soon(&mut self) -> bool {
+        let Some((child, _)) = &mut self.successor else { return true };
+        let start = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) {
+            if start.elapsed() >= LAST_MOMENTS {
+                return false;
+            }
+            let _ = poll(&mut [], Some(&LOOK_AGAIN));
         }
-        self.successor.is_some()
+        true
     }
 
     fn start(&mut self, handover: &OwnedFd) -> Result<u32, String> {
-        if self.has_successor() {
+        // One that failed or died may not be quite gone.
+        if !self.is_over_soon() {
             return Err("a successor is running already".into());
         }
         let now = Instant::now();

@@ -207,7 +207,6 @@ impl Talk {
                 let _ = self.events.send(Event::Serving { pid, taken });
             }
             Err(why) => {
-                let _ = Message::Cancel.send(&self.successor);
                 let _ = self.events.send(Event::Failed(why));
                 return;
             }
@@ -228,6 +227,7 @@ impl Talk {
         }
     }
 
+    /// If it fails, the process is gone, so that another upgrade can begin at once.
     fn until_it_serves(
         &self,
         theirs: OwnedFd,
@@ -236,6 +236,24 @@ impl Talk {
         let pid = keeper::ask(&self.control, &theirs)?;
         // From here on its end is seen.
         drop(theirs);
+        match self.hand_over(pid, &offers) {
+            Ok(Some(taken)) => Ok((pid, taken)),
+            Ok(None) => {
+                let how = keeper::see_the_end(&self.control)?;
+                Err(format!("process {pid}: {how} before it served"))
+            }
+            Err(why) => {
+                let _ = Message::Cancel.send(&self.successor);
+                match keeper::see_the_end(&self.control) {
+                    Ok(_) => Err(why),
+                    Err(trouble) => Err(format!("{why}\n{trouble}")),
+                }
+            }
+        }
+    }
+
+    /// What the process took, once it serves; `None`: it is gone.
+    fn hand_over(&self, pid: u32, offers: &[Offer]) -> Result<Option<Vec<String>>, String> {
         let failed = |error: io::Error| match error.kind() {
             io::ErrorKind::WouldBlock => format!("process {pid} says nothing for too long"),
             _ => format!("talking to process {pid}: {error}"),
@@ -243,18 +261,16 @@ impl Talk {
         self.successor.set_timeout(Some(PATIENCE)).map_err(failed)?;
         loop {
             let Some((message, _)) = Message::receive(&self.successor).map_err(failed)? else {
-                let how = keeper::exit_status(&self.control);
-                let how = how.unwrap_or_else(|| "it ended".into());
-                return Err(format!("process {pid}: {how} before it served"));
+                return Ok(None);
             };
             match message {
                 Message::Sockets => {
-                    for offer in &offers {
+                    for offer in offers {
                         offer.send(&self.successor).map_err(failed)?;
                     }
                     Message::End.send(&self.successor).map_err(failed)?;
                 }
-                Message::Serving { taken } => return Ok((pid, taken)),
+                Message::Serving { taken } => return Ok(Some(taken)),
                 Message::Failed { reason } => return Err(reason),
                 Message::Listener { .. } | Message::End | Message::Cancel | Message::Goodbye => {}
             }

@@ -57,7 +57,7 @@ pub(crate) struct VmArgs {
     #[arg(long)]
     update: bool,
     /// Longest that a machine may run
-    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 240)]
     timeout: u64,
     /// Print JSON instead of the table
     #[arg(long)]
@@ -94,7 +94,7 @@ pub(crate) fn quick(mux: &Path) -> Result<()> {
         quick: true,
         keep: false,
         update: false,
-        timeout: 100,
+        timeout: 240,
         json: false,
         arguments: Vec::new(),
     };
@@ -111,15 +111,16 @@ pub(crate) fn hindrance() -> Option<String> {
 }
 
 fn succeed(verdicts: &[Verdict]) -> Result<()> {
-    let failed: Vec<&str> = verdicts
+    let failed: Vec<String> = verdicts
         .iter()
         .filter(|verdict| !verdict.is_good())
-        .map(|verdict| verdict.kernel)
+        .map(|verdict| format!("{}: {}", verdict.kernel, verdict.problems.join("; ")))
         .collect();
     if failed.is_empty() {
         return Ok(());
     }
-    bail!("failed: {}\nhint: {} has what the machines said", failed.join(", "), runs().display())
+    // The reasons once more, since the end of a long output is what one reads.
+    bail!("{}\nhint: {} has what the machines said", failed.join("\n"), runs().display())
 }
 
 fn cache() -> PathBuf {
