@@ -305,8 +305,13 @@ fn a_listener_that_stays_has_its_new_settings() -> Result<()> {
             server.name()
         )
     };
-    let daemon = Daemon::user_space(&rules("sniff_timeout = \"1h\""))?;
+    let arguments = ["--relay", "copy", "--threads", "1"];
+    let daemon = Daemon::start(&rules("sniff_timeout = \"1h\""), &arguments)?;
     let before = daemon.connect()?;
+    // One core takes them in their order: when this one is through, the other has begun.
+    let next = daemon.connect()?;
+    next.send("no TLS")?;
+    next.expect_end()?;
     daemon.reload_ok(&rules("sniff_timeout = \"50ms\"\non_timeout = \"late\""))?;
     // A silent client goes where `on_timeout` says; the one before waits on.
     daemon.connect()?.expect("speaks first")?;

@@ -6,16 +6,16 @@ use std::{
     io::Write,
     net::SocketAddr,
     os::unix::{fs::OpenOptionsExt, net::UnixStream},
-    path::Path,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use mux_tests::{
     Conn, Daemon, Pattern, Relay, Scratch, Upstream,
     admin::{AdminSocket, ask, metrics_address},
     eventually, eventually_true, exchange, join, on_each_relay,
+    procfs::Proc,
 };
 use rustix::{
     fs::{CWD, FileType, Mode, OFlags, mknodat},
@@ -308,10 +308,9 @@ impl Held {
             OpenOptions::new().write(true).custom_flags(nonblocking).open(&path).ok()
         };
         let rules = eventually("the successor reads its rules", open)?;
-        let keeper = children(daemon.proc().0)?;
-        let successors: Vec<u32> = keeper.iter().flat_map(|&pid| children(pid)).flatten().collect();
-        ensure!(successors.len() == 1, "{successors:?}");
-        Ok(Self { pid: successors[0], rules })
+        let [keeper] = daemon.proc().children()?[..] else { bail!("the daemon has not one child") };
+        let [pid] = Proc(keeper).children()?[..] else { bail!("the keeper has not one child") };
+        Ok(Self { pid, rules })
     }
 }
 
@@ -319,19 +318,6 @@ impl Drop for Held {
     fn drop(&mut self) {
         let _ = signal_to(self.pid, Signal::KILL);
     }
-}
-
-/// The processes whose parent this is.
-fn children(parent: u32) -> Result<Vec<u32>> {
-    let is_child = |pid: &u32| {
-        let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"));
-        let status = status.unwrap_or_default();
-        status.lines().any(|line| line == format!("PPid:\t{parent}"))
-    };
-    let all = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(is_child);
-    Ok(all.collect())
 }
 
 #[test]

@@ -178,8 +178,7 @@ pub fn value(page: &str, series: &str) -> Result<Option<f64>> {
 /// # Errors
 /// It does not end.
 pub fn mux_as_nobody(scratch: &Path, arguments: &[&str]) -> Result<Output> {
-    let mux = scratch.join("mux");
-    std::fs::copy(binary::mux()?, &mux).context("copying mux")?;
+    let mux = binary::for_others(&scratch.join("mux"))?;
     let id = crate::NOBODY.to_string();
     let who = ["--reuid", &id, "--regid", &id, "--clear-groups"];
     run(Command::new("setpriv").args(who).arg(mux).args(arguments))

@@ -3,9 +3,25 @@
 use std::{
     env,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+
+/// Makes a copy of the daemon that every user can execute, wherever the repository is.
+///
+/// Another process writes it: what this one has open for writing, the processes inherit that other
+/// threads are just starting, and what is open for writing cannot be executed (`ETXTBSY`).
+///
+/// # Errors
+/// It cannot be copied.
+pub(crate) fn for_others(copy: &Path) -> Result<PathBuf> {
+    let mut install = Command::new("install");
+    let status = install.arg("--mode=755").arg(mux()?).arg(copy).status();
+    let status = status.context("cannot run install (Debian: coreutils)")?;
+    ensure!(status.success(), "copying the daemon to {}: {status}", copy.display());
+    Ok(copy.to_owned())
+}
 
 /// The daemon's path: `MUX_BIN`, else `release/mux` or `debug/mux` in the target directory that
 /// this test binary is in.

@@ -1,13 +1,12 @@
 //! How a daemon is started: with which rules, arguments, user, limits.
 
 use std::{
-    fs,
-    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{Daemon, NOBODY, Process, Scratch, binary, run};
 
@@ -168,7 +167,8 @@ impl Starter {
             Rules::Text(text) => scratch.write("rules.toml", text)?,
             Rules::File(path) => path.clone(),
         };
-        let mux = if self.others { for_others(scratch)? } else { binary::mux()? };
+        let mux =
+            if self.others { binary::for_others(&scratch.join("mux"))? } else { binary::mux()? };
         let mut command = match self.wrapper.split_first() {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -180,14 +180,6 @@ impl Starter {
         command.arg("--rules").arg(rules).args(&self.arguments).env_remove("RUST_LOG");
         Ok(command)
     }
-}
-
-/// A copy of the daemon that every user can execute, wherever the repository is.
-fn for_others(scratch: &Scratch) -> Result<PathBuf> {
-    let copy = scratch.join("mux");
-    fs::copy(binary::mux()?, &copy).context("copying the daemon")?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o755))?;
-    Ok(copy)
 }
 
 /// Adds what tests would otherwise all have to write.
