@@ -5,6 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
@@ -19,6 +21,11 @@ const META: &str = "linux-image-cloud-amd64";
 const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 /// The keys that Debian signs with; package `debian-archive-keyring`.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Waits between tries to get a kernel: an archive that is just being updated has an index that does
+/// not fit its packages, or answers with an error, for a while.
+const AGAIN: [Duration; 3] =
+    [Duration::from_secs(5), Duration::from_secs(20), Duration::from_secs(60)];
 
 /// A kernel, unpacked.
 #[derive(Clone, Debug)]
@@ -40,13 +47,25 @@ pub(crate) fn kernel(source: &Source, cache: &Path, update: bool) -> Result<Kern
         return Ok(kernel);
     }
     let work = cache.join(format!("{}.new", source.name));
-    fetch(source, &work)
+    persistently(|| fetch(source, &work))
         .with_context(|| format!("cannot get {META} of Debian's {}", source.suite))?;
     let _ = fs::remove_dir_all(&unpacked);
     // Renamed when complete: what an interrupted run leaves is never taken for a kernel.
     fs::rename(work.join("root"), &unpacked)?;
     fs::remove_dir_all(&work)?;
     find(&unpacked)
+}
+
+/// Tries again, later, what failed.
+fn persistently(mut task: impl FnMut() -> Result<()>) -> Result<()> {
+    for wait in AGAIN {
+        match task() {
+            Ok(()) => return Ok(()),
+            Err(error) => sh::status(format!("{error:#}; again in {} s", wait.as_secs())),
+        }
+        thread::sleep(wait);
+    }
+    task()
 }
 
 fn fetch(source: &Source, work: &Path) -> Result<()> {
@@ -104,7 +123,7 @@ impl Apt {
             // The user `_apt` may not write here.
             ("APT::Sandbox::User", "root".into()),
             ("Acquire::Languages", "none".into()),
-            ("Acquire::Retries", "2".into()),
+            ("Acquire::Retries", "5".into()),
         ];
         let options =
             options.map(|(name, value): (_, PathBuf)| format!("{name}={}", value.display()));

@@ -32,7 +32,7 @@ pub(crate) fn render(verdicts: &[Verdict]) -> String {
         text.push('\n');
     }
     for verdict in verdicts {
-        for problem in &verdict.problems {
+        for problem in verdict.problems.iter().chain(&verdict.missing) {
             text.push_str(&format!("{}: {problem}\n", verdict.kernel));
         }
     }

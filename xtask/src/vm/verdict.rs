@@ -33,6 +33,8 @@ pub(crate) struct Verdict {
     pub(crate) seconds: f64,
     /// What is not as it should be.
     pub(crate) problems: Vec<String>,
+    /// Why there is no such kernel to boot. It says nothing about mux.
+    pub(crate) missing: Option<String>,
 }
 
 /// Sums over the torture runs.
@@ -126,9 +128,15 @@ impl Verdict {
         }
     }
 
-    /// Whether everything is as it should be.
+    /// A kernel that could not be had.
+    pub(crate) fn missing(source: &'static Source, error: &anyhow::Error) -> Self {
+        let missing = Some(format!("{error:#}"));
+        Self { kernel: source.name, missing, ..Self::default() }
+    }
+
+    /// Whether it was booted, and everything is as it should be.
     pub(crate) fn is_good(&self) -> bool {
-        self.problems.is_empty()
+        self.problems.is_empty() && self.missing.is_none()
     }
 }
 
@@ -224,6 +232,12 @@ mod tests {
         warned.console = "WARNING: CPU: 0\n".to_owned();
         let verdict = Verdict::new(&SOURCES[1], &warned, &ALL);
         assert!(verdict.problems[0].contains("WARNING"), "{verdict:?}");
+    }
+
+    #[test]
+    fn a_kernel_that_was_not_to_be_had_is_no_success() {
+        let verdict = Verdict::missing(&SOURCES[1], &anyhow::anyhow!("no archive"));
+        assert!(!verdict.is_good() && verdict.problems.is_empty());
     }
 
     #[test]
