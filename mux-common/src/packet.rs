@@ -163,6 +163,9 @@ pub struct Terms {
     pub ack_wanted: u32,
     /// The acknowledgement number that satisfies it.
     pub ack_wanted_seq: u32,
+    /// The sequence number that the own socket waits for, which that acknowledgement gets. The
+    /// program's, when it arms; user space's, when a late byte has come.
+    pub own_next: u32,
 }
 
 /// A record's new addresses, and whom it belongs to. Written before the flow is offered.
@@ -207,8 +210,11 @@ pub struct Traffic {
     pub refusals: u32,
     /// Why the last one did: a [`refusal`].
     pub refusal: u32,
+    /// First acknowledgement number that the last packet's window did not cover: no byte of the
+    /// other way can be behind it.
+    pub edge: u32,
     /// Padding to a cache line.
-    pub reserved: u64,
+    pub reserved: u32,
 }
 
 /// One way of a flow: three cache lines.
@@ -295,8 +301,7 @@ pub struct PacketStats {
     pub slow_options: u64,
     /// Acknowledgements that went to our own socket because it wanted one.
     pub acks_diverted: u64,
-    /// Packets of a flow that is on which went to our socket because they cannot be translated
-    /// (a fragment, IP options).
+    /// Packets dropped because of their TCP options: lengths that make no sense, or too many.
     pub untranslatable: u64,
     /// Packets dropped because a helper refused: the sender repeats them.
     pub dropped: u64,
@@ -341,15 +346,20 @@ impl PacketStats {
     }
 }
 
-/// What the program needs that does not fit into 512 bytes of stack, or is indexed, which the
-/// verifier allows on the stack from 5.12 on only.
+/// What the program indexes, which the verifier allows on the stack from 5.12 on only.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch {
-    /// A packet's TCP options as they came.
-    pub old: [u8; 64],
+    /// A packet's TCP options as they came: at most 40 bytes. The verifier knows of an index that it
+    /// is below 64, and of what is read there that it is at most 8 bytes.
+    pub old: [u8; 72],
     /// What they become.
-    pub new: [u8; 64],
+    pub new: [u8; 72],
+    /// Where in them the program is. In memory, so that the verifier knows nothing of it: it would
+    /// follow every way to every value.
+    pub at: u32,
+    /// Where the SACK blocks end that it is in.
+    pub blocks_end: u32,
 }
 
 /// What [`PROG_LOOK`] is asked, and, in the same place, what it answers.
@@ -392,7 +402,7 @@ const _: () = {
     assert!(size_of::<Translation>() == 192 && align_of::<Translation>() == 64);
     assert!(offset_of!(Translation, addresses) == 64 && offset_of!(Translation, traffic) == 128);
     assert!(offset_of!(Terms, new_source_port) == 32 && offset_of!(Terms, scale_up) == 36);
-    assert!(offset_of!(Terms, ack_wanted_seq) == 52);
+    assert!(offset_of!(Terms, ack_wanted_seq) == 52 && offset_of!(Terms, own_next) == 56);
     assert!(offset_of!(Addresses, cookie) == 32);
     assert!(offset_of!(Traffic, start) == 24 && offset_of!(Traffic, refusal) == 52);
     assert!(size_of::<PacketEvent>() == 16 && align_of::<PacketEvent>() == 8);

@@ -34,6 +34,18 @@ pub enum Mechanism {
     Clsact,
 }
 
+impl Mechanism {
+    /// What the running kernel has.
+    #[must_use]
+    pub fn of_this_kernel() -> Self {
+        if allow::running().is_some_and(|running| running >= TCX) {
+            Self::Tcx
+        } else {
+            Self::Clsact
+        }
+    }
+}
+
 /// The programs on a device; taken off by `Drop`.
 #[derive(Debug)]
 pub struct Attachment {
@@ -101,18 +113,17 @@ enum Header {
     None,
 }
 
-pub(super) fn attach(ebpf: &mut Ebpf, device: u32) -> Result<Attachment, PacketError> {
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    device: u32,
+    mechanism: Mechanism,
+) -> Result<Attachment, PacketError> {
     let name = name_of(device).map_err(|error| PacketError::Device {
         device: device.to_string(),
         reason: error.to_string(),
     })?;
     let refused = |reason: String| PacketError::Device { device: name.clone(), reason };
     let header = header_of(&name).map_err(refused)?;
-    let mechanism = if allow::running().is_some_and(|running| running >= TCX) {
-        Mechanism::Tcx
-    } else {
-        Mechanism::Clsact
-    };
     let made_qdisc = match mechanism {
         Mechanism::Tcx => false,
         Mechanism::Clsact => match tc::qdisc_add_clsact(&name) {

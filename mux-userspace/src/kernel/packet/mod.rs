@@ -153,9 +153,17 @@ impl PacketKernel {
     /// # Errors
     /// [`PacketError::Device`]; devices before it in the list stay attached.
     pub fn attach(&mut self, devices: &[u32]) -> Result<(), PacketError> {
+        self.attach_by(Mechanism::of_this_kernel(), devices)
+    }
+
+    /// The same by a certain mechanism.
+    ///
+    /// # Errors
+    /// As [`Self::attach`]; the kernel does not have it.
+    pub fn attach_by(&mut self, mechanism: Mechanism, devices: &[u32]) -> Result<(), PacketError> {
         for &device in devices {
             if !self.attachments.iter().any(|attachment| attachment.device() == device) {
-                let attachment = attach::attach(&mut self.ebpf, device)?;
+                let attachment = attach::attach(&mut self.ebpf, device, mechanism)?;
                 self.attachments.push(attachment);
             }
         }

@@ -14,7 +14,7 @@ use std::{
     },
 };
 
-use mux_common::packet::{Addresses, Terms, Traffic, Translation, refusal, state};
+use mux_common::packet::{Addresses, Numbers, Terms, Traffic, Translation, refusal, state};
 
 use crate::{kernel::books::Way, sys::SharedArray};
 
@@ -37,7 +37,8 @@ pub struct SharedTranslation {
     fin_ack: AtomicU32,
     ack_wanted: AtomicU32,
     ack_wanted_seq: AtomicU32,
-    _terms: [AtomicU32; 2],
+    own_next: AtomicU32,
+    _terms: AtomicU32,
     // `Addresses`.
     new_source: [AtomicU32; 4],
     new_destination: [AtomicU32; 4],
@@ -55,7 +56,8 @@ pub struct SharedTranslation {
     fin_acked: AtomicU32,
     refusals: AtomicU32,
     refusal: AtomicU32,
-    _traffic: AtomicU64,
+    edge: AtomicU32,
+    _traffic: AtomicU32,
 }
 
 const _: () = {
@@ -162,11 +164,13 @@ impl SharedTranslation {
         self.mtu.store(mtu, Ordering::Relaxed);
     }
 
-    /// The own socket of this record was given bytes although the flow is on (they came late, and
-    /// user space carries them): the next acknowledgement of its peer up to `sequence`, its
-    /// `write_seq`, that has no news for the other end goes to it, so that it stops repeating them.
-    pub fn want_ack(&self, sequence: u32) {
-        self.ack_wanted_seq.store(sequence, Ordering::Relaxed);
+    /// The own socket of this record was given bytes although the flow is on (they came late to the
+    /// other one, and user space carried them): the next acknowledgement of its peer that covers
+    /// them and has no news for the other end goes to it, so that it stops repeating them. `own` is
+    /// what a look at the socket said since.
+    pub fn want_ack(&self, own: &Numbers) {
+        self.own_next.store(own.rcv_nxt, Ordering::Relaxed);
+        self.ack_wanted_seq.store(own.write_seq, Ordering::Relaxed);
         self.ack_wanted.store(1, Ordering::Release);
     }
 
@@ -191,6 +195,7 @@ impl SharedTranslation {
             fin_ack,
             ack_wanted,
             ack_wanted_seq,
+            own_next,
         } = *terms;
         let [a, b] = new_source_port.to_ne_bytes();
         let [c, d] = new_destination_port.to_ne_bytes();
@@ -210,6 +215,7 @@ impl SharedTranslation {
             (&self.fin_ack, fin_ack),
             (&self.ack_wanted, ack_wanted),
             (&self.ack_wanted_seq, ack_wanted_seq),
+            (&self.own_next, own_next),
         ] {
             field.store(value, Ordering::Relaxed);
         }
@@ -240,6 +246,7 @@ impl SharedTranslation {
             &self.fin,
             &self.fin_acked,
             &self.refusals,
+            &self.edge,
         ] {
             field.store(0, Ordering::Relaxed);
         }
