@@ -70,18 +70,18 @@ impl Place {
     }
 
     /// The relay's namespace.
-    pub(crate) const fn relay(&self) -> &Netns {
+    pub(crate) fn relay(&self) -> &Netns {
         &self.three.mux
     }
 
-    pub(crate) const fn client(&self) -> &Netns {
+    pub(crate) fn client(&self) -> &Netns {
         match self.kind {
             Kind::Loopback | Kind::ClientHere => &self.three.mux,
             Kind::UpstreamOnLoopback | Kind::UpstreamHere | Kind::Routed => &self.three.client,
         }
     }
 
-    pub(crate) const fn server(&self) -> &Netns {
+    pub(crate) fn server(&self) -> &Netns {
         match self.kind {
             Kind::Loopback | Kind::UpstreamOnLoopback | Kind::UpstreamHere => &self.three.mux,
             Kind::Routed | Kind::ClientHere => &self.three.server,
