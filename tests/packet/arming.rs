@@ -83,9 +83,9 @@ fn bytes_that_come_late_are_delivered_once() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let mut late = 0;
+        let options = PacketOptions { quiet: Duration::ZERO, ..PacketOptions::new(64) };
+        let middle = Middle::with(place, options)?;
         for round in 0..20 {
-            let options = PacketOptions { quiet: Duration::ZERO, ..PacketOptions::new(16) };
-            let middle = Middle::with(place, options)?;
             let flow = middle.open()?;
             // Both ends push whenever they like; nobody waits for the other.
             let flow = streams::push_both_ways(flow, round, 600)?;

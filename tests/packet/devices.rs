@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use anyhow::{Result, ensure};
+use aya::programs::{SchedClassifier, TcAttachType};
 use mux::kernel::packet::{Mechanism, PacketKernel, PacketOptions};
 use mux_common::packet::LOOPBACK;
 use mux_tests::{Family, Need, need, netns};
@@ -24,10 +25,14 @@ fn seen(place: &Place, device: &str) -> Result<String> {
         let output = netns::run(Command::new("tc").args(arguments))?;
         text.push_str(&String::from_utf8_lossy(&output.stdout));
     }
-    let net = netns::run(
-        Command::new("ip").args(["netns", "exec", name, "bpftool", "net", "show", "dev", device]),
-    )?;
-    text.push_str(&String::from_utf8_lossy(&net.stdout));
+    // Fails before 6.6, where there is no tcx.
+    for way in [TcAttachType::Ingress, TcAttachType::Egress] {
+        let programs = place.relay().within(|| SchedClassifier::query_tcx(device, way))?;
+        for program in programs.iter().flat_map(|(_, programs)| programs) {
+            text.push_str(program.name_as_str().unwrap_or("?"));
+            text.push('\n');
+        }
+    }
     Ok(text)
 }
 
@@ -61,7 +66,7 @@ fn a_clsact_qdisc_of_somebody_else_stays() -> Result<()> {
         netns::run(Command::new("tc").args(["-n", name]).args(arguments.split_whitespace()))
     };
     tc("qdisc add dev up0 clsact")?;
-    tc("filter add dev up0 ingress protocol ip prio 7 matchall action pass")?;
+    tc("filter add dev up0 ingress protocol ip prio 7 u32 match u32 0 0")?;
     let devices = [LOOPBACK, place.relay().device("down0")?, place.relay().device("up0")?];
     let before = ["lo", "down0", "up0"].map(|device| seen(&place, device).ok());
     let kernel = place.relay().within(|| -> Result<_> {

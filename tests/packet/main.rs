@@ -10,5 +10,3 @@ mod flow;
 mod network;
 mod place;
 mod streams;
-
-

@@ -6,7 +6,7 @@
 //! they are not needed, and dropped.
 
 use aya_ebpf::{
-    bindings::__sk_buff,
+    bindings::{__sk_buff, bpf_sock},
     helpers::{bpf_l4_csum_replace, bpf_map_lookup_elem},
 };
 use mux_common::packet::{PacketStats, Tuple4, Tuple6, state};
@@ -26,19 +26,35 @@ pub(super) fn egress<const L2: usize>(skb: *mut __sk_buff) -> i32 {
         return NEXT;
     }
     match protocol {
-        parse::IPV4 => packet::<L2, false>(skb),
-        parse::IPV6 => packet::<L2, true>(skb),
+        parse::IPV4 => packet::<L2, false>(skb, sk),
+        parse::IPV6 => packet::<L2, true>(skb, sk),
         _ => NEXT,
     }
 }
 
+/// Whether a packet goes to the peer of the socket that it is of. A translated one does not: it came
+/// from another network namespace of this machine, and is of a socket there (veth keeps that, commit
+/// 9c4c325252c5). What the socket's own address is cannot be asked: it has given its port up when it
+/// sends a RST.
 #[inline(always)]
-fn packet<const L2: usize, const V6: bool>(skb: *mut __sk_buff) -> i32 {
+fn is_of_its_socket<const L2: usize, const V6: bool>(packet: &Packet, sk: *mut bpf_sock) -> bool {
+    // SAFETY: fields of a socket that the verifier knows, and bytes of the headers that `parse`
+    // checked.
+    unsafe {
+        let destination = packet.data.add(L2 + if V6 { 36 } else { 16 });
+        let port: u16 = load(packet.data.add(tcp_at(L2, V6) + 2));
+        let address = if V6 { (*sk).dst_ip6[3] } else { (*sk).dst_ip4 };
+        address == load::<u32>(destination) && (*sk).dst_port == port
+    }
+}
+
+#[inline(always)]
+fn packet<const L2: usize, const V6: bool>(skb: *mut __sk_buff, sk: *mut bpf_sock) -> i32 {
     let Some(packet) = Packet::parse::<L2, V6>(skb) else {
         // Not TCP.
         return NEXT;
     };
-    if !packet.has(RST) {
+    if !packet.has(RST) || !is_of_its_socket::<L2, V6>(&packet, sk) {
         return NEXT;
     }
     // SAFETY: as for `Packet::record`; a key on the stack.

@@ -126,12 +126,8 @@ pub(super) fn attach(
     let header = header_of(&name).map_err(refused)?;
     let made_qdisc = match mechanism {
         Mechanism::Tcx => false,
-        Mechanism::Clsact => match tc::qdisc_add_clsact(&name) {
-            Ok(()) => true,
-            // Somebody else's, who may need it when we are gone.
-            Err(tc::TcError::AlreadyAttached) => false,
-            Err(error) => return Err(refused(super::chain(&error))),
-        },
+        // One that was there is somebody else's, who may need it when we are gone.
+        Mechanism::Clsact => clsact::add(device).map_err(|error| refused(error.to_string()))?,
     };
     let mut attachment =
         Attachment { device, name: name.clone(), mechanism, links: Vec::new(), made_qdisc };

@@ -1,4 +1,5 @@
-//! The one thing about the clsact qdisc that aya has no call for: removing it, if nobody uses it.
+//! What aya does not do with the clsact qdisc: saying whether it was there, and removing it, if nobody
+//! uses it.
 
 use std::{io, os::fd::OwnedFd};
 
@@ -12,6 +13,9 @@ const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 0x01;
 const NLM_F_ACK: u16 = 0x04;
 const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_EXCL: u16 = 0x200;
+const NLM_F_CREATE: u16 = 0x400;
+const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_GETTFILTER: u16 = 46;
@@ -23,13 +27,33 @@ const CLSACT_HANDLE: u32 = 0xffff_0000;
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 20;
 
+/// Gives a device a clsact qdisc. `false`: it has one. Needs `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// The kernel's; it has an ingress qdisc, which takes the same place.
+pub(super) fn add(device: u32) -> io::Result<bool> {
+    let socket = open()?;
+    let flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
+    // `struct rtattr` with the kind, padded to four bytes.
+    let kind = *b"\x0b\0\x01\0clsact\0\0";
+    let mut request = Vec::from(message(RTM_NEWQDISC, flags, device, CLSACT_HANDLE, TC_H_CLSACT));
+    request.extend_from_slice(&kind);
+    let length = request.len() as u32;
+    request[0..4].copy_from_slice(&length.to_ne_bytes());
+    send(&socket, &request, SendFlags::empty())?;
+    match answers(&socket) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Removes a device's clsact qdisc unless it has filters. Needs `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// The kernel's; there is none, it is an ingress qdisc.
 pub(super) fn remove_if_unused(device: u32) -> io::Result<()> {
-    // NETLINK_ROUTE is protocol 0.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let socket = open()?;
     for parent in [INGRESS, EGRESS] {
         let dump = message(RTM_GETTFILTER, NLM_F_REQUEST | NLM_F_DUMP, device, 0, parent);
         send(&socket, &dump, SendFlags::empty())?;
@@ -41,6 +65,11 @@ pub(super) fn remove_if_unused(device: u32) -> io::Result<()> {
     let remove = message(RTM_DELQDISC, flags, device, CLSACT_HANDLE, TC_H_CLSACT);
     send(&socket, &remove, SendFlags::empty())?;
     answers(&socket).map(|_| ())
+}
+
+fn open() -> io::Result<OwnedFd> {
+    // NETLINK_ROUTE is protocol 0.
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
 }
 
 fn message(kind: u16, flags: u16, device: u32, handle: u32, parent: u32) -> [u8; MESSAGE] {
