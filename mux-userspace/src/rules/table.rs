@@ -7,7 +7,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
+use super::{Files, Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
 use crate::route::{NetworkFile, NetworkFileError};
 
 /// A TOML value and where it stands.
@@ -35,7 +35,10 @@ impl Problems {
         if let Some(file) = files.iter().find(|file| file.path() == path) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(NetworkFile::open(path)?);
+        let file = Arc::new(match self.surroundings.files {
+            Files::Read => NetworkFile::open(path)?,
+            Files::Unread => NetworkFile::unread(path),
+        });
         files.push(Arc::clone(&file));
         Ok(file)
     }
