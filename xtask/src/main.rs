@@ -3,7 +3,7 @@
 //!
 //! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `fuzz`, `vm`, `bench`, `dist`, `deb` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `fuzz`, `matching`, `vm`, `bench`, `dist`, `deb` and `doctor` are the other commands.
 
 mod apt;
 mod bench;
@@ -13,6 +13,7 @@ mod dist;
 mod doctor;
 mod ebpf;
 mod fuzz;
+mod matching;
 mod object_diff;
 mod provenance;
 mod run;
@@ -40,6 +41,8 @@ enum Xtask {
     Torture(torture::TortureArgs),
     /// Feed every parser random inputs
     Fuzz(fuzz::FuzzArgs),
+    /// Write what a decision costs into docs/internals/performance.md
+    Matching(matching::MatchingArgs),
     /// Test the kernel relay on other kernels, in virtual machines
     Vm(vm::VmArgs),
     /// Measure mux against direct access and other multiplexers
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
         Xtask::Torture(args) => torture::command(&args),
         Xtask::Fuzz(args) => fuzz::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Matching(args) => matching::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
