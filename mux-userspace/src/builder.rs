@@ -27,7 +27,10 @@ use crate::{
 /// # Panics
 /// Never; an empty prefix is refused by [`Builder::start`].
 pub fn prefix(bytes: impl AsRef<[u8]>) -> Condition {
-    Condition(Prefix::new(bytes.as_ref()).map(Matcher::Prefix).map_err(ConditionError::from))
+    match Prefix::new(bytes.as_ref()) {
+        Ok(prefix) => Condition(Asks::Matcher(Matcher::Prefix(prefix))),
+        Err(empty) => Condition(Asks::Nothing(empty)),
+    }
 }
 
 /// A condition on the first bytes: a regular expression in the regex crate's syntax, on raw
@@ -36,28 +39,46 @@ pub fn prefix(bytes: impl AsRef<[u8]>) -> Condition {
 /// # Errors
 /// [`RegexError`]: it is malformed, or too large.
 pub fn regex(pattern: &str) -> Result<Condition, RegexError> {
-    Regex::new(pattern).map(|regex| Condition(Ok(Matcher::Regex(regex))))
+    Regex::new(pattern).map(|regex| Condition(Asks::Matcher(Matcher::Regex(regex))))
 }
 
-/// A condition on the first bytes: one of mux's own probes recognises them, see
-/// [`Probe::all`].
-pub fn probe(name: &str) -> Condition {
-    Condition(
-        Probe::from_name(name)
-            .map(Matcher::Probe)
-            .ok_or_else(|| ConditionError::NoProbe(name.to_owned())),
-    )
+/// A condition on the first bytes: a probe recognises them, one of mux's own (see [`Probe::all`])
+/// or one that the builder is given by [`Builder::probe`], before or after. A name that is neither
+/// is refused by [`Builder::start`].
+pub fn probe(name: impl Into<String>) -> Condition {
+    Condition(Asks::ProbeNamed(name.into()))
 }
 
 /// Every connection, at once, without a byte: for the last rule.
 #[must_use]
 pub fn everything() -> Condition {
-    Condition(Ok(Matcher::Always))
+    Condition(Asks::Matcher(Matcher::Always))
 }
 
 /// What a rule asks for; whether it can is found out by [`Builder::start`].
 #[derive(Clone, Debug)]
-pub struct Condition(Result<Matcher, ConditionError>);
+pub struct Condition(Asks);
+
+#[derive(Clone, Debug)]
+enum Asks {
+    Matcher(Matcher),
+    /// A probe that may not be known yet.
+    ProbeNamed(String),
+    Nothing(EmptyMatcher),
+}
+
+impl Condition {
+    fn resolve(self, probes: &Probes) -> Result<Matcher, ConditionError> {
+        match self.0 {
+            Asks::Matcher(matcher) => Ok(matcher),
+            Asks::ProbeNamed(name) => match probes.get(&name) {
+                Some(probe) => Ok(Matcher::Probe(probe.clone())),
+                None => Err(ConditionError::NoProbe(name)),
+            },
+            Asks::Nothing(empty) => Err(empty.into()),
+        }
+    }
+}
 
 /// Why a condition was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -66,7 +87,7 @@ pub enum ConditionError {
     #[error(transparent)]
     Empty(#[from] EmptyMatcher),
     /// There is no such probe.
-    #[error("there is no probe `{0}`")]
+    #[error("there is no probe `{0}`; one of your own has to be given to `Builder::probe`")]
     NoProbe(String),
 }
 
@@ -94,13 +115,13 @@ impl IntoCondition<Itself> for Condition {
 
 impl IntoCondition<Itself> for Matcher {
     fn into_condition(self) -> Condition {
-        Condition(Ok(self))
+        Condition(Asks::Matcher(self))
     }
 }
 
 impl IntoCondition<Itself> for Probe {
     fn into_condition(self) -> Condition {
-        Condition(Ok(Matcher::Probe(self)))
+        Condition(Asks::Matcher(Matcher::Probe(self)))
     }
 }
 
@@ -109,7 +130,7 @@ where
     F: Fn(&[u8]) -> bool + Send + Sync + 'static,
 {
     fn into_condition(self) -> Condition {
-        Condition(Ok(Matcher::Predicate(Predicate::bool(self))))
+        Condition(Asks::Matcher(Matcher::Predicate(Predicate::bool(self))))
     }
 }
 
@@ -118,7 +139,7 @@ where
     F: Fn(&[u8]) -> Verdict<()> + Send + Sync + 'static,
 {
     fn into_condition(self) -> Condition {
-        Condition(Ok(Matcher::Predicate(Predicate::new(self))))
+        Condition(Asks::Matcher(Matcher::Predicate(Predicate::new(self))))
     }
 }
 
@@ -251,12 +272,51 @@ impl Builder {
     /// Reads a rules file, whose rules come before those of [`Builder::rule`], whose listeners
     /// are listened on, and whose settings are in force where the builder has no other. `[admin]`
     /// is the daemon's: in a program it opens nothing.
+    ///
+    /// A file can name probes of the program's:
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, net::TcpStream};
+    ///
+    /// use mux::{Mux, Probe, Verdict};
+    ///
+    /// let acme = |bytes: &[u8]| match bytes {
+    ///     [b'A', ..] => Verdict::Match(()),
+    ///     [] => Verdict::NeedMore(1),
+    ///     [..] => Verdict::NoMatch,
+    /// };
+    /// # let folder = std::env::temp_dir().join(format!("mux-doctest-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # let path = folder.join("rules.toml");
+    /// std::fs::write(&path, r#"
+    ///     listen = "127.0.0.1:0"
+    ///     [[rule]]
+    ///     match = { all = ["acme", { client = ["127.0.0.0/8"] }] }
+    ///     upstream = "builtin:echo"
+    /// "#)?;
+    /// let serving = Mux::builder()
+    ///     .probe(Probe::custom("acme", acme))
+    ///     .rules_file(&path)
+    ///     // Known by its name here too.
+    ///     .rule(mux::probe("acme"), "builtin:discard")
+    ///     .start_blocking()?;
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// let mut client = TcpStream::connect(serving.addresses().next().ok_or("no address")?)?;
+    /// client.write_all(b"A1")?;
+    /// let mut echo = [0; 2];
+    /// client.read_exact(&mut echo)?;
+    /// assert_eq!(&echo, b"A1");
+    /// drop(client);
+    /// serving.stop_blocking();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rules_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
     }
 
-    /// Makes a probe known to the rules file.
+    /// Makes a probe known by its name, to the rules file and to [`probe`]. A name that mux's own
+    /// probes have, or an earlier one, is refused by [`Builder::start`].
     pub fn probe(mut self, probe: Probe) -> Self {
         self.custom_probes.push(probe);
         self
@@ -269,6 +329,39 @@ impl Builder {
     }
 
     /// Calls back when a flow has ended; see [`crate::account::hooks::Hook`].
+    ///
+    /// A graceful stop waits for the flows that there are, so that each of them is told of:
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, net::{Shutdown, TcpStream}, sync::mpsc};
+    ///
+    /// let (ended, endings) = mpsc::channel();
+    /// let serving = mux::Mux::builder()
+    ///     .named_rule("web", mux::probe("http"), "builtin:echo")
+    ///     .on_close(move |flow| {
+    ///         let _ = ended.send((flow.rule().to_owned(), flow.bytes_up(), flow.bytes_down()));
+    ///     })
+    ///     .bind("127.0.0.1:0")
+    ///     .start_blocking()?;
+    /// let address = serving.addresses().next().ok_or("no address")?;
+    ///
+    /// let mut client = TcpStream::connect(address)?;
+    /// client.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    /// let mut first = [0; 4];
+    /// client.read_exact(&mut first)?;
+    ///
+    /// // Nobody new is served, and this client still is.
+    /// let stopping = std::thread::spawn(|| serving.stop_blocking());
+    /// client.write_all(b"bye")?;
+    /// client.shutdown(Shutdown::Write)?;
+    /// let mut rest = String::new();
+    /// client.read_to_string(&mut rest)?;
+    /// assert_eq!(rest, "/ HTTP/1.1\r\n\r\nbye");
+    /// stopping.join().map_err(|_| "it panicked")?;
+    /// assert_eq!(endings.recv()?, ("web".to_owned(), 21, 21));
+    /// assert!(endings.recv().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_close(mut self, hook: impl Fn(&Flow<'_>) + Send + Sync + 'static) -> Self {
         self.hooks.on_close = Some(Arc::new(hook));
         self
@@ -338,6 +431,28 @@ impl Builder {
 
     /// Adds a listener that is bound and listens already: a `std::net::TcpListener`, a
     /// `std::os::unix::net::UnixListener`, or a descriptor of such a socket.
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, net::{TcpListener, TcpStream}};
+    ///
+    /// // Bound by whom it may concern: a supervisor, a test, a process with more rights.
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let address = listener.local_addr()?;
+    /// let serving = mux::Mux::builder()
+    ///     .rule(mux::prefix("PING"), "builtin:echo")
+    ///     .listener(listener)
+    ///     .start_blocking()?;
+    /// assert_eq!(serving.addresses().collect::<Vec<_>>(), [address]);
+    ///
+    /// let mut client = TcpStream::connect(address)?;
+    /// client.write_all(b"PING")?;
+    /// let mut pong = [0; 4];
+    /// client.read_exact(&mut pong)?;
+    /// assert_eq!(&pong, b"PING");
+    /// drop(client);
+    /// serving.stop_blocking();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn listener(mut self, listener: impl Into<OwnedFd>) -> Self {
         self.handed.push(Socket::from(listener.into()));
         self
@@ -415,23 +530,21 @@ impl Builder {
 
     /// The configuration, but for the listeners that were handed in.
     fn config(&mut self) -> Result<Config, StartError> {
+        let mut probes = Probes::default();
+        for probe in self.custom_probes.drain(..) {
+            probes.register(probe)?;
+        }
         let mut config = match self.file.take() {
             None => Config {
                 // The callbacks tell what the access log would.
                 log: LogConfig { access: AccessFormat::Off, ..LogConfig::default() },
                 ..Config::empty()
             },
-            Some(path) => {
-                let mut probes = Probes::default();
-                for probe in self.custom_probes.drain(..) {
-                    probes.register(probe)?;
-                }
-                rules::load(&path, &probes)?
-            }
+            Some(path) => rules::load(&path, &probes)?,
         };
         self.file_rules = config.rules.len();
         for rule in std::mem::take(&mut self.rules) {
-            add_rule(&mut config, rule)?;
+            add_rule(&mut config, rule, &probes)?;
         }
         if config.rules.is_empty() {
             return Err(StartError::NoRules);
@@ -510,12 +623,12 @@ fn otherwise(name: &str, rules: &[Arc<Rule>]) -> Result<Otherwise, StartError> {
 }
 
 /// Adds a rule, and its upstream if there is none such.
-fn add_rule(config: &mut Config, rule: NewRule) -> Result<(), StartError> {
+fn add_rule(config: &mut Config, rule: NewRule, probes: &Probes) -> Result<(), StartError> {
     let name = rule.name.unwrap_or_else(|| format!("rule-{}", config.rules.len() + 1));
     if config.rules.iter().any(|other| *other.name == *name) {
         return Err(StartError::SameName(name));
     }
-    let matcher = match rule.condition.0 {
+    let matcher = match rule.condition.resolve(probes) {
         Ok(matcher) => matcher,
         Err(source) => return Err(StartError::Condition { rule: name, source }),
     };
@@ -633,5 +746,57 @@ impl Serving {
         self.shared.abort.cancel();
         self.running.remove_files();
         self.running.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn acme() -> Probe {
+        Probe::custom("acme", |bytes: &[u8]| match bytes {
+            [b'A', ..] => Verdict::Match(()),
+            [] => Verdict::NeedMore(1),
+            [..] => Verdict::NoMatch,
+        })
+    }
+
+    fn config(builder: Builder) -> Result<Config, StartError> {
+        let mut builder = builder;
+        builder.config()
+    }
+
+    #[test]
+    fn a_probe_of_ones_own_is_known_by_its_name_without_a_file() {
+        let config = config(
+            Mux::builder()
+                .rule(probe("acme"), "builtin:echo")
+                .probe(acme())
+                .rule(probe("tls"), "builtin:echo"),
+        )
+        .expect("both are there");
+        let names = config.rules.iter().map(|rule| match &rule.matcher {
+            Matcher::Probe(probe) => probe.name().to_owned(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(names.collect::<Vec<_>>(), ["acme", "tls"]);
+    }
+
+    #[test]
+    fn names_that_are_not_there_or_twice_are_refused() {
+        let rule = |name: &str| Mux::builder().rule(probe(name), "builtin:echo");
+        let unknown = config(rule("acme")).expect_err("nobody registered it");
+        assert!(
+            unknown.to_string().contains("rule `rule-1`: there is no probe `acme`"),
+            "{unknown}"
+        );
+        let twice = config(rule("acme").probe(acme()).probe(acme())).expect_err("twice");
+        assert!(matches!(twice, StartError::Probe(RegisterError::Taken(name)) if name == "acme"));
+        let ours = config(rule("tls").probe(Probe::custom("tls", |_: &[u8]| Verdict::NoMatch)));
+        assert!(
+            matches!(ours, Err(StartError::Probe(RegisterError::Taken(name))) if name == "tls")
+        );
+        let empty = config(Mux::builder().rule(prefix(""), "builtin:echo"));
+        assert!(matches!(empty, Err(StartError::Condition { .. })));
     }
 }
