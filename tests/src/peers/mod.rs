@@ -23,7 +23,7 @@ pub use self::{
     mysql::mysql_server,
     nginx::Nginx,
     nginx_proxy::NginxProxy,
-    openssl::{Certificate, TlsServer, tls_client},
+    openssl::{Certificate, TlsServer, tls_client, tls_client_with},
     postgres::postgres_server,
     socks::socks_server,
     ssh::SshServer,
