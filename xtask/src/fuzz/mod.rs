@@ -98,7 +98,9 @@ struct Fuzzer<'a> {
     target: &'a str,
     program: PathBuf,
     with: Option<&'a Path>,
-    /// Where this run's inputs gather, beside the committed ones.
+    /// What belongs to this target and is not committed.
+    own: PathBuf,
+    /// In it: where this run's inputs gather, beside the committed ones.
     work: PathBuf,
     /// The committed ones.
     corpus: PathBuf,
@@ -124,7 +126,7 @@ impl<'a> Fuzzer<'a> {
             fs::create_dir_all(folder)?;
         }
         let seeds = seeds::write(target, &own)?;
-        Ok(Self { target, program, with, work, corpus, seeds })
+        Ok(Self { target, program, with, own, work, corpus, seeds })
     }
 
     /// The fuzzer on some folders; what it says goes into a file.
@@ -148,13 +150,13 @@ impl<'a> Fuzzer<'a> {
     fn run(&self, least: Duration) -> Result<Run> {
         let mut run = Run::default();
         while run.time < least {
-            let log = self.work.with_file_name("log");
+            let log = self.own.join("log");
             let mut command =
                 self.command(&[&self.work, &self.corpus, &self.seeds], File::create(&log)?)?;
             let left = (least - run.time).as_secs_f64().ceil() as u32;
             command.arg(format!("-max_total_time={}", left.clamp(1, SLICE)));
             command.args(["-max_len=4096", "-timeout=30", "-print_final_stats=1"]);
-            if let Some(words) = seeds::dictionary(self.target, &self.work.with_file_name(""))? {
+            if let Some(words) = seeds::dictionary(self.target, &self.own)? {
                 command.arg(format!("-dict={}", words.display()));
             }
             let before = children_time()?;
@@ -174,12 +176,12 @@ impl<'a> Fuzzer<'a> {
 
     /// Replaces the committed corpus by a few inputs that reach as many branches.
     fn keep(&self) -> Result<()> {
-        let small = self.work.with_file_name("small");
+        let small = self.own.join("small");
         if small.exists() {
             fs::remove_dir_all(&small)?;
         }
         fs::create_dir_all(&small)?;
-        let log = File::create(self.work.with_file_name("merge-log"))?;
+        let log = File::create(self.own.join("merge-log"))?;
         let folders = [&small, &self.work, &self.corpus, &self.seeds].map(PathBuf::as_path);
         let mut command = self.command(&folders, log)?;
         // Branches, not how often each is taken: a twentieth of the inputs.

@@ -1,147 +1,38 @@
 //! mux in a program of one's own: rules as values and functions, callbacks, listeners handed in.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+mod condition;
+mod parts;
+mod serving;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use socket2::Socket;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use self::parts::{add_rule, adopt, otherwise, table};
+pub use self::{
+    condition::{
+        Condition, ConditionError, Function, IntoCondition, Itself, everything, prefix, probe,
+        regex,
+    },
+    serving::Serving,
+};
 use crate::{
     account::{Flow, Hooks},
-    listener::Bound,
-    probe::{Probe, Probes, RegisterError, Verdict},
-    route::{EmptyMatcher, Matcher, Predicate, Prefix, Regex, RegexError, Table},
+    probe::{Probe, Probes, RegisterError},
     rules::{
         self, AddressError, LoadError,
         config::{
-            AccessFormat, Acl, Config, Limits, ListenAddress, ListenerConfig, LogConfig, Otherwise,
-            RelayChoice, Rule, RuleId, SockmapMode, Timeouts, UpstreamConfig, UpstreamId,
+            AccessFormat, Config, Limits, ListenAddress, ListenerConfig, LogConfig, Otherwise,
+            RelayChoice, Rule, RuleId, SockmapMode, Timeouts,
         },
     },
-    server::{self, Running, ServeError, Setup, bind_all, default_threads},
-    shared::Shared,
+    server::{self, ServeError, Setup, bind_all, default_threads},
 };
-
-/// A condition on the first bytes: these, exactly, from the first one on.
-///
-/// # Panics
-/// Never; an empty prefix is refused by [`Builder::start`].
-pub fn prefix(bytes: impl AsRef<[u8]>) -> Condition {
-    match Prefix::new(bytes.as_ref()) {
-        Ok(prefix) => Condition(Asks::Matcher(Matcher::Prefix(prefix))),
-        Err(empty) => Condition(Asks::Nothing(empty)),
-    }
-}
-
-/// A condition on the first bytes: a regular expression in the regex crate's syntax, on raw
-/// bytes, unanchored and case-sensitive unless it says otherwise.
-///
-/// # Errors
-/// [`RegexError`]: it is malformed, or too large.
-pub fn regex(pattern: &str) -> Result<Condition, RegexError> {
-    Regex::new(pattern).map(|regex| Condition(Asks::Matcher(Matcher::Regex(regex))))
-}
-
-/// A condition on the first bytes: a probe recognises them, one of mux's own (see [`Probe::all`])
-/// or one that the builder is given by [`Builder::probe`], before or after. A name that is neither
-/// is refused by [`Builder::start`].
-pub fn probe(name: impl Into<String>) -> Condition {
-    Condition(Asks::ProbeNamed(name.into()))
-}
-
-/// Every connection, at once, without a byte: for the last rule.
-#[must_use]
-pub fn everything() -> Condition {
-    Condition(Asks::Matcher(Matcher::Always))
-}
-
-/// What a rule asks for; whether it can is found out by [`Builder::start`].
-#[derive(Clone, Debug)]
-pub struct Condition(Asks);
-
-#[derive(Clone, Debug)]
-enum Asks {
-    Matcher(Matcher),
-    /// A probe that may not be known yet.
-    ProbeNamed(String),
-    Nothing(EmptyMatcher),
-}
-
-impl Condition {
-    fn resolve(self, probes: &Probes) -> Result<Matcher, ConditionError> {
-        match self.0 {
-            Asks::Matcher(matcher) => Ok(matcher),
-            Asks::ProbeNamed(name) => match probes.get(&name) {
-                Some(probe) => Ok(Matcher::Probe(probe.clone())),
-                None => Err(ConditionError::NoProbe(name)),
-            },
-            Asks::Nothing(empty) => Err(empty.into()),
-        }
-    }
-}
-
-/// Why a condition was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ConditionError {
-    /// It says nothing.
-    #[error(transparent)]
-    Empty(#[from] EmptyMatcher),
-    /// There is no such probe.
-    #[error("there is no probe `{0}`; one of your own has to be given to `Builder::probe`")]
-    NoProbe(String),
-}
-
-/// What can be a rule's condition: a [`Condition`], a [`Matcher`], a [`Probe`], or a function of
-/// the first bytes that gives `bool` or [`Verdict<()>`](Verdict).
-///
-/// `Kind` only keeps the implementations apart; it is always inferred.
-pub trait IntoCondition<Kind> {
-    /// As a condition.
-    fn into_condition(self) -> Condition;
-}
-
-/// See [`IntoCondition`]: a value.
-#[derive(Debug)]
-pub enum Itself {}
-/// See [`IntoCondition`]: a function with answers of type `A`.
-#[derive(Debug)]
-pub struct Function<A>(std::convert::Infallible, std::marker::PhantomData<A>);
-
-impl IntoCondition<Itself> for Condition {
-    fn into_condition(self) -> Condition {
-        self
-    }
-}
-
-impl IntoCondition<Itself> for Matcher {
-    fn into_condition(self) -> Condition {
-        Condition(Asks::Matcher(self))
-    }
-}
-
-impl IntoCondition<Itself> for Probe {
-    fn into_condition(self) -> Condition {
-        Condition(Asks::Matcher(Matcher::Probe(self)))
-    }
-}
-
-impl<F> IntoCondition<Function<bool>> for F
-where
-    F: Fn(&[u8]) -> bool + Send + Sync + 'static,
-{
-    fn into_condition(self) -> Condition {
-        Condition(Asks::Matcher(Matcher::Predicate(Predicate::bool(self))))
-    }
-}
-
-impl<F> IntoCondition<Function<Verdict<()>>> for F
-where
-    F: Fn(&[u8]) -> Verdict<()> + Send + Sync + 'static,
-{
-    fn into_condition(self) -> Condition {
-        Condition(Asks::Matcher(Matcher::Predicate(Predicate::new(self))))
-    }
-}
 
 /// Why mux could not be started. Its `Display` says what to do.
 #[derive(Debug, Error)]
@@ -248,8 +139,9 @@ impl Builder {
     /// `"builtin:echo"`.
     ///
     /// A function that gives `bool` is asked whenever more bytes have arrived until it says
-    /// `true`; meanwhile later rules may take the connection. One that gives [`Verdict`] holds
-    /// the later rules back while it says [`Verdict::NeedMore`].
+    /// `true`; meanwhile later rules may take the connection. One that gives
+    /// [`Verdict`](crate::Verdict) holds the later rules back while that is
+    /// [`NeedMore`](crate::Verdict::NeedMore).
     pub fn rule<K>(self, condition: impl IntoCondition<K>, upstream: impl Into<String>) -> Self {
         self.add(None, condition.into_condition(), upstream.into())
     }
@@ -606,197 +498,5 @@ impl Builder {
             listener.on_no_match = otherwise(name, rules)?;
         }
         Ok(())
-    }
-}
-
-fn table(rules: &[Arc<Rule>], ids: Vec<RuleId>) -> Arc<Table> {
-    let rules = ids.into_iter().filter_map(|id| Some((id, Arc::clone(rules.get(id.0)?))));
-    Arc::new(Table::new(rules))
-}
-
-fn otherwise(name: &str, rules: &[Arc<Rule>]) -> Result<Otherwise, StartError> {
-    rules
-        .iter()
-        .position(|rule| *rule.name == *name)
-        .map(|index| Otherwise::Rule(RuleId(index)))
-        .ok_or_else(|| StartError::NoSuchRule(name.to_owned()))
-}
-
-/// Adds a rule, and its upstream if there is none such.
-fn add_rule(config: &mut Config, rule: NewRule, probes: &Probes) -> Result<(), StartError> {
-    let name = rule.name.unwrap_or_else(|| format!("rule-{}", config.rules.len() + 1));
-    if config.rules.iter().any(|other| *other.name == *name) {
-        return Err(StartError::SameName(name));
-    }
-    let matcher = match rule.condition.resolve(probes) {
-        Ok(matcher) => matcher,
-        Err(source) => return Err(StartError::Condition { rule: name, source }),
-    };
-    let upstream = upstream(config, &name, rule.upstream)?;
-    matcher.network_files(&mut config.network_files);
-    config.rules.push(Arc::new(Rule {
-        name: name.into(),
-        matcher,
-        upstream,
-        on_no_upstream: Otherwise::Reset,
-        relay: RelayChoice::Auto,
-        max_connections: None,
-        acl: Acl::default(),
-        proxy_protocol: None,
-    }));
-    Ok(())
-}
-
-fn upstream(config: &mut Config, rule: &str, text: String) -> Result<UpstreamId, StartError> {
-    let named = |name: &str, config: &Config| {
-        config.upstreams.iter().position(|upstream| *upstream.name == *name).map(UpstreamId)
-    };
-    if let Some(id) = named(&text, config) {
-        return Ok(id);
-    }
-    let address = rules::parse_address(&text).map_err(|source| StartError::Upstream {
-        rule: rule.to_owned(),
-        upstream: text,
-        source,
-    })?;
-    let new = UpstreamConfig::single(address);
-    if let Some(id) = named(&new.name, config) {
-        return Ok(id);
-    }
-    config.upstreams.push(Arc::new(new));
-    Ok(UpstreamId(config.upstreams.len() - 1))
-}
-
-/// Takes a socket that listens already; all cores accept from it.
-fn adopt(socket: Socket, cores: usize) -> io::Result<Bound> {
-    if !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
-    }
-    socket.set_nonblocking(true)?;
-    let local = socket.local_addr()?;
-    let address = match (local.as_socket(), local.as_pathname()) {
-        (Some(address), _) => ListenAddress::Tcp(address),
-        (None, path) => ListenAddress::Unix(path.map(Into::into).unwrap_or_default()),
-    };
-    if let ListenAddress::Tcp(_) = address {
-        // Accepted connections inherit it.
-        socket.set_tcp_nodelay(true)?;
-    }
-    let mut sockets = Vec::with_capacity(cores);
-    for _ in 1..cores {
-        sockets.push(socket.try_clone()?);
-    }
-    sockets.push(socket);
-    Ok(Bound { address, sockets, file: None, spares: Arc::default() })
-}
-
-/// A multiplexer that serves. It goes on when this is dropped, to the end of the process;
-/// [`Serving::stop`] ends it before.
-#[derive(Debug)]
-pub struct Serving {
-    shared: Arc<Shared>,
-    addresses: Vec<ListenAddress>,
-    running: Running,
-}
-
-impl Serving {
-    /// Where it listens by TCP, with the ports that the kernel chose for port 0.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.addresses.iter().filter_map(|address| match address {
-            ListenAddress::Tcp(address) => Some(*address),
-            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
-        })
-    }
-
-    /// What happened so far, by the counters' stable names.
-    #[must_use]
-    pub fn counters(&self) -> &crate::account::Counters {
-        &self.shared.counters
-    }
-
-    /// Why the kernel relay is not in force; `None`: it is.
-    #[must_use]
-    pub fn relay_unavailable(&self) -> Option<&str> {
-        self.shared.unavailable.as_deref()
-    }
-
-    /// Stops accepting, lets flows end until the drain timeout, resets what is left; returns
-    /// when everything is closed.
-    pub async fn stop(self) {
-        let (sender, receiver) = oneshot::channel();
-        let waiting = std::thread::Builder::new().name("mux-stop".into()).spawn(move || {
-            self.stop_blocking();
-            let _ = sender.send(());
-        });
-        if waiting.is_ok() {
-            let _ = receiver.await;
-        }
-    }
-
-    /// [`Serving::stop`] for programs without an executor.
-    pub fn stop_blocking(self) {
-        self.shared.drain.cancel();
-        self.running.remove_files();
-        self.running.join();
-    }
-
-    /// Resets all flows; returns when everything is closed.
-    pub fn abort_blocking(self) {
-        self.shared.drain.cancel();
-        self.shared.abort.cancel();
-        self.running.remove_files();
-        self.running.join();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn acme() -> Probe {
-        Probe::custom("acme", |bytes: &[u8]| match bytes {
-            [b'A', ..] => Verdict::Match(()),
-            [] => Verdict::NeedMore(1),
-            [..] => Verdict::NoMatch,
-        })
-    }
-
-    fn config(builder: Builder) -> Result<Config, StartError> {
-        let mut builder = builder;
-        builder.config()
-    }
-
-    #[test]
-    fn a_probe_of_ones_own_is_known_by_its_name_without_a_file() {
-        let config = config(
-            Mux::builder()
-                .rule(probe("acme"), "builtin:echo")
-                .probe(acme())
-                .rule(probe("tls"), "builtin:echo"),
-        )
-        .expect("both are there");
-        let names = config.rules.iter().map(|rule| match &rule.matcher {
-            Matcher::Probe(probe) => probe.name().to_owned(),
-            other => panic!("{other:?}"),
-        });
-        assert_eq!(names.collect::<Vec<_>>(), ["acme", "tls"]);
-    }
-
-    #[test]
-    fn names_that_are_not_there_or_twice_are_refused() {
-        let rule = |name: &str| Mux::builder().rule(probe(name), "builtin:echo");
-        let unknown = config(rule("acme")).expect_err("nobody registered it");
-        assert!(
-            unknown.to_string().contains("rule `rule-1`: there is no probe `acme`"),
-            "{unknown}"
-        );
-        let twice = config(rule("acme").probe(acme()).probe(acme())).expect_err("twice");
-        assert!(matches!(twice, StartError::Probe(RegisterError::Taken(name)) if name == "acme"));
-        let ours = config(rule("tls").probe(Probe::custom("tls", |_: &[u8]| Verdict::NoMatch)));
-        assert!(
-            matches!(ours, Err(StartError::Probe(RegisterError::Taken(name))) if name == "tls")
-        );
-        let empty = config(Mux::builder().rule(prefix(""), "builtin:echo"));
-        assert!(matches!(empty, Err(StartError::Condition { .. })));
     }
 }
