@@ -39,3 +39,4 @@ mod timeouts;
 mod unix;
 mod upgrade;
 mod upstreams;
+mod wrk;

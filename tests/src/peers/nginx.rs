@@ -15,7 +15,8 @@ use crate::{Conn, Process, Scratch, eventually};
 const ATTEMPTS: usize = 5;
 
 /// A running nginx. It answers `/` with the name of the server that was asked: `plain`, `h2c`,
-/// `tls`, `unix`; and has the files in `/files/`.
+/// `tls`, `unix`; has the files in `/files/`; answers `/connection` with the number of the connection, and
+/// `/status` with how many requests it has had.
 #[derive(Debug)]
 pub struct Nginx {
     /// Where it speaks HTTP.
@@ -109,7 +110,9 @@ fn configuration(
         ("unix", format!("listen unix:{directory}/web.sock;")),
     ] {
         text.push_str(&format!(
-            "server {{ {listen}\nlocation = / {{ return 200 \"{name}\"; }}\nlocation /files/ {{ }}\n}}\n"
+            "server {{ {listen}\nlocation = / {{ return 200 \"{name}\"; }}\nlocation /files/ {{ }}\n\
+             location = /connection {{ return 200 \"$connection\"; }}\n\
+             location = /status {{ stub_status; }}\n}}\n"
         ));
     }
     text.push_str("}\n");
