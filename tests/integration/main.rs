@@ -39,4 +39,5 @@ mod timeouts;
 mod unix;
 mod upgrade;
 mod upstreams;
+mod upgrade_kills;
 mod wrk;

@@ -104,6 +104,15 @@ impl Starter {
 
     /// With a socket that is passed as systemd passes sockets, once under each of these names.
     #[must_use]
+    /// Watched by a service manager that wants to hear of it this often, in microseconds.
+    #[must_use]
+    pub fn watched(mut self, period: u64) -> Self {
+        // `exec` keeps the process id.
+        let script = format!("WATCHDOG_PID=$$ WATCHDOG_USEC={period} exec \"$@\"");
+        self.wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+        self
+    }
+
     pub fn passing(mut self, socket: OwnedFd, names: &[&str]) -> Self {
         // It is the shell's standard input; `exec` keeps the process id.
         let redirections: String = (3..).zip(names).map(|(fd, _)| format!(" {fd}<&0")).collect();

@@ -1,4 +1,4 @@
-//! The keeper: a process that keeps the privileges mux was started with, for the two things that
+//! The keeper: a process that keeps the privileges mux was started with for the two things that
 //! the daemon cannot do without them.
 //!
 //! It removes our Unix socket files when the daemon is gone, however it went, unless somebody still
@@ -31,7 +31,7 @@ use rustix::{
     process::{Pid, PidfdFlags, getpgid, getpid, getppid, pidfd_open},
 };
 
-use super::{channel::Channel, handover};
+use super::{channel::Channel, handover, watchdog};
 use crate::{listener::SocketFile, sys};
 
 /// The hidden first argument that makes a mux process a keeper.
@@ -71,7 +71,12 @@ pub(super) fn start<'a>(files: impl Iterator<Item = &'a SocketFile>) -> io::Resu
     let program = program();
     // Ourselves, whatever is installed now; by its path where /proc is not mounted (a chroot).
     let itself = Path::new(ITSELF);
-    let child = Command::new(if itself.exists() { itself } else { &program })
+    let mut command = Command::new(if itself.exists() { itself } else { &program });
+    if watchdog::is_for_this_process() {
+        // A successor takes its place, under a number that is not known yet.
+        command.env_remove(watchdog::PID);
+    }
+    let child = command
         .arg0("mux-keeper")
         .arg(ARGUMENT)
         .arg(getpid().as_raw_nonzero().to_string())

@@ -213,6 +213,11 @@ impl Running {
         &self.shared
     }
 
+    /// Where each core is asked, until the admin sockets are open.
+    pub(super) fn mailboxes(&self) -> Vec<Mailbox> {
+        self.telling.as_ref().map(|telling| telling.mailboxes.clone()).unwrap_or_default()
+    }
+
     /// Lets others ask and give orders over these sockets; can be done once.
     pub(crate) fn open_admin(
         &mut self,
