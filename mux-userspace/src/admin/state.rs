@@ -11,6 +11,7 @@ use std::{
 use mux_common::Stats;
 use tokio::{sync::oneshot, task::JoinSet};
 
+use super::view::SecurityStatus;
 use crate::{
     account::Report,
     errand::{Errand, Filter, Flow, Mailbox, NoAnswer},
@@ -34,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) checks: Vec<Check>,
     /// How long the self-test took, if it passed.
     pub(crate) self_test: Option<Duration>,
+    /// What the daemon may do.
+    pub(crate) security: SecurityStatus,
 }
 
 /// Everything that can be asked.

@@ -6,6 +6,7 @@
 mod availability;
 mod budget;
 mod channel;
+mod confined;
 mod diff;
 mod events;
 mod files;
@@ -180,13 +181,13 @@ pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     metrics::process::learn();
     let sandbox = Sandbox::prepare(&config, &origin.path);
     privileges::drop_all(&config.security.user, needs)?;
-    sandbox.enter();
+    let security = sandbox.enter();
 
     let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
     let (desk, orders) = orders::Desk::new();
     let cores = running.mailboxes();
-    running.open_admin(admin, desk.clone())?;
+    running.open_admin(admin, desk.clone(), security)?;
     info!("ready");
     systemd::serving(running.shared());
     watchdog::start(running.shared(), cores);
