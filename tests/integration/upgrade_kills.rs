@@ -15,7 +15,7 @@ use mux_tests::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 
-const ROUNDS: usize = 36;
+const ROUNDS: usize = 90;
 const SEED: u64 = 0x6d75_785f_7570;
 
 /// Who is killed.
