@@ -85,6 +85,20 @@ impl Proc {
         Ok(())
     }
 
+    /// Sets the soft one, which can be raised again, up to the hard one.
+    ///
+    /// # Errors
+    /// prlimit(2)'s.
+    pub fn soft_limit_descriptors(self, most: Option<u64>) -> Result<()> {
+        let limits = self.read("limits")?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let hard = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        let limit = Rlimit { current: most.or(hard), maximum: hard };
+        let pid = Pid::from_raw(self.0 as i32).context("a process id")?;
+        prlimit(Some(pid), Resource::Nofile, limit)?;
+        Ok(())
+    }
+
     /// What its threads have used so far. Threads that ended count for the ticks only.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Daemon, NOBODY, Process, Scratch, binary, run};
+use crate::{Daemon, NOBODY, Process, Scratch, binary, run, run_ok};
 
 /// A daemon to be.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct Starter {
     wrapper: Vec<String>,
     arguments: Vec<String>,
     others: bool,
+    file_capabilities: Option<String>,
     passed: Option<OwnedFd>,
 }
 
@@ -42,6 +43,7 @@ impl Starter {
             wrapper: Vec::new(),
             arguments: Vec::new(),
             others: false,
+            file_capabilities: None,
             passed: None,
         }
     }
@@ -102,6 +104,15 @@ impl Starter {
         self
     }
 
+    /// Watched by a service manager that wants to hear of it this often, in microseconds.
+    #[must_use]
+    pub fn watched(mut self, period: u64) -> Self {
+        // `exec` keeps the process id.
+        let script = format!("WATCHDOG_PID=$$ WATCHDOG_USEC={period} exec \"$@\"");
+        self.wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
+        self
+    }
+
     /// With a socket that is passed as systemd passes sockets, once under each of these names.
     #[must_use]
     pub fn passing(mut self, socket: OwnedFd, names: &[&str]) -> Self {
@@ -137,6 +148,14 @@ impl Starter {
         self
     }
 
+    /// As another user without capabilities, and with a program file that has these (`"bpf"`, …).
+    /// Needs root.
+    #[must_use]
+    pub fn file_capabilities(self, capabilities: &[&str]) -> Self {
+        let names: Vec<String> = capabilities.iter().map(|name| format!("cap_{name}")).collect();
+        Self { file_capabilities: Some(format!("{}=ep", names.join(","))), ..self.nobody(&[]) }
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
@@ -169,6 +188,9 @@ impl Starter {
         };
         let mux =
             if self.others { binary::for_others(&scratch.join("mux"))? } else { binary::mux()? };
+        if let Some(capabilities) = &self.file_capabilities {
+            run_ok(Command::new("setcap").arg(capabilities).arg(&mux))?;
+        }
         let mut command = match self.wrapper.split_first() {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);

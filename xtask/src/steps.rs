@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 22] = [
+pub(crate) const PROGRAMS: [(&str, &str); 25] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
@@ -31,11 +31,14 @@ pub(crate) const PROGRAMS: [(&str, &str); 22] = [
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
     ("script", "bsdutils"),
+    ("setcap", "libcap2-bin"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
     ("sslh", "sslh"),
     ("strace", "strace"),
     ("systemd-analyze", "systemd"),
+    ("tmux", "tmux"),
+    ("wrk", "wrk"),
 ];
 
 /// Libraries that unit tests link with and modules that those programs load, by a file of each, and

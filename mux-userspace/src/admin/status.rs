@@ -24,7 +24,7 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
     let shared = &state.shared;
     let current = shared.current.load_full();
     let Snapshot { generation, config, listening, upstreams, .. } = &*current;
-    let Facts { started, started_at, checks: _, self_test: _ } = &state.facts;
+    let Facts { started, started_at, checks: _, self_test: _, security } = &state.facts;
     let cores = reports.iter().enumerate().map(core).collect();
     let mut all = Report::default();
     reports.into_iter().for_each(|report| all.add(report));
@@ -39,6 +39,7 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
         reload_failure: shared.last_failure.load().as_ref().map(|failure| failure.reason.clone()),
         log_level: logging::level(),
         relay: relay(state),
+        security: security.clone(),
         cores,
         connections: all.connections,
         sniffing: all.sniffing,

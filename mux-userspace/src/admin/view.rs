@@ -27,6 +27,9 @@ pub struct Status {
     pub log_level: String,
     /// The kernel relay.
     pub relay: RelayStatus,
+    /// What the daemon may do.
+    #[serde(default)]
+    pub security: SecurityStatus,
     /// Each core.
     pub cores: Vec<CoreStatus>,
     /// Connections, those that are sniffed included.
@@ -54,6 +57,22 @@ pub struct Status {
 /// The kernel relay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RelayStatus {
+/// What the daemon may do, as the kernel told it before its first connection. All of its threads have
+/// the same, and none can get more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityStatus {
+    /// Its user's name, or the number where it has none.
+    pub user: String,
+    /// Capabilities in force (`CAP_…`); none, as a rule.
+    pub capabilities: Vec<String>,
+    /// Whether it can get no more by executing a program.
+    pub no_new_privs: bool,
+    /// The filter of system calls: what is in force, `off`, or why it is not.
+    pub seccomp: String,
+    /// The restriction of files, in the same way.
+    pub landlock: String,
+}
+
     /// `sockmap` or `user space`.
     pub in_force: String,
     /// Why not `sockmap`.

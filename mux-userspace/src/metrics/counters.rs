@@ -61,6 +61,7 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::Broken => (F::Broken, None),
         C::Imbalance => (F::Imbalances, None),
         C::AccessDropped => (F::AccessDropped, None),
+        C::LogSuppressed => (F::LogSuppressed, None),
         // In seconds, and with flows that are alive.
         C::UpstreamQueueMicros | C::Flows | C::BytesUp | C::BytesDown => return None,
     })

@@ -24,6 +24,7 @@ pub use self::{
     nginx::Nginx,
     nginx_proxy::NginxProxy,
     openssl::{Certificate, TlsServer, tls_client, tls_client_with},
+    ports::free_port,
     postgres::postgres_server,
     socks::socks_server,
     ssh::SshServer,
