@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt,
+    apt, charts as packaged,
     daemon::{self, Object, Profile},
     deb, ebpf as object, sh,
     test::{Context, Outcome},
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 22] = [
+pub(crate) const PROGRAMS: [(&str, &str); 23] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
@@ -27,6 +27,7 @@ pub(crate) const PROGRAMS: [(&str, &str); 22] = [
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
     ("pgrep", "procps"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
@@ -127,6 +128,11 @@ pub(crate) fn package(_: &mut Context) -> Result<Outcome> {
     }
     deb::build_and_test()?;
     Ok(Outcome::Passed)
+}
+
+pub(crate) fn charts(context: &mut Context) -> Result<Outcome> {
+    let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
+    Ok(packaged::check(mux)?.map_or(Outcome::Passed, Outcome::Skipped))
 }
 
 pub(crate) fn doc(_: &mut Context) -> Result<Outcome> {

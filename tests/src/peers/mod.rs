@@ -11,6 +11,7 @@ mod nginx_proxy;
 mod openssl;
 mod ports;
 mod postgres;
+mod prometheus;
 mod socks;
 mod ssh;
 mod web;
@@ -25,6 +26,7 @@ pub use self::{
     nginx_proxy::NginxProxy,
     openssl::{Certificate, TlsServer, tls_client},
     postgres::postgres_server,
+    prometheus::{Prometheus, promtool},
     socks::socks_server,
     ssh::SshServer,
     web::Web,
