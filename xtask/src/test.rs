@@ -106,7 +106,7 @@ pub(crate) const STEPS: [Step; 13] = [
     },
     Step {
         name: "package",
-        about: "the Debian package: made, installed, served from, upgraded, purged",
+        about: "the Debian package: made, installed, upgraded, purged; its service under systemd",
         quick: false,
         run: steps::package,
     },

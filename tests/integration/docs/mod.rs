@@ -6,6 +6,7 @@
 
 mod links;
 mod marks;
+mod others;
 mod page;
 mod references;
 mod rules;

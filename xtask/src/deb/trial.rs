@@ -19,9 +19,9 @@ const RULES: &str = "etc/mux/rules.toml";
 const OURS: &str = "# ours\n";
 /// What the newer package brings.
 const THEIRS: &str = "# theirs\n";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What the newer package's program calls itself: of the same length, as it is written over the other.
-const NEWER: &str = "9.9.9";
+pub(super) const NEWER: &str = "9.9.9";
 /// What is in the package, besides the program and a manual page for each command.
 const FILES: [&str; 12] = [
     "etc/mux/rules.toml",
@@ -217,7 +217,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The same package with a higher version and another configuration file.
-fn newer(package: &Path, directory: &TempDir) -> Result<PathBuf> {
+pub(super) fn newer(package: &Path, directory: &TempDir) -> Result<PathBuf> {
     let tree = directory.path().join("newer");
     let package_2 = directory.path().join("mux-newer.deb");
     sh::run(sh::program("dpkg-deb").arg("--raw-extract").arg(package).arg(&tree))?;
