@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt,
+    apt, charts as packaged,
     daemon::{self, Object, Profile},
     deb, ebpf as object, sh,
     test::{Context, Outcome},
@@ -13,12 +13,13 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 25] = [
+pub(crate) const PROGRAMS: [(&str, &str); 27] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
     ("haproxy", "haproxy"),
     ("ip", "iproute2"),
+    ("logrotate", "logrotate"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
     ("mysql", "mariadb-client"),
@@ -27,6 +28,7 @@ pub(crate) const PROGRAMS: [(&str, &str); 25] = [
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
     ("pgrep", "procps"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
@@ -142,6 +144,11 @@ pub(crate) fn package(_: &mut Context) -> Result<Outcome> {
     }
     deb::build_and_test()?;
     Ok(Outcome::Passed)
+}
+
+pub(crate) fn charts(context: &mut Context) -> Result<Outcome> {
+    let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
+    Ok(packaged::check(mux)?.map_or(Outcome::Passed, Outcome::Skipped))
 }
 
 pub(crate) fn doc(_: &mut Context) -> Result<Outcome> {
