@@ -2,13 +2,14 @@
 
 use std::{io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 use crate::{
     account::{Flow, Hooks},
     listener::Bound,
+    net,
     probe::{Probe, Probes, RegisterError, Verdict},
     route::{EmptyMatcher, Matcher, Predicate, Prefix, Regex, RegexError, Table},
     rules::{
@@ -566,15 +567,14 @@ fn adopt(socket: Socket, cores: usize) -> io::Result<Bound> {
         (None, path) => ListenAddress::Unix(path.map(Into::into).unwrap_or_default()),
     };
     if let ListenAddress::Tcp(_) = address {
-        // Accepted connections inherit it.
-        socket.set_tcp_nodelay(true)?;
+        net::set_up(&SockRef::from(&socket))?;
     }
     let mut sockets = Vec::with_capacity(cores);
     for _ in 1..cores {
         sockets.push(socket.try_clone()?);
     }
     sockets.push(socket);
-    Ok(Bound { address, sockets, file: None, spares: Arc::default() })
+    Ok(Bound { address, sockets, file: None, spares: Arc::default(), adopted: true })
 }
 
 /// A multiplexer that serves. It goes on when this is dropped, to the end of the process;
