@@ -16,7 +16,7 @@ use std::{
 use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     account::Counter,
@@ -24,7 +24,7 @@ use crate::{
     flow,
     limit::{gate::Gate, room::Place},
     listener::{Bound, SocketFile, Spares},
-    net::{Peer, Stream, TcpTimers},
+    net::{self, Peer, Stream, TcpTimers},
     presence::{Present, until_paused},
     rules::config::{ListenAddress, ListenerConfig},
     snapshot::{Service, Snapshot},
@@ -49,6 +49,9 @@ pub struct Listening {
     pub gate: Gate,
     /// What a successor gets.
     pub spares: Arc<Spares>,
+    /// Its sockets were listening before they were set up, and there may be connections that did not
+    /// inherit that.
+    adopted: bool,
 }
 
 impl Listening {
@@ -61,6 +64,7 @@ impl Listening {
             file: bound.file.clone(),
             gate: Gate::new(config.max_connections),
             spares: Arc::clone(&bound.spares),
+            adopted: bound.adopted,
         })
     }
 }
@@ -262,6 +266,12 @@ impl Acceptor {
     }
 
     fn serve(&self, core: &Rc<Core>, client: Stream, peer: Peer, held: ([Place; 2], Present)) {
+        if self.listening.adopted
+            && client.is_tcp()
+            && let Err(error) = net::set_up(&SockRef::from(&client))
+        {
+            debug!(%error, "a connection is as it was made");
+        }
         let service = self.service(core);
         let flow = flow::serve(Rc::clone(core), service, client, peer);
         core.tasks.spawn_local(async move {

@@ -3,11 +3,14 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::PathBuf,
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, pidfd_getfd, pidfd_open, prlimit,
+};
 
 /// A process.
 #[derive(Clone, Copy, Debug)]
@@ -133,6 +136,28 @@ impl Proc {
             children.extend(text.split_whitespace().filter_map(|id| id.parse::<u32>().ok()));
         }
         Ok(children)
+    }
+
+    /// A duplicate of its TCP socket (IPv4) with these addresses (pidfd_getfd(2), Linux 5.6).
+    ///
+    /// # Errors
+    /// There is none, or not root.
+    pub fn socket(self, local: SocketAddr, remote: SocketAddr) -> Result<OwnedFd> {
+        let text = fs::read_to_string("/proc/net/tcp")?;
+        let pair = format!(" {} {} ", kernel_form(local), kernel_form(remote));
+        let line = text.lines().find(|line| line.contains(&pair)).context("no such socket")?;
+        let inode = line.split_whitespace().nth(9).context("an inode")?;
+        let wanted = format!("socket:[{inode}]");
+        for entry in fs::read_dir(self.path("fd"))? {
+            let entry = entry?;
+            if fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()) {
+                let number = entry.file_name().to_string_lossy().parse()?;
+                let pid = Pid::from_raw(self.0 as i32).context("a process id")?;
+                let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+                return Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?);
+            }
+        }
+        anyhow::bail!("{wanted} is not among its descriptors")
     }
 
     /// Whether it runs, or is a zombie.

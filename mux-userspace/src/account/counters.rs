@@ -137,6 +137,8 @@ counters! {
     Broken = "broken",
     /// Flows whose books contradicted the kernel's counts.
     Imbalance = "relay_imbalance",
+    /// Flows reset because a stream ended in the microseconds in which they left the kernel.
+    Torn = "relay_torn",
     /// Times that the rules were loaded again and came into force.
     Reloads = "reloads",
     /// Times that they were not: they were wrong, or something that they ask for was not to be had.

@@ -17,6 +17,8 @@ use crate::{
     errand::{Errand, Filter, Flow, Mailbox, NoAnswer},
     kernel::StatsReader,
     metrics::Memory,
+    relay::control::KeptOut,
+    rules::config::SockmapMode,
     server::{Check, orders::Desk},
     shared::Shared,
 };
@@ -104,9 +106,13 @@ impl State {
         self.shared.drain.is_cancelled()
     }
 
-    /// Whether flows are kept out of the kernel by order.
-    pub(crate) fn is_relay_off(&self) -> bool {
-        self.relay_off.load(Ordering::Acquire)
+    /// Why flows are kept out of the kernel relay, which is loaded.
+    pub(crate) fn kept_out(&self) -> Option<KeptOut> {
+        let configured = self.shared.current.load().config.kernel.sockmap == SockmapMode::Off;
+        if configured && self.shared.books.is_some() {
+            return Some(KeptOut::Configured);
+        }
+        self.relay_off.load(Ordering::Acquire).then_some(KeptOut::Ordered)
     }
 
     /// The verdict's counters.

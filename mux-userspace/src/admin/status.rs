@@ -12,6 +12,7 @@ use super::{
 use crate::{
     account::{Counter, Report},
     listener, logging,
+    relay::control::KeptOut,
     rules::config::Config,
     server,
     shared::Shared,
@@ -79,7 +80,12 @@ fn relay(state: &State) -> RelayStatus {
     RelayStatus {
         in_force: if why_not.is_none() { "sockmap" } else { "user space" }.into(),
         why_not,
-        switch: if state.is_relay_off() { "off" } else { "auto" }.into(),
+        switch: match state.kept_out() {
+            None => "auto",
+            Some(KeptOut::Ordered) => "off",
+            Some(KeptOut::Configured) => "off-by-rules",
+        }
+        .into(),
         self_test_milliseconds: state.facts.self_test.map(|took| took.as_secs_f64() * 1e3),
         checks: state.facts.checks.iter().map(check).collect(),
     }

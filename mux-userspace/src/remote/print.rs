@@ -102,9 +102,12 @@ fn relay(relay: &RelayStatus) -> String {
     if let Some(took) = self_test_milliseconds {
         let _ = write!(text, "; self-test passed in {took:.0} ms");
     }
-    if switch == "off" {
-        text.push_str("; switched off: `mux relay auto` allows it again");
-    }
+    // What another version may say is left out.
+    text.push_str(match switch.as_str() {
+        "off" => "; switched off: `mux relay auto` allows it again",
+        "off-by-rules" => "; switched off by the rules: [kernel] sockmap = \"off\"",
+        _ => "",
+    });
     text.push('\n');
     text
 }

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
+use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, UnixStream},
     time::{Instant, timeout_at},
@@ -14,7 +15,7 @@ use super::{
     source::Manner,
 };
 use crate::{
-    net::Stream,
+    net::{self, Stream},
     rules::config::{Address, Builtin},
 };
 
@@ -98,8 +99,7 @@ async fn within<T>(
 
 async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // What was a segment of the client's must not wait for the ACK of the one before.
-    socket.set_nodelay(true)?;
+    net::set_up(&SockRef::from(&socket))?;
     manner.prepare(&socket, address)?;
     Ok(Stream::Tcp(socket.connect(address).await?))
 }
