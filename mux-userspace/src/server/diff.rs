@@ -66,7 +66,7 @@ impl Diff {
         after: &Config,
     ) -> Vec<&'static str> {
         let KernelConfig { sockmap, send_buffer, backlog_limit, flows } = kernel;
-        let SecurityConfig { user, landlock, seccomp } = security;
+        let SecurityConfig { user, landlock, seccomp, keeper } = security;
         let AdminConfig { socket, metrics } = admin;
         changed([
             ("[kernel] sockmap", *sockmap == after.kernel.sockmap),
@@ -76,6 +76,7 @@ impl Diff {
             ("[security] user", *user == after.security.user),
             ("[security] landlock", *landlock == after.security.landlock),
             ("[security] seccomp", *seccomp == after.security.seccomp),
+            ("[security] keeper", *keeper == after.security.keeper),
             ("[admin] socket", *socket == after.admin.socket),
             ("[admin] metrics", *metrics == after.admin.metrics),
         ])
