@@ -169,6 +169,39 @@ fn without_privileges_it_runs_in_user_space_and_says_once_why() -> Result<()> {
     Ok(())
 }
 
+/// With `CAP_BPF` and `CAP_NET_ADMIN` alone, as `sk_skb` programs needed them before they read the
+/// sockets that they redirect to: it serves, in user space, and each flow says what is missing.
+#[test]
+fn two_capabilities_serve_in_user_space() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).nobody(&["bpf", "net_admin"]).start()?;
+    has_nothing(&daemon, NOBODY)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "copy" && access.note().contains("CAP_PERFMON"), "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A kernel without BTF: the file that describes it is empty.
+#[test]
+fn without_btf_it_runs_in_user_space_and_says_once_why() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).without_btf().start()?;
+    for _ in 0..3 {
+        let access = flow(&daemon, &upstream)?;
+        ensure!(access.relay() == "copy" && access.note().contains("BTF"), "{access:?}");
+    }
+    let log = daemon.stop()?.log;
+    let said: Vec<_> = log.iter().filter(|line| line.contains("relay")).collect();
+    ensure!(said.len() == 1 && said[0].contains("user space"), "{said:#?}");
+    ensure!(said[0].contains("/sys/kernel/btf/vmlinux"), "{said:#?}");
+    Ok(())
+}
+
 /// Each capability that is missing is named, and only those.
 #[test]
 fn the_missing_capability_is_named() -> Result<()> {

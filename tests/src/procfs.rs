@@ -156,6 +156,25 @@ impl Proc {
         values.dedup();
         Ok(values)
     }
+
+    /// What its epolls watch each descriptor for: `EPOLL*` bits.
+    ///
+    /// # Errors
+    /// The process is gone, or another user's.
+    pub fn epoll_masks(self) -> Result<Vec<u32>> {
+        let path = self.path("fdinfo");
+        let mut masks = Vec::new();
+        for entry in fs::read_dir(&path).with_context(|| path.display().to_string())? {
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            // "tfd:        5 events:       19 data: …" (fs/eventpoll.c, ep_show_fdinfo)
+            for line in text.lines().filter(|line| line.starts_with("tfd:")) {
+                let mask =
+                    line.split("events:").nth(1).and_then(|rest| rest.split_whitespace().next());
+                masks.push(u32::from_str_radix(mask.context("no events")?, 16)?);
+            }
+        }
+        Ok(masks)
+    }
 }
 
 fn status_field(text: &str, field: &str) -> Option<String> {

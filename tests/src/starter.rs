@@ -97,6 +97,14 @@ impl Starter {
         self
     }
 
+    /// On a kernel that does not say what its types look like. Needs root.
+    #[must_use]
+    pub fn without_btf(mut self) -> Self {
+        let script = "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"";
+        self.wrapper.extend(["unshare", "--mount", "sh", "-c", script, "sh"].map(str::to_owned));
+        self
+    }
+
     /// With this environment variable.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {

@@ -546,7 +546,7 @@ impl Default for Limits {
 pub struct LogConfig {
     /// A tracing level: `off`, `error`, `warn`, `info`, `debug`, `trace`. Default `info`.
     pub level: Arc<str>,
-    /// Form of the access log. Default text.
+    /// Form of the access log. Default JSON.
     pub access: AccessFormat,
     /// Where it goes; `None`: standard output.
     pub access_file: Option<PathBuf>,
@@ -554,7 +554,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into(), access: AccessFormat::Text, access_file: None }
+        Self { level: "info".into(), access: AccessFormat::Json, access_file: None }
     }
 }
 

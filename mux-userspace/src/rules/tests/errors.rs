@@ -119,6 +119,7 @@ fn wrong_types() {
             report.starts_with(&format!("error: {message}\n --> rules.toml:{line}:")),
             "{report}"
         );
+        assert_eq!(report.matches("= hint: ").count(), 1, "{report}");
     }
 }
 

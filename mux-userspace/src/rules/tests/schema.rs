@@ -348,7 +348,7 @@ fn access_can_be_a_table() {
     let log = read("{ format = 'json', file = 'access.log' }");
     assert_eq!(log.access, AccessFormat::Json);
     assert_eq!(log.access_file.as_deref(), Some("access.log".as_ref()));
-    assert_eq!(read("{ file = 'access.log' }").access, AccessFormat::Text);
+    assert_eq!(read("{ file = 'access.log' }").access, AccessFormat::Json);
 }
 
 #[test]
