@@ -85,6 +85,24 @@ fn the_keeper_keeps_what_mux_was_started_with() -> Result<()> {
 }
 
 #[test]
+fn without_a_keeper_no_process_keeps_anything_and_there_is_no_upgrade() -> Result<()> {
+    need!(Need::Root);
+    let rules = format!("{}[security]\nkeeper = \"off\"\n", Relay::Copy.rule("builtin:echo"));
+    let daemon = Daemon::user_space(&rules)?;
+    ensure!(daemon.proc().children()?.is_empty(), "it has a child");
+    daemon.signal(Signal::USR2)?;
+    let said = daemon.wait_log("upgrade failed, nothing has changed: ")?;
+    ensure!(said.contains("[security] keeper = \"off\""), "{said}");
+    let client = daemon.connect()?;
+    client.send("echo?")?;
+    client.expect("echo?")?;
+    client.finish()?;
+    client.expect_end()?;
+    daemon.stop()?;
+    Ok(())
+}
+
+#[test]
 fn root_may_stay_root_but_without_capabilities() -> Result<()> {
     need!(Need::Root);
     let upstream = Upstream::tcp()?;

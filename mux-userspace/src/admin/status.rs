@@ -6,7 +6,7 @@ use super::{
     state::{Facts, State},
     view::{
         ByRelay, CheckStatus, CoreStatus, EndpointStatus, LimitStatus, ListenerStatus, RelayStatus,
-        RuleStatus, Status, UpstreamStatus,
+        Relayed, RuleStatus, Status, UpstreamStatus,
     },
 };
 use crate::{
@@ -46,6 +46,7 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
         sniffing: all.sniffing,
         flows: ByRelay::new(all.flows),
         bytes: all.bytes.into(),
+        relayed: Relayed::new(all.relayed),
         listeners: config
             .listeners
             .iter()

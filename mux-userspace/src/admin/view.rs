@@ -40,6 +40,9 @@ pub struct Status {
     pub flows: ByRelay,
     /// Bytes carried, by flows that are over and that are alive.
     pub bytes: Ways,
+    /// The same by the relay that a flow ended on, or is on: all of its bytes move with it.
+    #[serde(default)]
+    pub relayed: Relayed,
     /// Listeners.
     pub listeners: Vec<ListenerStatus>,
     /// Rules, in their order, by the upstreams that their flows went to.
@@ -54,9 +57,6 @@ pub struct Status {
     pub closed: BTreeMap<String, u64>,
 }
 
-/// The kernel relay.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RelayStatus {
 /// What the daemon may do, as the kernel told it before its first connection. All of its threads have
 /// the same, and none can get more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,9 @@ pub struct SecurityStatus {
     pub landlock: String,
 }
 
+/// The kernel relay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RelayStatus {
     /// `sockmap` or `user space`.
     pub in_force: String,
     /// Why not `sockmap`.
@@ -105,6 +108,26 @@ pub struct CoreStatus {
     pub connections: u64,
     /// Flows, by relay.
     pub flows: ByRelay,
+}
+
+/// Bytes, by relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// Copied.
+    pub copy: Ways,
+    /// By splice(2).
+    pub splice: Ways,
+    /// By the kernel.
+    pub sockmap: Ways,
+}
+
+impl Relayed {
+    /// In the order of [`crate::relay::Mode::ALL`].
+    #[must_use]
+    pub fn new(bytes: [[u64; 2]; 3]) -> Self {
+        let [copy, splice, sockmap] = bytes.map(Into::into);
+        Self { copy, splice, sockmap }
+    }
 }
 
 /// How many, by relay.

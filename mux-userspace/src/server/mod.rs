@@ -51,7 +51,7 @@ use crate::{
     kernel::KernelError,
     listener::{self, BindError, Bound},
     metrics,
-    rules::config::{Config, RelayChoice},
+    rules::config::{Config, KeeperMode, RelayChoice},
 };
 
 /// How the daemon is started.
@@ -173,7 +173,10 @@ pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     setup.rules_file = Some(origin.path.clone());
     let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
     let files = listeners.chain(admin.unix.as_ref().map(|(_, file)| file));
-    let keeper = keeper::start(files).map_err(io_error("starting the keeper"))?;
+    let keeper = match config.security.keeper {
+        KeeperMode::Auto => Some(keeper::start(files).map_err(io_error("starting the keeper"))?),
+        KeeperMode::Off => None,
+    };
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),

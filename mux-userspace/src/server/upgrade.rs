@@ -71,7 +71,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Upgrades {
     shared: Arc<Shared>,
-    keeper: Keeper,
+    /// `None`: `[security] keeper = "off"`.
+    keeper: Option<Keeper>,
     /// Whom this process has succeeded, as long as it may be needed.
     predecessor: Option<Predecessor>,
     state: State,
@@ -82,7 +83,7 @@ pub(super) struct Upgrades {
 impl Upgrades {
     pub(super) fn new(
         shared: Arc<Shared>,
-        keeper: Keeper,
+        keeper: Option<Keeper>,
         predecessor: Option<Predecessor>,
     ) -> Self {
         let (sender, events) = unbounded_channel();
@@ -125,14 +126,12 @@ impl Upgrades {
     }
 
     fn try_start(&self, offered: &[Offered]) -> io::Result<Arc<Channel>> {
+        let no_keeper = || io::Error::other("nobody may start one: [security] keeper = \"off\"");
+        let control = self.keeper.as_ref().ok_or_else(no_keeper)?.control();
         let (ours, theirs) = Channel::pair()?;
         let ours = Arc::new(ours);
         let offers: Vec<Offer> = offered.iter().map(Offered::offer).collect::<io::Result<_>>()?;
-        let talk = Talk {
-            successor: Arc::clone(&ours),
-            control: self.keeper.control(),
-            events: self.sender.clone(),
-        };
+        let talk = Talk { successor: Arc::clone(&ours), control, events: self.sender.clone() };
         thread::Builder::new()
             .name("mux-upgrade".into())
             .spawn(move || talk.hold(theirs, offers))?;

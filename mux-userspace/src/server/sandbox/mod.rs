@@ -35,7 +35,7 @@ impl Sandbox {
     /// rules file, which a reload reads again.
     #[must_use]
     pub fn prepare(config: &Config, rules: &Path) -> Self {
-        let SecurityConfig { user: _, landlock, seccomp } = config.security;
+        let SecurityConfig { user: _, landlock, seccomp, keeper: _ } = config.security;
         let paths = (landlock == Confinement::Auto).then(|| Paths::of(config, rules));
         Self { paths, seccomp }
     }
