@@ -54,9 +54,6 @@ pub struct Status {
     pub closed: BTreeMap<String, u64>,
 }
 
-/// The kernel relay.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct RelayStatus {
 /// What the daemon may do, as the kernel told it before its first connection. All of its threads have
 /// the same, and none can get more.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +70,9 @@ pub struct SecurityStatus {
     pub landlock: String,
 }
 
+/// The kernel relay.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RelayStatus {
     /// `sockmap` or `user space`.
     pub in_force: String,
     /// Why not `sockmap`.
