@@ -104,6 +104,9 @@ EOF
     done
     cd "$PWD"
     mkdir -p /run/session /run/mux /etc/mux /etc/sslh
+    # On a terminal it shows no progress where there is none to speak of.
+    echo silent >/run/session/.curlrc
+    export CURL_HOME=/run/session
     ulimit -n 20000
 "#;
 /// Before what each command prints.

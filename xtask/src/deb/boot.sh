@@ -50,6 +50,8 @@ say upgraded "$(systemctl is-active mux)"
 third=$(property MainPID)
 say 'another process after the upgrade' "$([ "$third" != "$second" ] && echo yes)"
 say 'answer after the upgrade' "$(answer)"
+# While the old one is there, it would serve again.
+for _ in $(seq 200); do [ -d "/proc/$second" ] || break; sleep 0.2; done
 # Its parent was another process, and it is no child of systemd's that was told so.
 kill -9 "$third"
 until_has 2 property NRestarts
