@@ -68,9 +68,11 @@ fn the_program_runs_for_each_message_and_user_space_does_not() -> Result<()> {
     let _stats = Stats::enable()?;
     let flow = flow(Relay::Sockmap)?;
     let program = Objects::of(&flow.daemon)?.program()?;
-    let before = bpf::run_count(program)?;
+    let (before, time) = bpf::runs(program)?;
     let cost = cost(&flow)?;
-    let runs = bpf::run_count(program)? - before;
+    let (after, now) = bpf::runs(program)?;
+    let runs = after - before;
+    println!("{} ns a run of the program, with its books and counters", (now - time) / runs.max(1));
     ensure!(runs >= 2 * ROUNDS, "the program ran {runs} times for {} messages", 2 * ROUNDS);
     // The sweep of the timers, once a second, and some slack for a loaded machine.
     ensure!(cost.switches < ROUNDS / 20, "user space woke {} times", cost.switches);
