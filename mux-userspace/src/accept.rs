@@ -216,12 +216,8 @@ impl Acceptor {
                 Err(error) if is_exhaustion(&error) => {
                     core.shared.counters.count(Counter::AcceptExhausted);
                     // Once per shortage, not once per attempt.
-                    if pause == BACK_OFF.0
-                        && let Some(held) = core.shared.throttles.accept.admit(Instant::now())
-                    {
-                        let listener = Arc::clone(&self.service.borrow().listener().name);
-                        let suppressed = throttle::some(held);
-                        warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
+                    if pause == BACK_OFF.0 {
+                        self.tell(&core, &error);
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);
@@ -233,6 +229,18 @@ impl Acceptor {
         }
         if accepting.is_some() && !core.shared.drain.is_cancelled() {
             self.serve_the_last(&core);
+        }
+    }
+
+    /// Logs that accepting fails, unless that has been said often enough.
+    fn tell(&self, core: &Core, error: &io::Error) {
+        match core.shared.throttles.accept.admit(Instant::now()) {
+            Some(held) => {
+                let listener = Arc::clone(&self.service.borrow().listener().name);
+                let suppressed = throttle::some(held);
+                warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
+            }
+            None => core.shared.counters.count(Counter::LogSuppressed),
         }
     }
 

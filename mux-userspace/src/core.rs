@@ -319,7 +319,7 @@ impl Drop for FlowHandle {
     fn drop(&mut self) {
         if !self.live.is_accounted() {
             // Its task was dropped in the middle: its bytes were carried all the same.
-            self.core.totals.carried(self.core.given(&self.control));
+            self.core.totals.carried(self.control.mode(), self.core.given(&self.control));
         }
         self.unspliced();
         self.core.flows.borrow_mut().remove(self.key);

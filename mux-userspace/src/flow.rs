@@ -484,17 +484,19 @@ fn account(core: &Core, record: &Record, close: &Close) {
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
-        tracing::error!(
-            id = record.id_text(),
-            tally = ?record.tally,
-            known,
-            kernel = kernel(),
-            object = object::HASH,
-            suppressed = throttle::some(held),
-            "the kernel relay's books: {close}; please report this"
-        );
-    }
+    let Some(held) = core.shared.throttles.books.admit(Instant::now()) else {
+        counters.count(Counter::LogSuppressed);
+        return;
+    };
+    tracing::error!(
+        id = record.id_text(),
+        tally = ?record.tally,
+        known,
+        kernel = kernel(),
+        object = object::HASH,
+        suppressed = throttle::some(held),
+        "the kernel relay's books: {close}; please report this"
+    );
 }
 
 /// The running kernel, for a report.

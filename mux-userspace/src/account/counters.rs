@@ -150,6 +150,8 @@ counters! {
     UpgradeFailures = "upgrade_failures",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
+    /// Messages of the daemon's log that were not written because there were too many of their kind.
+    LogSuppressed = "log_suppressed",
 }
 
 /// All counters, shared by the cores.

@@ -225,6 +225,9 @@ families! {
 
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = Counter "mux_access_log_dropped" [],
+    /// Messages of the daemon's log that were not written because there were too many of their kind;
+    /// of endpoints' changes, once that has been told.
+    LogSuppressed = Counter "mux_log_suppressed" [],
     /// Requests over the admin sockets.
     Requests = Counter "mux_admin_requests" [],
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::view::{FlowStatus, Flows, RelayStatus, Status};
+use crate::admin::view::{FlowStatus, Flows, RelayStatus, SecurityStatus, Status};
 
 /// Columns, filled line by line.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ pub(super) fn status(status: &Status) -> String {
         span(status.uptime_seconds)
     );
     text.push_str(&relay(&status.relay));
+    text.push_str(&security(&status.security));
     let _ = writeln!(
         text,
         "connections: {} ({} sniffing); flows: {} copy, {} splice, {} sockmap; bytes: {} up, {} down",
@@ -109,6 +110,21 @@ fn relay(relay: &RelayStatus) -> String {
     });
     text.push('\n');
     text
+}
+
+/// Nothing of a daemon that does not tell.
+fn security(security: &SecurityStatus) -> String {
+    let SecurityStatus { user, capabilities, no_new_privs, seccomp, landlock } = security;
+    if user.is_empty() {
+        return String::new();
+    }
+    let capabilities =
+        if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(", ") };
+    let no_new_privs = if *no_new_privs { "set" } else { "not set" };
+    format!(
+        "security: user {user}; capabilities: {capabilities}; no_new_privs: {no_new_privs}; \
+         seccomp: {seccomp}; Landlock: {landlock}\n"
+    )
 }
 
 fn listeners(status: &Status) -> String {

@@ -546,7 +546,7 @@ impl Default for Limits {
 pub struct LogConfig {
     /// A tracing level: `off`, `error`, `warn`, `info`, `debug`, `trace`. Default `info`.
     pub level: Arc<str>,
-    /// Form of the access log. Default text.
+    /// Form of the access log. Default JSON.
     pub access: AccessFormat,
     /// Where it goes; `None`: standard output.
     pub access_file: Option<PathBuf>,
@@ -554,7 +554,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into(), access: AccessFormat::Text, access_file: None }
+        Self { level: "info".into(), access: AccessFormat::Json, access_file: None }
     }
 }
 
@@ -614,6 +614,8 @@ pub struct SecurityConfig {
     pub landlock: Confinement,
     /// Whether seccomp refuses system calls that the daemon has no use for.
     pub seccomp: Confinement,
+    /// Whether a process keeps privileges for socket files and successors.
+    pub keeper: KeeperMode,
 }
 
 impl Default for SecurityConfig {
@@ -622,6 +624,7 @@ impl Default for SecurityConfig {
             user: "nobody".into(),
             landlock: Confinement::default(),
             seccomp: Confinement::default(),
+            keeper: KeeperMode::default(),
         }
     }
 }
@@ -633,6 +636,17 @@ pub enum Confinement {
     #[default]
     Auto,
     /// Not at all.
+    Off,
+}
+
+/// Whether there is a keeper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeeperMode {
+    /// There is one.
+    #[default]
+    Auto,
+    /// No process keeps a privilege: no upgrade, and files of Unix sockets stay behind where the
+    /// daemon's user cannot remove them.
     Off,
 }
 

@@ -73,7 +73,7 @@ impl Diff {
     ) -> Vec<&'static str> {
         let KernelConfig { sockmap, send_buffer, backlog_limit, flows } = kernel;
         let follows = loaded || after.kernel.sockmap == SockmapMode::Off;
-        let SecurityConfig { user, landlock, seccomp } = security;
+        let SecurityConfig { user, landlock, seccomp, keeper } = security;
         let AdminConfig { socket, metrics } = admin;
         changed([
             ("[kernel] sockmap", follows || *sockmap == after.kernel.sockmap),
@@ -83,6 +83,7 @@ impl Diff {
             ("[security] user", *user == after.security.user),
             ("[security] landlock", *landlock == after.security.landlock),
             ("[security] seccomp", *seccomp == after.security.seccomp),
+            ("[security] keeper", *keeper == after.security.keeper),
             ("[admin] socket", *socket == after.admin.socket),
             ("[admin] metrics", *metrics == after.admin.metrics),
         ])

@@ -2,7 +2,7 @@
 //! nothing in the machine but the daemon and what tests it.
 //!
 //! `kernels` says which, `debian` gets them, `modules` sorts out what they load; `payload` says what
-//! is run, `initramfs` (with `cpio`) packs it; `machine` boots, `report` reads what the machine
+//! is run, `initramfs` (with `cpio`) packs it; `qemu` finds the emulator, `machine` boots, `report` reads what the machine
 //! says, `verdict` judges, `table` prints. In the machine, `mux-vm-init` of `mux-tests` is init.
 
 mod cpio;
@@ -13,6 +13,7 @@ mod machine;
 mod modules;
 mod payload;
 mod progress;
+mod qemu;
 mod report;
 mod table;
 mod verdict;
@@ -34,6 +35,7 @@ use self::{
     machine::Run,
     payload::{Payload, Size},
     progress::Progress,
+    qemu::Qemu,
     verdict::Verdict,
 };
 use crate::{
@@ -158,7 +160,7 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
     if let Some(hindrance) = hindrance() {
         bail!("{hindrance}");
     }
-    install()?;
+    let qemu = install()?;
     fs::create_dir_all(runs())?;
     // Two at once would write into each other's files.
     let lock = File::create(cache().join("lock"))?;
@@ -172,7 +174,7 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
             let mut progress = Progress::new(source.name);
             progress.now("gets the kernel");
             let verdict = match debian::kernel(source, &cache(), args.update) {
-                Ok(kernel) => match boot(source, &kernel, &content, args, &mut progress) {
+                Ok(kernel) => match boot(&qemu, source, &kernel, &content, args, &mut progress) {
                     Ok(run) => Verdict::new(source, &run, &names),
                     Err(error) => Verdict::failed(source, &error),
                 },
@@ -195,7 +197,7 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
 }
 
 /// What the machines need of this one, and the Debian package of each.
-fn install() -> Result<()> {
+fn install() -> Result<Qemu> {
     let programs = [
         ("apt-get", "apt"),
         ("bpftool", "bpftool"),
@@ -205,7 +207,6 @@ fn install() -> Result<()> {
         ("nft", "nftables"),
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
-        machine::PROGRAM,
     ];
     let mut missing: Vec<&str> = programs
         .iter()
@@ -215,7 +216,50 @@ fn install() -> Result<()> {
     if !Path::new(debian::KEYRING).exists() {
         missing.push("debian-archive-keyring");
     }
-    apt::install(&missing)
+    apt::install(&missing)?;
+    Qemu::get(&cache())
+}
+
+/// Boots a Debian with the programs and the units that are in `root`, whose `init` is the first process,
+/// and a kernel of its release; what it has written to its second serial line.
+///
+/// # Errors
+/// There is no kernel or no emulator to be had ([`NotToBeHad`]), or it does not end in time.
+pub(crate) fn boot_debian(root: &Path, limit: Duration) -> Result<String> {
+    let not_to_be_had = |error: anyhow::Error| error.context(NotToBeHad);
+    let source = kernels::by_name(DEBIAN).map_err(anyhow::Error::msg)?;
+    let qemu = install().map_err(not_to_be_had)?;
+    fs::create_dir_all(runs())?;
+    let lock = File::create(cache().join("lock"))?;
+    lock.lock().context("cannot wait for another `cargo xtask vm`")?;
+    let kernel = debian::kernel(source, &cache(), false).map_err(not_to_be_had)?;
+    let directory = runs().join("systemd");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory)?;
+    let initramfs = directory.join("initramfs.cpio");
+    let mut archive = cpio::Archive::default();
+    archive.tree(root)?;
+    fs::write(&initramfs, archive.finish())?;
+    let run = machine::run(&qemu, &kernel.image, &initramfs, &directory, limit, &mut |_| {})?;
+    fs::remove_file(initramfs)?;
+    let said = fs::read_to_string(directory.join("report.log")).unwrap_or_default();
+    if run.end == machine::End::TimedOut {
+        bail!("it does not end within {} s:\n{}\n{said}", limit.as_secs(), run.console);
+    }
+    Ok(said)
+}
+
+/// The kernel of Debian 12, which `root.rs` makes on Debian 12.
+const DEBIAN: &str = "6.1";
+
+/// Why nothing was booted: something cannot be got here, which is no failure of mux's.
+#[derive(Debug)]
+pub(crate) struct NotToBeHad;
+
+impl std::fmt::Display for NotToBeHad {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("what a virtual machine needs is not to be had")
+    }
 }
 
 /// Builds what runs in the machines.
@@ -258,6 +302,7 @@ fn test_programs() -> Result<Vec<PathBuf>> {
 }
 
 fn boot(
+    qemu: &Qemu,
     source: &Source,
     kernel: &Kernel,
     content: &Content,
@@ -271,7 +316,7 @@ fn boot(
     let initramfs = directory.join("initramfs.cpio");
     fs::write(&initramfs, content.archive(&modules::read(&kernel.modules)?)?)?;
     let limit = Duration::from_secs(args.timeout);
-    machine::run(&kernel.image, &initramfs, &directory, limit, &mut |what| progress.now(what))
+    machine::run(qemu, &kernel.image, &initramfs, &directory, limit, &mut |what| progress.now(what))
 }
 
 #[cfg(test)]
