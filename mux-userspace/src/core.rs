@@ -240,7 +240,8 @@ impl Core {
                     }
                 }
             }
-            if activity != entry.last_activity {
+            let is_flow = entry.live.stage().is_flow();
+            if activity != entry.last_activity || !is_flow {
                 entry.last_activity = activity;
                 entry.active_at = now;
             }
@@ -248,7 +249,7 @@ impl Core {
             let over = |limit: Option<Duration>| limit.is_some_and(|limit| idle >= limit);
             if entry.control.half_closed() && over(timeouts.half_closed) {
                 entry.control.stop(Stop::HalfClosed);
-            } else if over(timeouts.idle) {
+            } else if is_flow && over(timeouts.idle) {
                 entry.control.stop(Stop::Idle);
             } else if timeouts
                 .lifetime

@@ -170,6 +170,8 @@ async fn open(
     record.upstream = Some(connected.upstream);
     record.endpoint = Some(connected.endpoint.into());
     handle.live.learn(record, Stage::Relaying);
+    // `[timeouts] idle` counts from here.
+    handle.control.touch();
 
     let announced = config.rules[connected.rule.0].proxy_protocol;
     let header = announced.map(|version| {
