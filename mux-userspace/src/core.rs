@@ -86,7 +86,7 @@ impl Core {
             kernel,
             watch: Watch::new()?,
             pool: Pool::new(limits.pipes_per_core),
-            sniffing: Sniffing::new(limits.sniffing_per_core),
+            sniffing: Sniffing::new(Arc::clone(&shared.sniffing), index),
             tasks: TaskTracker::new(),
             shared,
             totals: Totals::default(),
@@ -204,6 +204,11 @@ impl Core {
         }
     }
 
+    /// Ends sniffed connections as other cores ask, for ever.
+    pub async fn run_sniffing(self: Rc<Self>) {
+        self.sniffing.run().await;
+    }
+
     /// Delivers the verdict's events, which one thread reads for all cores.
     pub async fn run_nudges(self: Rc<Self>, mut nudges: UnboundedReceiver<u32>) {
         while let Some(key) = nudges.recv().await {
@@ -221,6 +226,7 @@ impl Core {
             let now = Instant::now();
             self.sweep(now);
             self.shared.throttles.settle(now);
+            self.shared.counters.limits.settle(now);
         }
     }
 

@@ -12,6 +12,7 @@ use super::{
     eyeballs::{delay, race, timed_out},
     resolve::Name,
     source::Manner,
+    tally::Unresolved,
 };
 use crate::{
     net::Stream,
@@ -71,9 +72,9 @@ async fn dial_name(
     time: Duration,
     manner: &Manner<'_>,
 ) -> Result<Dialled, Failures> {
-    let addresses = match within(deadline, name.addresses()).await {
+    let addresses = match within(deadline, name.addresses(manner.sticky)).await {
         Ok(addresses) => addresses,
-        Err(error) => return Err(vec![(address.to_string(), error)]),
+        Err(error) => return Err(vec![(address.to_string(), Unresolved(error).into())]),
     };
     let delay = delay(addresses.len(), time);
     match race(&addresses, delay, deadline, |address| connect_tcp(address, manner)).await {

@@ -71,6 +71,21 @@ pub enum Condition {
     },
 }
 
+impl Condition {
+    /// The stable names of all of them.
+    pub const STATES: [&'static str; 3] = ["up", "ejected", "down"];
+
+    /// Its stable name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ejected { .. } => "ejected",
+            Self::Down { .. } => "down",
+        }
+    }
+}
+
 /// Which endpoints are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
