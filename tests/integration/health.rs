@@ -200,7 +200,8 @@ fn checks_work_over_unix_sockets() -> Result<()> {
     let daemon = Daemon::user_space(&group(
         &[&a.address(), &b.address()],
         &format!(
-            "retries = 0\nhealth = {{ {QUICK}, send = \"GET / HTTP/1.0\\r\\n\\r\\n\", expect = \"HTTP/1.1 200\" }}"
+            // `GET / HTTP/1.0`, and an answer that contains it.
+            "retries = 0\nhealth = {{ {QUICK}, send_hex = \"474554202f20485454502f312e30 0d0a0d0a\", expect = \"200 OK\" }}"
         ),
     ))?;
     ensure!(ask_all(&daemon, 4)? == ["a", "b"]);

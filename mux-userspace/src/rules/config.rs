@@ -411,8 +411,8 @@ pub struct HealthConfig {
 pub enum Expect {
     /// Nothing: a connection is enough.
     Connection,
-    /// These first bytes; not empty.
-    Prefix(Arc<[u8]>),
+    /// These bytes, somewhere in the first 16 KiB; not empty.
+    Contains(Arc<[u8]>),
     /// A match somewhere in the first 16 KiB.
     Regex(regex::bytes::Regex),
 }

@@ -79,6 +79,8 @@ async fn dial_name(
     let delay = delay(addresses.len(), time);
     match race(&addresses, delay, deadline, |address| connect_tcp(address, manner)).await {
         Ok((stream, at)) => {
+            let before = addresses.iter().position(|address| *address == at).unwrap_or(0);
+            name.won(at.ip(), &addresses[..before]);
             Ok(Dialled { stream, endpoint: format!("{address} ({at})"), builtin: None })
         }
         Err(failures) => {
@@ -97,7 +99,11 @@ async fn within<T>(
     timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
+/// Connects to an address.
+///
+/// # Errors
+/// socket(2)'s, connect(2)'s, and those of [`Manner::prepare`].
+pub(super) async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // What was a segment of the client's must not wait for the ACK of the one before.
     socket.set_nodelay(true)?;

@@ -266,6 +266,7 @@ impl Endpoint {
         let mut verdicts = self.verdicts();
         if health.is_none() {
             verdicts.checked = Checked::default();
+            self.name.iter().for_each(Name::forget_checks);
         }
         if eject.is_none() {
             verdicts.ejection = Ejection::default();

@@ -23,7 +23,7 @@ use crate::{
         room::{End, Place, Room, Ticket},
     },
     net::{Peer, TcpTimers},
-    rules::config::{Config, EndpointConfig, QueueConfig, UpstreamConfig, UpstreamId},
+    rules::config::{Balance, Config, EndpointConfig, QueueConfig, UpstreamConfig, UpstreamId},
 };
 
 #[cfg(test)]
@@ -151,7 +151,14 @@ impl Group {
 
     /// How its endpoints are connected to, for this client or for mux itself.
     pub(super) fn manner<'a>(&'a self, client: Option<Peer>, counters: &'a Counters) -> Manner<'a> {
-        Manner { source: self.config.source.as_ref(), client, timers: self.timers, counters }
+        let by_source = self.config.balance == Balance::SourceHash;
+        Manner {
+            source: self.config.source.as_ref(),
+            client,
+            sticky: client.filter(|_| by_source).and_then(|client| client.ip()),
+            timers: self.timers,
+            counters,
+        }
     }
 
     /// What the rules file says of it.
