@@ -105,9 +105,10 @@ fn an_idle_flow_is_reset(relay: Relay) -> Result<()> {
 
 /// What the kernel carries counts, though user space sees nothing of it.
 fn a_busy_flow_is_not_idle(relay: Relay) -> Result<()> {
-    let mut flow = Flow::new(relay, "idle = \"500ms\"")?;
+    // Longer than a busy machine keeps a test waiting, and a third of what it is busy for.
+    let mut flow = Flow::new(relay, "idle = \"1s\"")?;
     let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(1600) {
+    while start.elapsed() < Duration::from_millis(3000) {
         flow.round_trip()?;
     }
     flow.client.finish()?;
@@ -115,7 +116,7 @@ fn a_busy_flow_is_not_idle(relay: Relay) -> Result<()> {
     flow.server.finish()?;
     flow.client.expect_end()?;
     let age = flow.age_ms();
-    flow.closed("finished", age.min(1600.0))
+    flow.closed("finished", age.min(3000.0))
 }
 
 fn a_half_closed_flow_is_reset(relay: Relay) -> Result<()> {
