@@ -228,7 +228,7 @@ impl Acceptor {
                     core.shared.counters.count(Counter::AcceptExhausted);
                     // Once per shortage, not once per attempt.
                     if pause == BACK_OFF.0 {
-                        self.tell(&core, &error);
+                        self.tell(core, &error);
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);

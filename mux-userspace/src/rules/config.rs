@@ -515,7 +515,7 @@ impl Default for Timeouts {
 }
 
 /// `[limits]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Connections of all listeners at once. Default: [`Limits::DEFAULT_CONNECTIONS`], or what
     /// the limit of open files allows.
@@ -538,12 +538,6 @@ impl Limits {
     pub fn sniffing(&self, connections: NonZeroU32) -> NonZeroU32 {
         let half = NonZeroU32::new(connections.get().div_ceil(2)).unwrap_or(NonZeroU32::MIN);
         self.max_sniffing.unwrap_or_else(|| Self::DEFAULT_SNIFFING.min(half))
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_connections: None, max_sniffing: None, per_source: PerSource::default() }
     }
 }
 
