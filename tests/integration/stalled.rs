@@ -138,7 +138,11 @@ fn single_bytes_for_a_reader_that_stops_are_charged_for_their_memory() -> Result
     let stop = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         for _ in 0..2 * thread::available_parallelism().map_or(2, usize::from) {
-            scope.spawn(|| while !stop.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
         }
         let used = uses_little(|| {
             let (client, server) = daemon.flow(&upstream)?;
