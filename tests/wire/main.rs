@@ -208,7 +208,7 @@ fn a_reset_behind_a_window_of_zero_reaches_the_upstream() {
     assert_eq!(wire.stop()["close"], "client-reset");
 }
 
-/// The upstream's reset has to wait for what the client was given before it, and cannot for ever. What
+/// The upstream's reset has to wait for what the client was given before it, and cannot for ever (L10). What
 /// the client gets in the end is a reset: an end would say that it has all of the stream.
 #[test]
 fn a_drain_that_cannot_finish_ends_with_a_reset() {

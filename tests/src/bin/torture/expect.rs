@@ -37,7 +37,7 @@ impl fmt::Display for Expect {
 pub(crate) struct Run {
     /// `relay = "sockmap"`, and not switched off.
     pub(crate) sockmap: bool,
-    /// Packets are dropped or late, and a retransmission is of more than what was.
+    /// Packets are late, and a retransmission is of more than what was.
     pub(crate) overlaps: bool,
     /// The relay is switched while flows run.
     pub(crate) flips: bool,
@@ -49,7 +49,7 @@ pub(crate) struct Run {
 
 /// Flows from which chance is no excuse.
 const ENOUGH: u64 = 50;
-/// The same of overlaps, which are rare: one in a hundred flows or so at 2 % loss.
+/// The same of overlaps, which are rare: one in thirty flows or so where packets are late.
 const MANY: u64 = 400;
 
 /// What a run of this kind must meet with.

@@ -209,7 +209,8 @@ fn run(args: &Args) -> Result<Report> {
         let expected = args.expect.clone().unwrap_or_else(|| {
             expect::expected(expect::Run {
                 sockmap: args.relay == "sockmap" && args.sockmap != "off",
-                overlaps: (args.loss > 0.0 || args.delay > 0) && args.no_sack,
+                // Loss alone makes few: none in 500 flows at 2 %.
+                overlaps: args.delay > 0 && args.no_sack,
                 flips: flips > 0,
                 delay: args.delay > 0,
                 flows: begun,
