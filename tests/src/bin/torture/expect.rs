@@ -39,6 +39,8 @@ pub(crate) struct Run {
     pub(crate) sockmap: bool,
     /// Packets are late, and a retransmission is of more than what was.
     pub(crate) overlaps: bool,
+    /// Send buffers are small, so that redirects meet full ones.
+    pub(crate) small: bool,
     /// The relay is switched while flows run.
     pub(crate) flips: bool,
     /// Packets overtake others.
@@ -61,7 +63,10 @@ pub(crate) fn expected(run: Run) -> Vec<Expect> {
     if run.sockmap {
         expected.push(Expect::Promotions);
         if run.flows >= ENOUGH {
-            expected.push(Expect::Passes);
+            // Where packets are late, senders seldom fill the buffers.
+            if run.small || run.flips || !run.delay {
+                expected.push(Expect::Passes);
+            }
             if run.overlaps && run.flows >= MANY && verdict_gets_overlaps() {
                 expected.push(Expect::Overlaps);
             }

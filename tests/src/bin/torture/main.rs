@@ -211,6 +211,7 @@ fn run(args: &Args) -> Result<Report> {
                 sockmap: args.relay == "sockmap" && args.sockmap != "off",
                 // Loss alone makes few: none in 500 flows at 2 %.
                 overlaps: args.delay > 0 && args.no_sack,
+                small: args.send_buffer.is_some_and(|size| size <= 256 << 10),
                 flips: flips > 0,
                 delay: args.delay > 0,
                 flows: begun,
