@@ -1,4 +1,4 @@
-//! The daemon is killed (SIGKILL) while flows are in the kernel.
+//! The daemon is killed (SIGKILL) while flows are in the kernel (L11 in `relay/LIFECYCLE.md`).
 
 use std::{
     io::{self, ErrorKind},

@@ -1,4 +1,5 @@
-//! Flows that leave the kernel relay alive, by order or by new rules, and come back.
+//! Flows that leave the kernel relay alive, by order or by new rules, and come back (L6 in
+//! `relay/LIFECYCLE.md`).
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

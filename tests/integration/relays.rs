@@ -94,6 +94,7 @@ fn large_transfers_both_ways_at_once(relay: Relay) -> Result<()> {
     flow.finished(length, length)
 }
 
+/// The end is passed on when the last byte before it has been (L4, L5 in `relay/LIFECYCLE.md`).
 fn client_half_closes_first(relay: Relay) -> Result<()> {
     let flow = Flow::open(relay)?;
     let (up, down) = (3 * MIB + 1, 5 * MIB + 7);
@@ -205,6 +206,7 @@ fn replay_is_followed_by_what_came_meanwhile(relay: Relay) -> Result<()> {
     Ok(())
 }
 
+/// After what came before it (L10 in `relay/LIFECYCLE.md`).
 fn client_reset_arrives_at_the_server(relay: Relay) -> Result<()> {
     let Flow { daemon, client, server, .. } = Flow::open(relay)?;
     client.send_pattern(UP, 0, 10_000)?;

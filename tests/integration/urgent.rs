@@ -1,5 +1,5 @@
 //! TCP's urgent byte is a byte of the stream like any other: every relay delivers it in its place,
-//! and what comes after it, and the end of the stream.
+//! and what comes after it, and the end of the stream (L12 in `relay/LIFECYCLE.md`).
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{Conn, Daemon, Relay, Upstream, on_each_relay};

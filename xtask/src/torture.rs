@@ -41,7 +41,7 @@ pub(crate) fn command(args: &TortureArgs) -> Result<ExitCode> {
 /// is good only if what it is there for has happened (`--expect`).
 const SMALL: [&[&str]; 3] = [
     &["--flows", "400"],
-    &["--flows", "100", "--netns", "--loss", "2", "--no-sack"],
+    &["--flows", "100", "--netns", "--loss", "2", "--no-sack", "--send-buffer", "131072"],
     &["--flows", "100", "--netns", "--delay", "20", "--no-sack", "--hogs", "2", "--flip", "150"],
 ];
 

@@ -191,7 +191,7 @@ impl Books {
 
 /// The two records of a flow.
 ///
-/// It must outlive the flow's sockets: the verdict of a socket that is still open may write.
+/// It must outlive the flow's sockets (L7): the verdict of a socket that is still open may write.
 /// Closing takes the socket's lock, under which the verdict runs, so after close it cannot.
 #[derive(Debug)]
 pub struct Pair {

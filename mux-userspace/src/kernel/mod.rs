@@ -455,7 +455,7 @@ impl Handle {
 /// A flow's place in the maps; given up by `Drop`.
 ///
 /// Close both sockets first: closing takes a socket out of the map in the one way that loses
-/// nothing, and ends the verdict's writing to the records.
+/// nothing, and ends the verdict's writing to the records (L7 in `relay/LIFECYCLE.md`).
 #[derive(Debug)]
 pub struct Membership<'a> {
     handle: &'a Handle,

@@ -87,7 +87,7 @@ fn io_refusal(action: &'static str) -> impl FnOnce(io::Error) -> Refusal {
 
 /// A flow in the map.
 ///
-/// The sockets come first, so that they are closed before the flow gives up its place.
+/// The sockets come first, so that they are closed before the flow gives up its place (L7).
 #[derive(Debug)]
 pub struct Spliced<'a> {
     client: Parked,
@@ -259,7 +259,7 @@ impl<'a> Spliced<'a> {
         let (client, upstream) = (client.park()?, upstream.park()?);
         for socket in [&client, &upstream] {
             // Whoever ends this process in the middle of the flow ends the flow with a reset, not with
-            // what looks like the end of its streams.
+            // what looks like the end of its streams (L11).
             socket.reset_on_close();
         }
         let state = |ledger| WayState { ledger, chunk: None, looks: 0 };
@@ -400,6 +400,7 @@ impl<'a> Spliced<'a> {
             let step = self.ways[way.index()].ledger.step(&book);
             match step {
                 Step::Rest => return Ok(Wait::Events),
+                // Not a byte more goes either way (L9).
                 Step::Broken(reason) => return Err(Close::Broken { reason }),
                 Step::Read(most) => {
                     let mut chunk = pool.buffer();
@@ -482,7 +483,7 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Passes the end on to `side`.
+    /// Passes the end on to `side`, whose TCP has taken everything that came before it (L5).
     fn pass_end_on(&self, side: Side) -> Result<(), Close> {
         let socket = self.socket(side);
         socket.shutdown_write().map_err(|error| {
@@ -638,8 +639,8 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Makes the coming close of both connections an RST, once the peer of the one that has not
-    /// `failed` has what it was given before, or `patience` is over.
+    /// Has the coming close of both connections, which is an RST (L11), wait until the peer of the one
+    /// that has not `failed` has what it was given before, or `patience` is over (L10).
     pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
         let deadline = Instant::now() + patience;
         if let Some(side) = failed {

@@ -37,8 +37,10 @@ impl fmt::Display for Expect {
 pub(crate) struct Run {
     /// `relay = "sockmap"`, and not switched off.
     pub(crate) sockmap: bool,
-    /// Packets are dropped or late, and a retransmission is of more than what was.
+    /// Packets are late, and a retransmission is of more than what was.
     pub(crate) overlaps: bool,
+    /// Send buffers are small, so that redirects meet full ones.
+    pub(crate) small: bool,
     /// The relay is switched while flows run.
     pub(crate) flips: bool,
     /// Packets overtake others.
@@ -49,7 +51,7 @@ pub(crate) struct Run {
 
 /// Flows from which chance is no excuse.
 const ENOUGH: u64 = 50;
-/// The same of overlaps, which are rare: one in a hundred flows or so at 2 % loss.
+/// The same of overlaps, which are rare: one in thirty flows or so where packets are late.
 const MANY: u64 = 400;
 
 /// What a run of this kind must meet with.
@@ -61,7 +63,10 @@ pub(crate) fn expected(run: Run) -> Vec<Expect> {
     if run.sockmap {
         expected.push(Expect::Promotions);
         if run.flows >= ENOUGH {
-            expected.push(Expect::Passes);
+            // Where packets are late, senders seldom fill the buffers.
+            if run.small || run.flips || !run.delay {
+                expected.push(Expect::Passes);
+            }
             if run.overlaps && run.flows >= MANY && verdict_gets_overlaps() {
                 expected.push(Expect::Overlaps);
             }

@@ -209,7 +209,9 @@ fn run(args: &Args) -> Result<Report> {
         let expected = args.expect.clone().unwrap_or_else(|| {
             expect::expected(expect::Run {
                 sockmap: args.relay == "sockmap" && args.sockmap != "off",
-                overlaps: (args.loss > 0.0 || args.delay > 0) && args.no_sack,
+                // Loss alone makes few: none in 500 flows at 2 %.
+                overlaps: args.delay > 0 && args.no_sack,
+                small: args.send_buffer.is_some_and(|size| size <= 256 << 10),
                 flips: flips > 0,
                 delay: args.delay > 0,
                 flows: begun,
