@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 
 use crate::sh;
 
-/// Where it is written down.
+/// Where it is written down, and below which heading.
 const PAGE: &str = "docs/internals/fuzzing.md";
+const HEADING: &str = "## Last runs\n";
 
 /// A target's run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,13 +63,16 @@ pub(super) fn write(target: &str, run: &Run) -> Result<()> {
 
 /// The page with another row for a target.
 fn replaced(page: &str, target: &str, row: &str) -> Result<String> {
+    let (before, runs) =
+        page.split_once(HEADING).with_context(|| format!("{PAGE} has no {HEADING}"))?;
     let begins = format!("| `{target}` |");
     ensure!(
-        page.lines().filter(|line| line.starts_with(&begins)).count() == 1,
+        runs.lines().filter(|line| line.starts_with(&begins)).count() == 1,
         "{PAGE} has no row, or several, for {target}"
     );
-    let lines = page.lines().map(|line| if line.starts_with(&begins) { row } else { line });
-    Ok(lines.map(|line| format!("{line}\n")).collect())
+    let lines = runs.lines().map(|line| if line.starts_with(&begins) { row } else { line });
+    let runs: String = lines.map(|line| format!("{line}\n")).collect();
+    Ok(format!("{before}{HEADING}{runs}"))
 }
 
 /// `1234567` as `1,234,567`.
@@ -103,12 +107,10 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_replaced() {
-        let page = "a\n| `x` | 1 |\n| `xy` | 2 |\n";
-        assert_eq!(
-            replaced(page, "x", "| `x` | 3 |").expect("one"),
-            "a\n| `x` | 3 |\n| `xy` | 2 |\n"
-        );
+    fn the_row_of_the_last_run_is_replaced() {
+        let page = "| `x` | what it is |\n## Last runs\n| `x` | 1 |\n| `xy` | 2 |\n";
+        let expected = page.replace("| `x` | 1 |", "| `x` | 3 |");
+        assert_eq!(replaced(page, "x", "| `x` | 3 |").expect("one"), expected);
         assert!(replaced(page, "z", "").is_err());
     }
 }
