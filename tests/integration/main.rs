@@ -36,6 +36,7 @@ mod source;
 mod stalled;
 mod systemd;
 mod timeouts;
+mod tools;
 mod unix;
 mod upgrade;
 mod upstreams;
