@@ -9,7 +9,7 @@ use std::hint::black_box;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use mux::{Probe, Verdict, route::Outcome, rules::Config};
 
-use self::common::Kind;
+use self::common::{First, Kind};
 
 #[library_benchmark]
 #[bench::prefix_10(common::rules_file(Kind::Prefix, 10))]
@@ -30,8 +30,12 @@ fn parse(text: String) -> Config {
 #[bench::sni_1000(common::last_of(Kind::Sni, 1000))]
 #[bench::host_10(common::last_of(Kind::Host, 10))]
 #[bench::host_1000(common::last_of(Kind::Host, 1000))]
-fn route((config, chunk): (Config, Vec<u8>)) -> Outcome {
-    let outcome = common::decide(&config, &chunk);
+#[bench::path_prefix_10(common::last_of(Kind::PathPrefix, 10))]
+#[bench::path_prefix_1000(common::last_of(Kind::PathPrefix, 1000))]
+#[bench::client_10(common::last_of(Kind::Client, 10))]
+#[bench::client_1000(common::last_of(Kind::Client, 1000))]
+fn route((config, first): (Config, First)) -> Outcome {
+    let outcome = common::decide(&config, &first);
     // Not what it costs to drop a configuration.
     std::mem::forget(config);
     outcome

@@ -9,7 +9,7 @@ use std::{cell::RefCell, io, num::NonZeroU32, os::fd::OwnedFd, rc::Rc, sync::Arc
 use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     account::Counter,
@@ -22,7 +22,7 @@ use crate::{
         sniffing::{Crowd, Sniffing},
     },
     listener::{Bound, SocketFile, Spares},
-    net::{Peer, Stream, TcpTimers},
+    net::{self, Peer, Stream, TcpTimers},
     presence::{Present, until_paused},
     rules::config::{ListenAddress, ListenerConfig},
     snapshot::{Service, Snapshot},
@@ -49,6 +49,9 @@ pub struct Listening {
     pub sniffing: Arc<Crowd>,
     /// What a successor gets.
     pub spares: Arc<Spares>,
+    /// Its sockets were listening before they were set up, and there may be connections that did not
+    /// inherit that.
+    adopted: bool,
 }
 
 impl Listening {
@@ -62,6 +65,7 @@ impl Listening {
             gate: Gate::new(config.max_connections),
             sniffing: Crowd::new(None, cores),
             spares: Arc::clone(&bound.spares),
+            adopted: bound.adopted,
         })
     }
 }
@@ -223,12 +227,8 @@ impl Acceptor {
                 Err(error) if is_exhaustion(&error) => {
                     core.shared.counters.count(Counter::AcceptExhausted);
                     // Once per shortage, not once per attempt.
-                    if pause == BACK_OFF.0
-                        && let Some(held) = core.shared.counters.limits.count(Kind::Descriptors)
-                    {
-                        let listener = Arc::clone(&self.service.borrow().listener().name);
-                        let suppressed = throttle::some(held);
-                        warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
+                    if pause == BACK_OFF.0 {
+                        self.tell(core, &error);
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);
@@ -240,6 +240,15 @@ impl Acceptor {
         }
         if accepting.is_some() && !core.shared.drain.is_cancelled() {
             self.serve_the_last(core);
+        }
+    }
+
+    /// Logs that accepting fails, unless that has been said often enough.
+    fn tell(&self, core: &Core, error: &io::Error) {
+        if let Some(held) = core.shared.counters.limits.count(Kind::Descriptors) {
+            let listener = Arc::clone(&self.service.borrow().listener().name);
+            let suppressed = throttle::some(held);
+            warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
         }
     }
 
@@ -265,6 +274,12 @@ impl Acceptor {
     }
 
     fn serve(&self, core: &Rc<Core>, client: Stream, peer: Peer, held: ([Place; 2], Present)) {
+        if self.listening.adopted
+            && client.is_tcp()
+            && let Err(error) = net::set_up(&SockRef::from(&client))
+        {
+            debug!(%error, "a connection is as it was made");
+        }
         let service = self.service(core);
         let sniffing =
             service.listener().max_connections.is_some().then(|| Rc::clone(&self.sniffing));

@@ -22,8 +22,8 @@ use crate::{
     errand::Errand,
     kernel::{Handle, books::Way},
     limit::sniffing::Sniffing,
-    relay::{Control, Stop, pool::Pool, watch::Watch},
-    rules::config::Timeouts,
+    relay::{Control, Stop, control::KeptOut, pool::Pool, watch::Watch},
+    rules::config::{SockmapMode, Timeouts},
     shared::Shared,
     sys,
 };
@@ -50,7 +50,9 @@ pub struct Core {
     flows: RefCell<Slab<Entry>>,
     sequence: Cell<u32>,
     /// `mux relay off`: flows stay out of the kernel.
-    kernel_off: Cell<bool>,
+    ordered_out: Cell<bool>,
+    /// `[kernel] sockmap = "off"` in the configuration in force: the same.
+    configured_out: Cell<bool>,
 }
 
 /// A flow as the core's timer sees it.
@@ -92,7 +94,8 @@ impl Core {
             totals: Totals::default(),
             flows: RefCell::default(),
             sequence: Cell::new(0),
-            kernel_off: Cell::new(false),
+            ordered_out: Cell::new(false),
+            configured_out: Cell::new(false),
         }))
     }
 
@@ -108,8 +111,8 @@ impl Core {
     #[must_use]
     pub fn enter(self: &Rc<Self>, record: &Record) -> FlowHandle {
         let control = Rc::new(Control::default());
-        if self.kernel_off.get() {
-            control.leave_kernel();
+        if let Some(why) = self.kept_out() {
+            control.keep_out(Some(why));
         }
         let live = Rc::new(Live::new(record));
         let key = self.flows.borrow_mut().insert(Entry {
@@ -149,16 +152,36 @@ impl Core {
     }
 
     /// Lets flows into the kernel, or takes all of them out and keeps them out. Returns how many
-    /// were in it.
+    /// were in it. What the configuration forbids it does not allow.
     pub(crate) fn switch_kernel(&self, allowed: bool) -> usize {
-        self.kernel_off.set(!allowed);
+        self.ordered_out.set(!allowed);
+        self.keep_flows_out(self.kept_out())
+    }
+
+    /// The same as `[kernel] sockmap` says, where it has changed. Returns how many were in it.
+    pub(crate) fn follow_kernel_setting(&self, mode: SockmapMode) -> usize {
+        let out = match mode {
+            SockmapMode::Off => true,
+            SockmapMode::Auto | SockmapMode::Force => false,
+        };
+        if self.configured_out.replace(out) == out {
+            return 0;
+        }
+        self.keep_flows_out(self.kept_out())
+    }
+
+    fn kept_out(&self) -> Option<KeptOut> {
+        if self.configured_out.get() {
+            Some(KeptOut::Configured)
+        } else {
+            self.ordered_out.get().then_some(KeptOut::Ordered)
+        }
+    }
+
+    fn keep_flows_out(&self, why: Option<KeptOut>) -> usize {
         let flows = self.flows.borrow();
         for (_, entry) in flows.iter() {
-            if allowed {
-                entry.control.allow_kernel();
-            } else {
-                entry.control.leave_kernel();
-            }
+            entry.control.keep_out(why);
         }
         flows.iter().filter(|(_, entry)| entry.control.pair().is_some()).count()
     }
@@ -303,7 +326,7 @@ impl Drop for FlowHandle {
     fn drop(&mut self) {
         if !self.live.is_accounted() {
             // Its task was dropped in the middle: its bytes were carried all the same.
-            self.core.totals.carried(self.core.given(&self.control));
+            self.core.totals.carried(self.control.mode(), self.core.given(&self.control));
         }
         self.unspliced();
         self.core.flows.borrow_mut().remove(self.key);

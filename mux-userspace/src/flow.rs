@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::{
     account::{self, Counter, Record, Stage},
     core::{Core, FlowHandle},
-    kernel::InsertError,
+    kernel::{InsertError, object},
     limit::{
         Permit,
         reached::Kind,
@@ -352,6 +352,10 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
                 Ok(back) => ends = back,
                 Err(close) => return close,
             },
+            Entered::Out(back, Refusal::Busy) => {
+                ends = back;
+                plan.try_later(&record.tally);
+            }
             Entered::Out(back, refusal) => {
                 ends = back;
                 refused(core, &mut plan, &refusal, record, handle);
@@ -392,25 +396,33 @@ async fn relay_spliced(
     handle.spliced(spliced.pair());
     let mut close = match spliced.run(&handle.control, &core.pool).await {
         Exit::Over(close) => close,
-        Exit::Left => {
-            settle(&spliced, record, handle);
-            core.shared.counters.count(Counter::Demoted);
-            return spliced
-                .into_user_space()
-                .map_err(|error| Close::Failed { side: Side::Downstream, error });
-        }
+        Exit::Left => match spliced.audit_left() {
+            Ok(()) => {
+                settle(&spliced, record, handle);
+                record.tally.demotions += 1;
+                core.shared.counters.count(Counter::Demoted);
+                return spliced
+                    .into_user_space()
+                    .map_err(|error| Close::Failed { side: Side::Downstream, error });
+            }
+            Err(imbalance) => imbalance,
+        },
     };
     handle.live.set_stage(Stage::Ending);
     match &close {
         Close::Finished => {
-            if let Err(imbalance) = spliced.audit() {
+            if let Err(imbalance) = spliced.finish() {
                 close = imbalance;
             }
         }
-        Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
-        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
-            spliced.abort(None, PATIENCE).await;
+        Close::Failed { .. } | Close::Stopped(_) | Close::Forged | Close::Torn { .. } => {
+            let audit = spliced.audit_cut_short();
+            spliced.abort(close.failed(), PATIENCE).await;
+            if let Err(imbalance) = audit.and_then(|()| spliced.audit_cut_short()) {
+                close = imbalance;
+            }
         }
+        Close::Broken { .. } | Close::Imbalance { .. } => spliced.abort(None, PATIENCE).await,
     }
     settle(&spliced, record, handle);
     Err(close)
@@ -438,7 +450,11 @@ async fn end(ends: Ends, close: &Close) {
             upstream.reset();
         }
         // RST: a clean end in the middle of a stream could pass for its end.
-        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
+        Close::Stopped(_)
+        | Close::Forged
+        | Close::Broken { .. }
+        | Close::Imbalance { .. }
+        | Close::Torn { .. } => {
             client.reset();
             upstream.reset();
         }
@@ -466,25 +482,44 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::Passes, u64::from(record.tally.passes));
     core.totals.ended(record);
     core.totals.closed(close.name());
+    let mut known = "";
     let counter = match close {
         Close::Forged => {
             counters.count(proxy::Refusal::Untrusted.counter());
             return;
         }
+        Close::Torn { .. } => {
+            counters.count(Counter::Torn);
+            return;
+        }
         Close::Broken { .. } => Counter::Broken,
-        Close::Imbalance { .. } => Counter::Imbalance,
+        Close::Imbalance { known: all, .. } => {
+            known = all;
+            Counter::Imbalance
+        }
         Close::Finished | Close::Failed { .. } | Close::Stopped(_) => return,
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
-        tracing::error!(
-            id = record.id_text(),
-            tally = ?record.tally,
-            suppressed = throttle::some(held),
-            "the kernel relay's books: {close}; please report this"
-        );
-    }
+    let Some(held) = core.shared.throttles.books.admit(Instant::now()) else {
+        counters.count(Counter::LogSuppressed);
+        return;
+    };
+    tracing::error!(
+        id = record.id_text(),
+        tally = ?record.tally,
+        known,
+        kernel = kernel(),
+        object = object::HASH,
+        suppressed = throttle::some(held),
+        "the kernel relay's books: {close}; please report this"
+    );
+}
+
+/// The running kernel, for a report.
+fn kernel() -> String {
+    let uname = rustix::system::uname();
+    format!("{} {}", uname.release().to_string_lossy(), uname.version().to_string_lossy())
 }
 
 impl From<Aborted> for Early {

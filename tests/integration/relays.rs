@@ -17,6 +17,8 @@ on_each_relay!(
     large_transfers_both_ways_at_once,
     client_half_closes_first,
     server_half_closes_first,
+    client_half_closes_while_the_server_streams,
+    server_half_closes_while_the_client_streams,
     both_half_close_at_once,
     replay_is_followed_by_what_came_meanwhile,
     client_reset_arrives_at_the_server,
@@ -120,6 +122,21 @@ fn one_after_the_other(first: Sends<'_>, second: Sends<'_>) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// One way ends in the middle of the other way's stream, which goes on to its end.
+fn client_half_closes_while_the_server_streams(relay: Relay) -> Result<()> {
+    let flow = Flow::open(relay)?;
+    let (up, down) = (3 * MIB + 1, large_transfer());
+    exchange((&flow.client, UP, up), (&flow.server, DOWN, down))?;
+    flow.finished(up, down)
+}
+
+fn server_half_closes_while_the_client_streams(relay: Relay) -> Result<()> {
+    let flow = Flow::open(relay)?;
+    let (up, down) = (large_transfer(), 3 * MIB + 1);
+    exchange((&flow.client, UP, up), (&flow.server, DOWN, down))?;
+    flow.finished(up, down)
 }
 
 /// The last bytes and both ends at the same time, many times, since it is a matter of order.
@@ -260,15 +277,19 @@ fn client_reset_that_meets_the_servers_end_is_no_imbalance(relay: Relay) -> Resu
     Ok(())
 }
 
-/// Both send without end; after some MiB, `breaker` resets. Whatever `other` got is right, and it
+/// Both send without end; in the middle of a large transfer `breaker` resets. Whatever `other` got is right, and it
 /// ends with an error, not with a clean end.
 fn reset_under_load(breaker: Conn, other: &Conn, [ours, theirs]: [Pattern; 2]) -> Result<()> {
     const ENOUGH: u64 = 1 << 40;
     thread::scope(|scope| {
         let sending = scope.spawn(|| other.send_pattern(theirs, 0, ENOUGH));
         let receiving = scope.spawn(|| other.receive_pattern(ours, 0));
-        breaker.send_pattern(ours, 0, 4 * MIB)?;
-        breaker.expect_pattern(theirs, 0, 4 * MIB)?;
+        let half = large_transfer() / 2;
+        thread::scope(|scope| {
+            let filling = scope.spawn(|| breaker.send_pattern(ours, 0, half));
+            breaker.expect_pattern(theirs, 0, half)?;
+            join(filling, "the one that resets")
+        })?;
         breaker.reset()?;
         let (_, failure) = join(receiving, "receiving")?;
         let sent = join(sending, "sending").err().context("sent a TiB")?;

@@ -139,6 +139,8 @@ counters! {
     Broken = "broken",
     /// Flows whose books contradicted the kernel's counts.
     Imbalance = "relay_imbalance",
+    /// Flows reset because a stream ended in the microseconds in which they left the kernel.
+    Torn = "relay_torn",
     /// Times that the rules were loaded again and came into force.
     Reloads = "reloads",
     /// Times that they were not: they were wrong, or something that they ask for was not to be had.
@@ -150,6 +152,8 @@ counters! {
     UpgradeFailures = "upgrade_failures",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
+    /// Messages of the daemon's log that were not written because there were too many of their kind.
+    LogSuppressed = "log_suppressed",
 }
 
 /// All counters, shared by the cores.
@@ -181,7 +185,9 @@ impl Counters {
     /// Its value.
     #[must_use]
     pub fn value(&self, counter: Counter) -> u64 {
-        self.values[counter as usize].load(Ordering::Relaxed)
+        let value = self.values[counter as usize].load(Ordering::Relaxed);
+        let others = matches!(counter, Counter::LogSuppressed).then(|| self.limits.suppressed());
+        value + others.unwrap_or(0)
     }
 
     /// Those that are not zero, `name=value` each.

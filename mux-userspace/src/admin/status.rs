@@ -6,12 +6,13 @@ use super::{
     state::{Facts, State},
     view::{
         ByRelay, CheckStatus, CoreStatus, EndpointStatus, LimitStatus, ListenerStatus, RelayStatus,
-        RuleStatus, Status, UpstreamStatus,
+        Relayed, RuleStatus, Status, UpstreamStatus,
     },
 };
 use crate::{
     account::{Counter, Report},
     listener, logging,
+    relay::control::KeptOut,
     rules::config::Config,
     server,
     shared::Shared,
@@ -24,7 +25,7 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
     let shared = &state.shared;
     let current = shared.current.load_full();
     let Snapshot { generation, config, listening, upstreams, .. } = &*current;
-    let Facts { started, started_at, checks: _, self_test: _ } = &state.facts;
+    let Facts { started, started_at, checks: _, self_test: _, security } = &state.facts;
     let cores = reports.iter().enumerate().map(core).collect();
     let mut all = Report::default();
     reports.into_iter().for_each(|report| all.add(report));
@@ -39,11 +40,13 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
         reload_failure: shared.last_failure.load().as_ref().map(|failure| failure.reason.clone()),
         log_level: logging::level(),
         relay: relay(state),
+        security: security.clone(),
         cores,
         connections: all.connections,
         sniffing: all.sniffing,
         flows: ByRelay::new(all.flows),
         bytes: all.bytes.into(),
+        relayed: Relayed::new(all.relayed),
         listeners: config
             .listeners
             .iter()
@@ -78,7 +81,12 @@ fn relay(state: &State) -> RelayStatus {
     RelayStatus {
         in_force: if why_not.is_none() { "sockmap" } else { "user space" }.into(),
         why_not,
-        switch: if state.is_relay_off() { "off" } else { "auto" }.into(),
+        switch: match state.kept_out() {
+            None => "auto",
+            Some(KeptOut::Ordered) => "off",
+            Some(KeptOut::Configured) => "off-by-rules",
+        }
+        .into(),
         self_test_milliseconds: state.facts.self_test.map(|took| took.as_secs_f64() * 1e3),
         checks: state.facts.checks.iter().map(check).collect(),
     }

@@ -76,7 +76,11 @@ impl Kind {
 
 /// Counts and bounded messages of all limits.
 #[derive(Debug, Default)]
-pub struct Reached([One; Kind::ALL.len()]);
+pub struct Reached {
+    kinds: [One; Kind::ALL.len()],
+    /// Messages that were not written.
+    suppressed: AtomicU64,
+}
 
 #[derive(Debug, Default)]
 struct One {
@@ -96,21 +100,31 @@ impl Reached {
     /// The same, for what has a message of its own: how many of those before were not written, if
     /// this one may be.
     pub fn count(&self, kind: Kind) -> Option<u64> {
-        let one = &self.0[kind as usize];
+        let one = &self.kinds[kind as usize];
         one.count.fetch_add(1, Ordering::Relaxed);
-        one.said.admit(Instant::now())
+        let admitted = one.said.admit(Instant::now());
+        if admitted.is_none() {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// How many messages were not written.
+    #[must_use]
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.load(Ordering::Relaxed)
     }
 
     /// How often a limit was met.
     #[must_use]
     pub fn value(&self, kind: Kind) -> u64 {
-        self.0[kind as usize].count.load(Ordering::Relaxed)
+        self.kinds[kind as usize].count.load(Ordering::Relaxed)
     }
 
     /// Says how many messages were not written, once that is over.
     pub fn settle(&self, now: Instant) {
         for kind in Kind::ALL {
-            if let Some(suppressed) = self.0[kind as usize].said.overdue(now) {
+            if let Some(suppressed) = self.kinds[kind as usize].said.overdue(now) {
                 let limit = kind.name();
                 warn!(
                     limit,
@@ -138,5 +152,6 @@ mod tests {
         let reached = Reached::default();
         let said = (0..100).filter(|_| reached.count(Kind::Rule).is_some()).count();
         assert_eq!((said, reached.value(Kind::Rule), reached.value(Kind::Rate)), (10, 100, 0));
+        assert_eq!(reached.suppressed(), 90);
     }
 }

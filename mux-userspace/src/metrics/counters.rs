@@ -56,7 +56,9 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::Passes => (F::Passes, None),
         C::Broken => (F::Broken, None),
         C::Imbalance => (F::Imbalances, None),
+        C::Torn => (F::Torn, None),
         C::AccessDropped => (F::AccessDropped, None),
+        C::LogSuppressed => (F::LogSuppressed, None),
         // In seconds, and with flows that are alive.
         C::UpstreamQueueMicros | C::Flows | C::BytesUp | C::BytesDown => return None,
         // By upstream and reason: its tally.

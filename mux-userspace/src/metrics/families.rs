@@ -207,6 +207,8 @@ families! {
     Imbalances = Counter "mux_relay_imbalance" [],
     /// Flows reset because the kernel's books were broken. Anything but 0 is to be reported.
     Broken = Counter "mux_relay_broken" [],
+    /// Flows reset because a stream ended in the microseconds in which they left the kernel relay.
+    Torn = Counter "mux_relay_torn" [],
     /// Messages that the verdict redirected.
     VerdictRedirected = Counter "mux_verdict_redirected" [],
     /// Bytes that the verdict redirected.
@@ -227,9 +229,14 @@ families! {
     VerdictBroken = Counter "mux_verdict_broken" [],
     /// Events that found the ring full. The cores' timers find what they told of.
     VerdictEventsLost = Counter "mux_verdict_events_lost" [],
+    /// First messages of a direction whose head had been read before the flow went to the kernel.
+    VerdictHalfRead = Counter "mux_verdict_half_read" [],
 
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = Counter "mux_access_log_dropped" [],
+    /// Messages of the daemon's log that were not written because there were too many of their kind;
+    /// of endpoints' changes, once that has been told.
+    LogSuppressed = Counter "mux_log_suppressed" [],
     /// Requests over the admin sockets.
     Requests = Counter "mux_admin_requests" [],
 

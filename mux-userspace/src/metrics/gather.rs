@@ -136,7 +136,7 @@ fn counters(page: &mut Page, counters: &Counters) {
 }
 
 fn relay(page: &mut Page, state: &State) {
-    let on = state.shared.unavailable.is_none() && !state.is_relay_off();
+    let on = state.shared.unavailable.is_none() && state.kept_out().is_none();
     page.add(Family::KernelRelay, &[], u64::from(on));
     page.add(Family::SwitchedOff, &[], state.switched_off.load(Ordering::Relaxed));
     if let Some(took) = state.facts.self_test {
@@ -163,6 +163,7 @@ fn verdict(page: &mut Page, stats: &Stats) {
         no_slot,
         broken,
         events_lost,
+        half_read,
     } = *stats;
     let passed = [
         ("behind", passed_behind),
@@ -184,6 +185,7 @@ fn verdict(page: &mut Page, stats: &Stats) {
         (Family::VerdictNoSlot, no_slot),
         (Family::VerdictBroken, broken),
         (Family::VerdictEventsLost, events_lost),
+        (Family::VerdictHalfRead, half_read),
     ] {
         page.add(family, &[], count);
     }

@@ -80,6 +80,7 @@ reads. Each page is of one moment; counters never go back while the process live
 
 - Bytes are those of flows that are over and of flows that are alive, in the kernel too: once nothing is on its way, they are what clients and servers have counted.
 - How many series there are is bounded by the rules file: rules, upstreams, endpoints, and a few fixed words. A rule that a reload has removed is gone from the page with its last flow.
+- After an upgrade the page is the new process's, and begins at 0: flows that the old one still carries are in no page any more, and in its access log when they end.
 - If a core does not answer within 1 s, the answer is 503 rather than a page with a part of the truth.
 - Samples about the verdict are there only where the kernel relay is in force; `mux_closed_total` and the series by rule from the first one on that there is.
 ";

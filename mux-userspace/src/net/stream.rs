@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -14,6 +14,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+use crate::sys;
 
 /// A connected stream socket that the core's runtime polls.
 #[derive(Debug)]
@@ -40,12 +42,14 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        let poll = match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-        };
-        poll.map_ok(|()| buffer.filled().len())
+        match self {
+            Self::Tcp(stream) => poll_receive(cx, stream, buffer),
+            Self::Unix(stream) => {
+                let mut buffer = ReadBuf::new(buffer);
+                let poll = Pin::new(stream).poll_read(cx, &mut buffer);
+                poll.map_ok(|()| buffer.filled().len())
+            }
+        }
     }
 
     /// Writes from `bytes`.
@@ -68,6 +72,14 @@ impl Stream {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
+    }
+
+    /// Reads into `buffer` at once, without a look at the socket's readiness.
+    ///
+    /// # Errors
+    /// read(2)'s; `WouldBlock` when nothing is there.
+    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        retry(|| rustix::io::read(self, &mut *buffer))
     }
 
     /// Whether a write may succeed.
@@ -134,6 +146,33 @@ impl AsFd for Stream {
     }
 }
 
+/// As tokio's `poll_read`, which takes a read that does not fill the buffer for one that has emptied
+/// the socket, and waits for news. Such a read may have stopped at the urgent byte, and there are none.
+fn poll_receive(
+    cx: &mut Context<'_>,
+    stream: &TcpStream,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        let mut last = None;
+        let result = stream.try_io(Interest::READABLE, || {
+            let (read, more) = sys::receive(stream.as_fd(), buffer)?;
+            if read > 0 && more == Some(false) {
+                // Has the readiness cleared, as a call would that finds nothing.
+                last = Some(read);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(read)
+        });
+        match (last, result) {
+            (Some(read), _) => return Poll::Ready(Ok(read)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, result) => return Poll::Ready(result),
+        }
+    }
+}
+
 /// A connected stream socket that no runtime polls; non-blocking.
 #[derive(Debug)]
 pub struct Parked(OwnedFd);
@@ -175,6 +214,12 @@ impl Parked {
     /// Makes the coming close an RST.
     pub fn reset_on_close(&self) {
         reset_on_close(self.as_fd());
+    }
+
+    /// Makes the coming close what it is by default: a FIN, after what was written.
+    pub fn end_on_close(&self) {
+        // It fails on a dead descriptor only.
+        let _ = SockRef::from(&self.0).set_linger(None);
     }
 
     /// The pending error, which this clears (`SO_ERROR`).

@@ -41,6 +41,26 @@ impl Stop {
     }
 }
 
+/// Why a flow is kept out of the kernel relay, which is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptOut {
+    /// `mux relay off`.
+    Ordered,
+    /// `[kernel] sockmap = "off"` in the rules that are in force.
+    Configured,
+}
+
+impl KeptOut {
+    /// As the access log tells it.
+    #[must_use]
+    pub const fn note(self) -> &'static str {
+        match self {
+            Self::Ordered => "the kernel relay is switched off (`mux relay auto` allows it again)",
+            Self::Configured => "[kernel] sockmap = \"off\" since a reload",
+        }
+    }
+}
+
 /// A flow's mailbox on its core. The core writes, the flow's task reads.
 #[derive(Debug, Default)]
 pub struct Control {
@@ -54,7 +74,7 @@ pub struct Control {
     activity: Cell<u64>,
     half_closed: Cell<bool>,
     /// The flow is to leave the kernel relay, or to stay out of it.
-    leave: Cell<bool>,
+    leave: Cell<Option<KeptOut>>,
     /// Bytes that were given to the upstream and to the client, without what the books have of a
     /// spliced flow.
     given: [Cell<u64>; 2],
@@ -88,22 +108,22 @@ impl Control {
         self.stop.get()
     }
 
-    /// Orders the flow to leave the kernel relay, and to stay out until [`Self::allow_kernel`].
-    pub fn leave_kernel(&self) {
-        self.leave.set(true);
+    /// Orders the flow to leave the kernel relay and to stay out, or lets it in again.
+    pub fn keep_out(&self, why: Option<KeptOut>) {
+        self.leave.set(why);
         self.nudge();
     }
 
-    /// Lets the flow into the kernel relay again.
-    pub fn allow_kernel(&self) {
-        self.leave.set(false);
-        self.nudge();
+    /// Why it is kept out, if it is.
+    #[must_use]
+    pub fn kept_out(&self) -> Option<KeptOut> {
+        self.leave.get()
     }
 
-    /// Whether it is to.
+    /// Whether it is to leave the kernel relay, or to stay out.
     #[must_use]
     pub fn is_to_leave_kernel(&self) -> bool {
-        self.leave.get()
+        self.leave.get().is_some()
     }
 
     /// Delivers epoll events of one socket: 0 is the client's, 1 the upstream's.

@@ -50,6 +50,8 @@ pub struct Plan {
     pub sockmap: bool,
     /// Why the kernel may not; `None` while it may.
     pub why_not: Option<Cow<'static, str>>,
+    /// Reads, both ways, before which it is not tried again.
+    pub not_before: u64,
 }
 
 /// Messages each way before a request/response flow goes to the kernel: two map inserts cost
@@ -80,13 +82,14 @@ impl Plan {
                 }
             }
         };
-        Self { choice, sockmap: why_not.is_none(), why_not }
+        Self { choice, sockmap: why_not.is_none(), why_not, not_before: 0 }
     }
 
     /// Whether the flow should go to the kernel now.
     #[must_use]
     pub fn wants_sockmap(&self, tally: &Tally) -> bool {
         self.sockmap
+            && tally.up.reads + tally.down.reads >= self.not_before
             && match self.choice {
                 RelayChoice::Sockmap => true,
                 RelayChoice::Copy | RelayChoice::Splice => false,
@@ -111,6 +114,11 @@ impl Plan {
         }
     }
 
+    /// Keeps the flow in user space for so many reads, at a moment that was not right.
+    pub const fn try_later(&mut self, tally: &Tally) {
+        self.not_before = tally.up.reads + tally.down.reads + PROMOTE_MESSAGES;
+    }
+
     /// Keeps the flow in user space from now on.
     pub fn stay(&mut self, why: String) {
         self.sockmap = false;
@@ -128,17 +136,14 @@ impl Plan {
 /// reason `why_not`.
 #[must_use]
 pub fn note<'a>(mode: Mode, why_not: Option<&'a str>, control: &Control) -> &'a str {
-    match (mode, why_not) {
-        (Mode::Sockmap, _) => "",
-        (Mode::Copy | Mode::Splice, Some(why)) => why,
-        (Mode::Copy | Mode::Splice, None) if control.is_to_leave_kernel() => SWITCHED_OFF,
-        (Mode::Copy, None) => "too few messages to gain from the kernel",
-        (Mode::Splice, None) => "bulk: splice(2) serves it better",
+    match (mode, why_not, control.kept_out()) {
+        (Mode::Sockmap, ..) => "",
+        (Mode::Copy | Mode::Splice, Some(why), _) => why,
+        (Mode::Copy | Mode::Splice, None, Some(out)) => out.note(),
+        (Mode::Copy, None, None) => "too few messages to gain from the kernel",
+        (Mode::Splice, None, None) => "bulk: splice(2) serves it better",
     }
 }
-
-/// After `mux relay off`.
-const SWITCHED_OFF: &str = "the kernel relay is switched off (`mux relay auto` allows it again)";
 
 fn is_bulk(way: &Traffic) -> bool {
     way.reads >= BULK_READS && way.taken / way.reads.max(1) >= BULK_READ
@@ -149,7 +154,7 @@ mod tests {
     use super::*;
 
     fn plan(choice: RelayChoice) -> Plan {
-        Plan { choice, sockmap: true, why_not: None }
+        Plan { choice, sockmap: true, why_not: None, not_before: 0 }
     }
 
     fn traffic(reads: u64, bytes: u64) -> Traffic {
@@ -167,6 +172,16 @@ mod tests {
         assert!(plan(RelayChoice::Auto).wants_sockmap(&talk(PROMOTE_MESSAGES)));
         assert!(!plan(RelayChoice::Copy).wants_sockmap(&talk(PROMOTE_MESSAGES)));
         assert!(plan(RelayChoice::Sockmap).wants_sockmap(&Tally::default()));
+    }
+
+    #[test]
+    fn a_moment_that_was_not_right_is_not_the_last_one() {
+        let mut plan = plan(RelayChoice::Sockmap);
+        let tally = |reads| Tally { up: traffic(reads, reads), ..Tally::default() };
+        plan.try_later(&tally(5));
+        assert!(!plan.wants_sockmap(&tally(5 + PROMOTE_MESSAGES - 1)));
+        assert!(plan.wants_sockmap(&tally(5 + PROMOTE_MESSAGES)));
+        assert!(plan.why_not.is_none());
     }
 
     #[test]

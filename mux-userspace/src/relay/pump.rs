@@ -219,12 +219,9 @@ impl Pump {
             // Readiness first: an idle flow must hold no pipe.
             ready!(source.poll_read_ready(cx))?;
             match flow.pool.pipe() {
-                Ok(mut pipe) => {
-                    let taken = ready!(poll_splice_in(cx, source, &pipe))?;
-                    pipe.held = taken;
-                    if taken > 0 {
-                        self.held = Held::Spliced(pipe);
-                    }
+                Ok(pipe) => {
+                    let (taken, held) = ready!(poll_splice_in(cx, source, pipe, flow.pool))?;
+                    self.held = held;
                     return Poll::Ready(Ok(taken));
                 }
                 // Out of descriptors: copying needs none.
@@ -263,17 +260,40 @@ pub(super) struct PumpContext<'a> {
     pub(super) source_lost: Option<i32>,
 }
 
-fn poll_splice_in(cx: &mut Context<'_>, source: &Stream, pipe: &Pipe) -> Poll<io::Result<usize>> {
+/// Reads once, into the pipe, which is empty, or a buffer. Returns how much, and what holds it.
+///
+/// splice(2) does not go past the urgent byte, and says either that there is nothing
+/// (`tcp_splice_read`) or, when the stream has ended behind that byte, that this is the end. So
+/// neither is believed until recv(2) says the same; what that finds goes by copy.
+fn poll_splice_in(
+    cx: &mut Context<'_>,
+    source: &Stream,
+    mut pipe: Pipe,
+    pool: &Pool,
+) -> Poll<io::Result<(usize, Held)>> {
     loop {
         ready!(source.poll_read_ready(cx))?;
-        // The pipe is empty, so EAGAIN can only be the socket's.
         let result = source.try_io(Interest::READABLE, || {
-            move_bytes(source.as_fd(), pipe.write_end().as_fd(), PIPE_SIZE)
+            match move_bytes(source.as_fd(), pipe.write_end().as_fd(), PIPE_SIZE) {
+                Ok(0) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(taken) => return Ok((taken, None)),
+                Err(error) => return Err(error),
+            }
+            let mut buffer = pool.buffer();
+            let taken = source.read_now(&mut buffer)?;
+            Ok((taken, Some(buffer)))
         });
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return Poll::Ready(other),
-        }
+        return Poll::Ready(match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => Err(error),
+            Ok((0, _)) => Ok((0, Held::Nothing)),
+            Ok((taken, Some(buffer))) => Ok((taken, Held::Copied { buffer, start: 0, end: taken })),
+            Ok((taken, None)) => {
+                pipe.held = taken;
+                Ok((taken, Held::Spliced(pipe)))
+            }
+        });
     }
 }
 

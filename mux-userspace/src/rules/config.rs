@@ -515,7 +515,7 @@ impl Default for Timeouts {
 }
 
 /// `[limits]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Connections of all listeners at once. Default: [`Limits::DEFAULT_CONNECTIONS`], or what
     /// the limit of open files allows.
@@ -541,18 +541,12 @@ impl Limits {
     }
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_connections: None, max_sniffing: None, per_source: PerSource::default() }
-    }
-}
-
 /// `[log]`.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
     /// A tracing level: `off`, `error`, `warn`, `info`, `debug`, `trace`. Default `info`.
     pub level: Arc<str>,
-    /// Form of the access log. Default text.
+    /// Form of the access log. Default JSON.
     pub access: AccessFormat,
     /// Where it goes; `None`: standard output.
     pub access_file: Option<PathBuf>,
@@ -560,7 +554,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into(), access: AccessFormat::Text, access_file: None }
+        Self { level: "info".into(), access: AccessFormat::Json, access_file: None }
     }
 }
 
@@ -620,6 +614,8 @@ pub struct SecurityConfig {
     pub landlock: Confinement,
     /// Whether seccomp refuses system calls that the daemon has no use for.
     pub seccomp: Confinement,
+    /// Whether a process keeps privileges for socket files and successors.
+    pub keeper: KeeperMode,
 }
 
 impl Default for SecurityConfig {
@@ -628,6 +624,7 @@ impl Default for SecurityConfig {
             user: "nobody".into(),
             landlock: Confinement::default(),
             seccomp: Confinement::default(),
+            keeper: KeeperMode::default(),
         }
     }
 }
@@ -639,6 +636,17 @@ pub enum Confinement {
     #[default]
     Auto,
     /// Not at all.
+    Off,
+}
+
+/// Whether there is a keeper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeeperMode {
+    /// There is one.
+    #[default]
+    Auto,
+    /// No process keeps a privilege: no upgrade, and files of Unix sockets stay behind where the
+    /// daemon's user cannot remove them.
     Off,
 }
 

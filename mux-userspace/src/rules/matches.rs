@@ -233,6 +233,7 @@ fn network_file(
             NetworkFileError::Io { .. } => {
                 "relative paths are taken from the rules file's directory"
             }
+            NetworkFileError::NotAFile(_) => "name a file that can be read more than once",
             NetworkFileError::TooLarge(_) => "join its networks into larger ones",
             NetworkFileError::Line { .. } => {
                 "a line has one network or address, such as 10.0.0.0/8; `#` begins a comment"

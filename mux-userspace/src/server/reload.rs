@@ -317,7 +317,9 @@ impl Running {
     }
 
     fn warn_of_what_stays(&self, config: &Config) {
-        let fixed = Diff::fixed((&self.shared().kernel, &self.security, &self.opened), config);
+        let loaded = self.shared().books.is_some();
+        let settings = (&self.shared().kernel, &self.security, &self.opened);
+        let fixed = Diff::fixed(settings, loaded, config);
         for key in fixed {
             warn!("{key} has changed, and stays as it was until mux is restarted");
         }

@@ -26,7 +26,7 @@ use crate::{
         AccessLog, Counters, Hooks,
         access::{Output, Writer},
     },
-    admin::{self, Admin, Facts, State},
+    admin::{self, Admin, Facts, State, view::SecurityStatus},
     errand::Mailbox,
     kernel::{self, Handle, Kernel, StatsReader},
     limit::{gate::Gate, sniffing::Crowd},
@@ -185,7 +185,8 @@ impl Setup {
         };
         let security = config.security.clone();
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let facts = Facts { started, started_at, checks, self_test };
+        let security_status = SecurityStatus::default();
+        let facts = Facts { started, started_at, checks, self_test, security: security_status };
         Ok(Running {
             shared,
             workers,
@@ -209,13 +210,21 @@ impl Running {
         &self.shared
     }
 
-    /// Lets others ask and give orders over these sockets; can be done once.
+    /// Where each core is asked, until the admin sockets are open.
+    pub(super) fn mailboxes(&self) -> Vec<Mailbox> {
+        self.telling.as_ref().map(|telling| telling.mailboxes.clone()).unwrap_or_default()
+    }
+
+    /// Lets others ask and give orders over these sockets; can be done once. `security` is what they
+    /// are told of the daemon's privileges.
     pub(crate) fn open_admin(
         &mut self,
         sockets: admin::Sockets,
         desk: Desk,
+        security: SecurityStatus,
     ) -> Result<(), ServeError> {
         if let Some(Telling { facts, mailboxes, stats }) = self.telling.take() {
+            let facts = Facts { security, ..facts };
             let state = State::new(Arc::clone(&self.shared), mailboxes, desk, facts, stats);
             self.admin = admin::spawn(sockets, state)?;
         }

@@ -15,7 +15,7 @@ use tokio::{
     task::LocalSet,
     time::timeout,
 };
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::{ServeError, io_error};
 use crate::{
@@ -202,6 +202,10 @@ impl Listeners {
     async fn follow(&mut self) {
         let current = self.core.shared.current.load_full();
         self.core.pool.resize(current.limits.pipes_per_core);
+        let leaving = self.core.follow_kernel_setting(current.config.kernel.sockmap);
+        if leaving > 0 {
+            debug!(core = self.core.index, leaving, "[kernel] sockmap: flows leave the kernel");
+        }
         for (acceptor, accepting) in std::mem::take(&mut self.open) {
             let is_closing = acceptor.upgrade().is_none_or(|acceptor| {
                 acceptor.follow(&current);

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::Path, time::Duration};
 
+use socket2::SockRef;
 use tokio::{
     net::{TcpSocket, UnixStream},
     time::{Instant, timeout_at},
@@ -15,7 +16,7 @@ use super::{
     tally::Unresolved,
 };
 use crate::{
-    net::Stream,
+    net::{self, Stream},
     rules::config::{Address, Builtin},
 };
 
@@ -105,8 +106,7 @@ async fn within<T>(
 /// socket(2)'s, connect(2)'s, and those of [`Manner::prepare`].
 pub(super) async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // What was a segment of the client's must not wait for the ACK of the one before.
-    socket.set_nodelay(true)?;
+    net::set_up(&SockRef::from(&socket))?;
     manner.prepare(&socket, address)?;
     Ok(Stream::Tcp(socket.connect(address).await?))
 }

@@ -194,11 +194,14 @@ pub async fn connect(
         };
         let is_no_upstream = refused.is_no_upstream();
         let said = refused.to_string();
-        if is_no_upstream
-            && let Some(held) = core.shared.throttles.upstreams.admit(Instant::now().into_std())
-        {
-            let (upstream, suppressed) = (&group.config().name, throttle::some(held));
-            warn!(%upstream, error = said, suppressed, "no endpoint can be had");
+        if is_no_upstream {
+            match core.shared.throttles.upstreams.admit(Instant::now().into_std()) {
+                Some(held) => {
+                    let (upstream, suppressed) = (&group.config().name, throttle::some(held));
+                    warn!(%upstream, error = said, suppressed, "no endpoint can be had");
+                }
+                None => core.shared.counters.count(Counter::LogSuppressed),
+            }
         }
         errors.extend((!said.is_empty()).then_some(said));
         let reset = match config.on_no_upstream {

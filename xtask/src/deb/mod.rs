@@ -1,6 +1,7 @@
 //! `cargo xtask deb`: a Debian package of mux. What is in it is in mux-userspace/Cargo.toml and
-//! `packaging/debian`.
+//! `packaging/debian`. `trial` lives its life without systemd, `boot` with it.
 
+mod boot;
 mod trial;
 
 use std::{path::PathBuf, process::Command};
@@ -60,7 +61,8 @@ fn build() -> Result<PathBuf> {
 fn test(package: &std::path::Path) -> Result<()> {
     apt::install(&["lintian", "mmdebstrap"])?;
     lintian(package)?;
-    trial::run(package)
+    trial::run(package)?;
+    boot::run(package)
 }
 
 fn install_cargo_deb() -> Result<()> {
