@@ -42,6 +42,7 @@ mod source;
 mod stalled;
 mod systemd;
 mod timeouts;
+mod tools;
 mod unix;
 mod upgrade;
 mod upgrade_kills;

@@ -134,7 +134,8 @@ fn haproxy_behind_is_told_the_name_that_the_client_asks_for(relay: Relay) -> Res
         &url,
     ])?;
     let access = daemon.wait_access(|access| access.rule() == "all")?;
-    ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
+    // It leaves without reading the end of TLS, which may be a reset.
+    ensure!(access.relay() == relay.name(), "{access:?}");
     let expected = format!("{},{},mux.test;", access.client().replace(':', ","), access.id());
     ensure!(answer == expected, "{answer} rather than {expected}");
     daemon.stop()?;
