@@ -47,4 +47,3 @@ mod upgrade;
 mod upgrade_kills;
 mod upstreams;
 mod urgent;
-mod wrk;
