@@ -48,4 +48,3 @@ mod upgrade;
 mod upgrade_kills;
 mod upstreams;
 mod urgent;
-mod wrk;

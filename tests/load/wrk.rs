@@ -2,7 +2,12 @@
 //! connections that were there before are the same ones afterwards. What wrk says is printed
 //! (`--nocapture`).
 
-use std::{net::SocketAddr, process::Command, str};
+use std::{
+    net::SocketAddr,
+    process::Command,
+    str,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
@@ -22,6 +27,9 @@ const BETWEEN: u64 = 500;
 const HELD: usize = 4;
 /// Enough for a flow to go to the kernel: `PROMOTE_MESSAGES`, and some.
 const BEFORE: usize = 20;
+
+/// One load at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A connection that stays.
 struct Held {
@@ -90,6 +98,7 @@ fn rules(nginx: &Nginx, admin: &AdminSocket, odd: bool) -> String {
 
 fn nobody_notices(fields: &[&str]) -> Result<()> {
     need!(Need::Root);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let nginx = Nginx::start(&Certificate::new()?)?;
     let admin = AdminSocket::new()?;
     let daemon = Starter::new(&rules(&nginx, &admin, false)).start()?;
