@@ -88,7 +88,7 @@ impl Core {
             kernel,
             watch: Watch::new()?,
             pool: Pool::new(limits.pipes_per_core),
-            sniffing: Sniffing::new(limits.sniffing_per_core),
+            sniffing: Sniffing::new(Arc::clone(&shared.sniffing), index),
             tasks: TaskTracker::new(),
             shared,
             totals: Totals::default(),
@@ -227,6 +227,11 @@ impl Core {
         }
     }
 
+    /// Ends sniffed connections as other cores ask, for ever.
+    pub async fn run_sniffing(self: Rc<Self>) {
+        self.sniffing.run().await;
+    }
+
     /// Delivers the verdict's events, which one thread reads for all cores.
     pub async fn run_nudges(self: Rc<Self>, mut nudges: UnboundedReceiver<u32>) {
         while let Some(key) = nudges.recv().await {
@@ -244,6 +249,7 @@ impl Core {
             let now = Instant::now();
             self.sweep(now);
             self.shared.throttles.settle(now);
+            self.shared.counters.limits.settle(now);
         }
     }
 
@@ -263,7 +269,8 @@ impl Core {
                     }
                 }
             }
-            if activity != entry.last_activity {
+            let is_flow = entry.live.stage().is_flow();
+            if activity != entry.last_activity || !is_flow {
                 entry.last_activity = activity;
                 entry.active_at = now;
             }
@@ -271,7 +278,7 @@ impl Core {
             let over = |limit: Option<Duration>| limit.is_some_and(|limit| idle >= limit);
             if entry.control.half_closed() && over(timeouts.half_closed) {
                 entry.control.stop(Stop::HalfClosed);
-            } else if over(timeouts.idle) {
+            } else if is_flow && over(timeouts.idle) {
                 entry.control.stop(Stop::Idle);
             } else if timeouts
                 .lifetime

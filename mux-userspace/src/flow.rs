@@ -14,9 +14,11 @@ use tracing::debug;
 use crate::{
     account::{self, Counter, Record, Stage},
     core::{Core, FlowHandle},
-    kernel::object,
+    kernel::{InsertError, object},
     limit::{
         Permit,
+        reached::Kind,
+        sniffing::Sniffing,
         source::{self, Place},
     },
     net::{Peer, Stream},
@@ -30,7 +32,7 @@ use crate::{
     snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
     sys, throttle,
-    upstream::{self, Places, Visitor, builtin},
+    upstream::{self, Failure, Places, Refused, Visitor, builtin},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what
@@ -49,19 +51,27 @@ enum Early {
     /// Refused at a limit or by an access list.
     Refused(&'static str, Counter),
     /// No upstream to be had.
-    NoUpstream(upstream::Failure),
+    NoUpstream(Failure),
     /// Ordered to end.
     Stopped(Stop),
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer) {
+/// Serves one accepted connection to its end. `sniffing` are those of its listener's that are being
+/// sniffed, if these are limited.
+pub async fn serve(
+    core: Rc<Core>,
+    service: Service,
+    client: Stream,
+    peer: Peer,
+    sniffing: Option<Rc<Sniffing>>,
+) {
     let mut record = Record::new(core.next_id(), peer, Arc::clone(&service.listener().name));
     let handle = core.enter(&record);
     core.shared.counters.count(Counter::Accepted);
 
     // A flow that is open has what it needs: an old configuration is not kept for it.
-    match open(&core, service, client, peer, &mut record, &handle).await {
+    let own = sniffing.as_deref();
+    match open(&core, service, client, peer, own, &mut record, &handle).await {
         Ok(flow) => {
             if let Some(hook) = &core.shared.hooks.on_connect {
                 hook(&account::Flow::new(&record, None));
@@ -75,6 +85,9 @@ pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer)
             core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {
+            if let Some((kind, name)) = early.limit(&record) {
+                core.shared.counters.limits.met(kind, name);
+            }
             let (close, error, counter) = early.describe();
             core.totals.closed(close);
             if let Some(counter) = counter {
@@ -105,11 +118,12 @@ async fn open(
     service: Service,
     mut client: Stream,
     peer: Peer,
+    own: Option<&Sniffing>,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Flow, Early> {
     let Snapshot { config, limits, .. } = &*service.snapshot;
-    let entered = enter(core, &service, &mut client, peer, record, handle).await;
+    let entered = enter(core, &service, &mut client, peer, own, record, handle).await;
     let Entrance { place, header, sniff } = match entered {
         Ok(entrance) => entrance,
         Err(early) => {
@@ -171,6 +185,8 @@ async fn open(
     record.upstream = Some(connected.upstream);
     record.endpoint = Some(connected.endpoint.into());
     handle.live.learn(record, Stage::Relaying);
+    // `[timeouts] idle` counts from here.
+    handle.control.touch();
 
     let announced = config.rules[connected.rule.0].proxy_protocol;
     let header = announced.map(|version| {
@@ -223,6 +239,7 @@ async fn enter(
     service: &Service,
     stream: &mut Stream,
     peer: Peer,
+    own: Option<&Sniffing>,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Entrance, Early> {
@@ -232,10 +249,7 @@ async fn enter(
     if trusted != Some(true) {
         place = admit(service, peer)?;
     }
-    let (_sniffing, evicted) = core.sniffing.enter(&handle.control);
-    if evicted {
-        core.shared.counters.count(Counter::SniffingLimit);
-    }
+    let _places = [Some(&core.sniffing), own].map(|all| all.map(|all| all.enter(&handle.control)));
     let mut sniffer = Sniffer::new(stream, listener, &core.pool);
     let mut header = None;
     if trusted == Some(true) {
@@ -355,6 +369,9 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
 
 fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record, handle: &FlowHandle) {
     core.shared.counters.count(Counter::PromotionRefused);
+    if let Refusal::Insert(InsertError::Full) = refusal {
+        core.shared.counters.limits.met(Kind::KernelFlows, None);
+    }
     debug!(id = record.id_text(), %refusal, "stays in user space");
     stay(plan, refusal.to_string(), handle);
 }
@@ -515,6 +532,26 @@ impl From<Aborted> for Early {
 }
 
 impl Early {
+    /// The limit that was met, and whose it is. Those of upstreams are counted where they are met: a
+    /// connection may wait there, and be served.
+    fn limit<'a>(&'a self, record: &'a Record) -> Option<(Kind, Option<&'a str>)> {
+        match self {
+            Self::Refused(_, Counter::SourceLimit) => Some((Kind::Source, None)),
+            Self::Refused(_, Counter::SourceRate) => Some((Kind::Rate, None)),
+            Self::Refused(_, Counter::RuleLimit) => Some((Kind::Rule, record.rule.as_deref())),
+            Self::Stopped(Stop::Evicted) => Some((Kind::Sniffing, None)),
+            Self::NoUpstream(Failure { refused: Refused::RuleFull(rule), .. }) => {
+                Some((Kind::Rule, Some(rule)))
+            }
+            Self::SniffAborted(_)
+            | Self::ProxyHeader(_)
+            | Self::NoRule { .. }
+            | Self::Refused(..)
+            | Self::NoUpstream(_)
+            | Self::Stopped(_) => None,
+        }
+    }
+
     /// Close reason, error text, counter.
     fn describe(&self) -> (&'static str, String, Option<Counter>) {
         match self {
@@ -535,6 +572,9 @@ impl Early {
             Self::NoUpstream(failure) => {
                 let refused = &failure.refused;
                 (refused.name(), failure.error.clone(), Some(refused.counter()))
+            }
+            Self::Stopped(Stop::Evicted) => {
+                (Stop::Evicted.name(), String::new(), Some(Counter::SniffingLimit))
             }
             Self::Stopped(stop) => (stop.name(), String::new(), None),
         }

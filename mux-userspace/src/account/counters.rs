@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::limit::reached::Reached;
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)*) => {
         /// A counter.
@@ -156,18 +158,23 @@ counters! {
 
 /// All counters, shared by the cores.
 #[derive(Debug)]
-pub struct Counters([AtomicU64; Counter::ALL.len()]);
+pub struct Counters {
+    values: [AtomicU64; Counter::ALL.len()],
+    /// How often each kind of limit was met.
+    pub limits: Reached,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; Counter::ALL.len()])
+        let values = [const { AtomicU64::new(0) }; Counter::ALL.len()];
+        Self { values, limits: Reached::default() }
     }
 }
 
 impl Counters {
     /// Adds.
     pub fn add(&self, counter: Counter, amount: u64) {
-        self.0[counter as usize].fetch_add(amount, Ordering::Relaxed);
+        self.values[counter as usize].fetch_add(amount, Ordering::Relaxed);
     }
 
     /// Adds one.
@@ -178,7 +185,9 @@ impl Counters {
     /// Its value.
     #[must_use]
     pub fn value(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        let value = self.values[counter as usize].load(Ordering::Relaxed);
+        let others = matches!(counter, Counter::LogSuppressed).then(|| self.limits.suppressed());
+        value + others.unwrap_or(0)
     }
 
     /// Those that are not zero, `name=value` each.

@@ -42,11 +42,7 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::NetworkFileFailed => (F::NetworkFiles, Some("failed")),
         C::ProxyHeaders => (F::ProxyHeaders, None),
         C::SourceMismatch => (F::SourceMismatches, None),
-        C::ConnectFailed => (F::ConnectFailures, None),
         C::UpstreamFallbacks => (F::Fallbacks, None),
-        C::UpstreamRetries => (F::Retries, None),
-        C::UpstreamEjections => (F::Ejections, None),
-        C::UpstreamReturns => (F::Returns, None),
         C::UpstreamChecksPassed => (F::Checks, Some("passed")),
         C::UpstreamChecksFailed => (F::Checks, Some("failed")),
         C::UpstreamUp => (F::CheckChanges, Some("up")),
@@ -65,5 +61,9 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::LogSuppressed => (F::LogSuppressed, None),
         // In seconds, and with flows that are alive.
         C::UpstreamQueueMicros | C::Flows | C::BytesUp | C::BytesDown => return None,
+        // By upstream and reason: its tally.
+        C::ConnectFailed | C::UpstreamRetries | C::UpstreamEjections | C::UpstreamReturns => {
+            return None;
+        }
     })
 }

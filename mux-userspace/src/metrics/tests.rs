@@ -61,6 +61,7 @@ fn the_reference_has_the_table_of_families() {
             let _ = writeln!(page, "| `{reason}` | {} |", counter.help().trim());
         }
     }
+    page.push_str(FAULTS);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
     if std::env::var_os("MUX_UPDATE_DOCS").is_some() {
         fs::write(&path, &page).expect("the page can be written");
@@ -89,6 +90,23 @@ const REFUSED: &str = "
 
 | reason | meaning |
 |---|---|
+";
+
+const FAULTS: &str = "
+## Reasons of failed attempts
+
+Of `mux_connect_failures_total`, `mux_upstream_retries_total` and `mux_upstream_ejections_total`. Those of an upstream that a reload has removed are gone from the page; the
+totals of the last line of the log (`connect_failed`, `upstream_retries`, …) are of all.
+
+| reason | meaning |
+|---|---|
+| `refused` | Nobody listens there; of a Unix socket, also that its file is not there. |
+| `timed_out` | No connection within `connect_timeout`. |
+| `unreachable` | No route to the host or the network. |
+| `reset` | The connection was reset while it was made. |
+| `local` | This machine lacks a port, descriptors or memory, or an address that `source` asks for: not the endpoint's failure, for which nothing is ejected. |
+| `resolve` | The name could not be looked up. |
+| `other` | Anything else, such as a Unix socket that mux's user must not connect to. The access log has the error. |
 ";
 
 /// Every expression of the Grafana dashboard.

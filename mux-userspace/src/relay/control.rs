@@ -183,9 +183,12 @@ impl Control {
         self.activity.get()
     }
 
-    /// One of the streams has ended.
+    /// One of the streams has ended. The first time is activity: a flow that was quiet before has
+    /// all of `[timeouts] half_closed` from here on.
     pub fn set_half_closed(&self) {
-        self.half_closed.set(true);
+        if !self.half_closed.replace(true) {
+            self.touch();
+        }
     }
 
     /// Whether one of the streams has ended.
@@ -237,5 +240,22 @@ impl Control {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_half_close_is_activity() {
+        let control = Control::default();
+        let before = control.activity();
+        control.set_half_closed();
+        let after = control.activity();
+        assert!(control.half_closed() && after != before);
+        // A standing RDHUP, told again, must not put the timeout off.
+        control.set_half_closed();
+        assert_eq!(control.activity(), after);
     }
 }

@@ -67,7 +67,7 @@ pub(super) fn limits(root: &mut Table<'_, '_>) -> Limits {
     let mut limits = Limits::default();
     if let Some(mut table) = root.table("limits", "[limits]") {
         limits.max_connections = table.take("max_connections", count).map(Spanned::into_inner);
-        set(&mut limits.max_sniffing, table.take("max_sniffing", count));
+        limits.max_sniffing = table.take("max_sniffing", count).map(Spanned::into_inner);
         if let Some(mut table) = table.table("per_source", "`per_source`") {
             let connections = table.take("connections", count);
             let rate = table.take("rate", rate);

@@ -314,9 +314,9 @@ fn is_same_health(old: Option<&HealthConfig>, new: Option<&HealthConfig>) -> boo
     let HealthConfig { interval, timeout, rise, fall, send, expect } = old;
     let is_same_expect = match (expect, &new.expect) {
         (Expect::Connection, Expect::Connection) => true,
-        (Expect::Prefix(old), Expect::Prefix(new)) => old == new,
+        (Expect::Contains(old), Expect::Contains(new)) => old == new,
         (Expect::Regex(old), Expect::Regex(new)) => old.as_str() == new.as_str(),
-        (Expect::Connection | Expect::Prefix(_) | Expect::Regex(_), _) => false,
+        (Expect::Connection | Expect::Contains(_) | Expect::Regex(_), _) => false,
     };
     is_same_expect
         && *interval == new.interval

@@ -138,6 +138,7 @@ async fn serve(core: Rc<Core>, sockets: Sockets, mail: Mail, started: &Started) 
     let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch(ready));
     tokio::task::spawn_local(Rc::clone(&core).run_nudges(nudged));
     tokio::task::spawn_local(Rc::clone(&core).run_timers());
+    tokio::task::spawn_local(Rc::clone(&core).run_sniffing());
     tokio::task::spawn_local(Rc::clone(&core).run_errands(errands));
     let mut listeners = Listeners { core: Rc::clone(&core), open: Vec::new() };
     listeners.open(sockets)?;
@@ -201,7 +202,6 @@ impl Listeners {
     async fn follow(&mut self) {
         let current = self.core.shared.current.load_full();
         self.core.pool.resize(current.limits.pipes_per_core);
-        self.core.sniffing.resize(current.limits.sniffing_per_core);
         let leaving = self.core.follow_kernel_setting(current.config.kernel.sockmap);
         if leaving > 0 {
             debug!(core = self.core.index, leaving, "[kernel] sockmap: flows leave the kernel");

@@ -13,6 +13,7 @@ use super::{
     eyeballs::{delay, race, timed_out},
     resolve::Name,
     source::Manner,
+    tally::Unresolved,
 };
 use crate::{
     net::{self, Stream},
@@ -72,13 +73,15 @@ async fn dial_name(
     time: Duration,
     manner: &Manner<'_>,
 ) -> Result<Dialled, Failures> {
-    let addresses = match within(deadline, name.addresses()).await {
+    let addresses = match within(deadline, name.addresses(manner.sticky)).await {
         Ok(addresses) => addresses,
-        Err(error) => return Err(vec![(address.to_string(), error)]),
+        Err(error) => return Err(vec![(address.to_string(), Unresolved(error).into())]),
     };
     let delay = delay(addresses.len(), time);
     match race(&addresses, delay, deadline, |address| connect_tcp(address, manner)).await {
         Ok((stream, at)) => {
+            let before = addresses.iter().position(|address| *address == at).unwrap_or(0);
+            name.won(at.ip(), &addresses[..before]);
             Ok(Dialled { stream, endpoint: format!("{address} ({at})"), builtin: None })
         }
         Err(failures) => {
@@ -97,7 +100,11 @@ async fn within<T>(
     timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
+/// Connects to an address.
+///
+/// # Errors
+/// socket(2)'s, connect(2)'s, and those of [`Manner::prepare`].
+pub(super) async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     net::set_up(&SockRef::from(&socket))?;
     manner.prepare(&socket, address)?;

@@ -71,6 +71,21 @@ pub enum Condition {
     },
 }
 
+impl Condition {
+    /// The stable names of all of them.
+    pub const STATES: [&'static str; 3] = ["up", "ejected", "down"];
+
+    /// Its stable name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ejected { .. } => "ejected",
+            Self::Down { .. } => "down",
+        }
+    }
+}
+
 /// Which endpoints are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -251,6 +266,7 @@ impl Endpoint {
         let mut verdicts = self.verdicts();
         if health.is_none() {
             verdicts.checked = Checked::default();
+            self.name.iter().for_each(Name::forget_checks);
         }
         if eject.is_none() {
             verdicts.ejection = Ejection::default();

@@ -8,11 +8,13 @@
 //! | `group` | a group at run time: seats, tiers, the queue |
 //! | `balance` | whose turn it is; pure |
 //! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
-//! | `dial`, `eyeballs` | one attempt; a race of addresses |
+//! | `dial`, `eyeballs`, `addresses` | one attempt; a race of addresses; their order, and what is known of each |
 //! | `source` | from which address, and with which timers |
 //! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
+//! | `tally` | what happened at a group's endpoints, by reason |
 //! | `builtin` | the servers in the daemon itself |
 
+mod addresses;
 mod balance;
 pub mod builtin;
 mod check;
@@ -24,27 +26,31 @@ mod health;
 mod random;
 mod resolve;
 pub mod source;
+mod tally;
 mod upkeep;
 
 use std::{io, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{net::UnixStream, time::Instant};
+use tracing::warn;
 
 use self::{dial::Failures, endpoint::Seat, group::Admission};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
+    tally::{By, ByFault, Fault, Tally},
     upkeep::Upkeep,
 };
 use crate::{
     account::Counter,
     core::{Core, FlowHandle},
-    limit::room::Place,
+    limit::{Permit, room::Place},
     net::{Peer, Stream},
     relay::watch::Interest,
     rules::config::{Builtin, HalfClosed, Otherwise, RuleId},
     snapshot::Snapshot,
+    throttle,
 };
 
 /// Pause before a group's only endpoint is tried again; doubled each time.
@@ -72,6 +78,8 @@ pub struct Connected {
 pub struct Places {
     _seat: Seat,
     _place: Option<Place>,
+    /// Under the limits of the rules that stand in for its own.
+    _permits: Vec<Permit>,
 }
 
 /// Who wants to be connected.
@@ -106,6 +114,9 @@ pub enum Refused {
     /// The client went away while it waited.
     #[error("")]
     ClientLeft,
+    /// The rule that was to stand in has as many flows as it may.
+    #[error("rule {0} has as many flows as it may")]
+    RuleFull(Arc<str>),
 }
 
 impl Refused {
@@ -119,6 +130,7 @@ impl Refused {
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
             Self::ClientLeft => "client-left",
+            Self::RuleFull(_) => "rule-limit",
         }
     }
 
@@ -132,6 +144,7 @@ impl Refused {
             Self::QueueFull => Counter::UpstreamQueueFull,
             Self::QueueTimeout => Counter::UpstreamQueueTimeout,
             Self::ClientLeft => Counter::UpstreamQueueLeft,
+            Self::RuleFull(_) => Counter::RuleLimit,
         }
     }
 
@@ -139,7 +152,11 @@ impl Refused {
     const fn is_no_upstream(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::NoneUp(_) => true,
-            Self::Full | Self::QueueFull | Self::QueueTimeout | Self::ClientLeft => false,
+            Self::Full
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::ClientLeft
+            | Self::RuleFull(_) => false,
         }
     }
 }
@@ -167,15 +184,25 @@ pub async fn connect(
     visitor: Visitor<'_>,
 ) -> Result<Connected, Failure> {
     let mut errors = Vec::new();
+    let mut permits = Vec::new();
     loop {
         let config = &snapshot.config.rules[rule.0];
         let group = &snapshot.upstreams[config.upstream];
-        let refused = match connect_to(core, rule, group, visitor).await {
+        let refused = match connect_to(core, rule, group, visitor, &mut permits).await {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
         };
         let is_no_upstream = refused.is_no_upstream();
         let said = refused.to_string();
+        if is_no_upstream {
+            match core.shared.throttles.upstreams.admit(Instant::now().into_std()) {
+                Some(held) => {
+                    let (upstream, suppressed) = (&group.config().name, throttle::some(held));
+                    warn!(%upstream, error = said, suppressed, "no endpoint can be had");
+                }
+                None => core.shared.counters.count(Counter::LogSuppressed),
+            }
+        }
         errors.extend((!said.is_empty()).then_some(said));
         let reset = match config.on_no_upstream {
             // An upstream is behind its rule's access list, whichever way one comes to it.
@@ -183,6 +210,13 @@ pub async fn connect(
                 if is_no_upstream
                     && snapshot.config.rules[next.0].acl.permits(visitor.peer.ip()) =>
             {
+                let Some(permit) = snapshot.limits.rules[next.0].try_acquire() else {
+                    let refused =
+                        Refused::RuleFull(Arc::clone(&snapshot.config.rules[next.0].name));
+                    errors.push(refused.to_string());
+                    return Err(Failure { refused, error: errors.join("; "), reset: false });
+                };
+                permits.push(permit);
                 core.shared.counters.count(Counter::UpstreamFallbacks);
                 rule = next;
                 continue;
@@ -194,12 +228,14 @@ pub async fn connect(
     }
 }
 
-/// Connects to a group: to at most 1 + `retries` endpoints, one after the other.
+/// Connects to a group: to at most 1 + `retries` endpoints, one after the other. The flow's places
+/// take over the permits.
 async fn connect_to(
     core: &Core,
     rule: RuleId,
     group: &Group,
     visitor: Visitor<'_>,
+    permits: &mut Vec<Permit>,
 ) -> Result<Connected, Refused> {
     let counters = &core.shared.counters;
     let mut flow = Admission { source: visitor.peer.ip(), ..Admission::default() };
@@ -223,7 +259,7 @@ async fn connect_to(
             time = deadline.saturating_duration_since(Instant::now());
         }
         let manner = group.manner(Some(visitor.peer), counters);
-        match dial::dial(seat.endpoint(), time, &manner).await {
+        let fault = match dial::dial(seat.endpoint(), time, &manner).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);
                 return Ok(Connected {
@@ -232,21 +268,26 @@ async fn connect_to(
                     upstream: Arc::clone(&group.config().name),
                     endpoint: dialled.endpoint,
                     builtin: dialled.builtin,
-                    places: Places { _seat: seat, _place: flow.place },
+                    places: Places {
+                        _seat: seat,
+                        _place: flow.place,
+                        _permits: std::mem::take(permits),
+                    },
                 });
             }
             Err(said) => {
-                group.failed(&mut seat, &said, counters);
+                let fault = group.failed(&mut seat, &said, counters);
                 failures.extend(said);
+                fault
             }
-        }
+        };
         flow.tried.push(index);
         let is_late = deadline.is_some_and(|deadline| Instant::now() + pause >= deadline);
         if retries == 0 || is_late {
             return Err(Refused::Unreachable(failures));
         }
         retries -= 1;
-        counters.count(Counter::UpstreamRetries);
+        group.retries(fault, counters);
         drop(seat);
         if group.has_one_endpoint() {
             tokio::time::sleep(pause).await;
@@ -259,7 +300,7 @@ async fn connect_to(
 const fn after_failures(refused: &Refused) -> bool {
     match refused {
         Refused::Unreachable(_) | Refused::NoneUp(_) | Refused::Full | Refused::QueueFull => true,
-        Refused::QueueTimeout | Refused::ClientLeft => false,
+        Refused::QueueTimeout | Refused::ClientLeft | Refused::RuleFull(_) => false,
     }
 }
 

@@ -327,7 +327,7 @@ flows = 1024
     assert_eq!(config.limits.per_source.connections.map(NonZeroU32::get), Some(7));
     let rate = config.limits.per_source.rate.map(|rate| (rate.count.get(), rate.period));
     assert_eq!(rate, Some((50, Duration::from_secs(10))));
-    assert_eq!(config.limits.max_sniffing.get(), 6);
+    assert_eq!(config.limits.max_sniffing.map(NonZeroU32::get), Some(6));
     assert_eq!(&*config.log.level, "debug");
     assert_eq!(config.log.access, AccessFormat::Json);
     assert_eq!(config.log.access_file.as_deref(), Some("/var/log/mux.log".as_ref()));
