@@ -10,6 +10,8 @@ use std::{
     ptr::NonNull,
 };
 
+use rustix::process::Pid;
+
 /// What of `struct tcp_info` (include/uapi/linux/tcp.h) the relay needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
@@ -50,6 +52,15 @@ pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
         bytes_received: info.tcpi_bytes_received,
         state: info.tcpi_state,
     })
+}
+
+/// A process's group; `None`: there is no such process, or its group's leader is not in our process
+/// namespace, for which the kernel says 0. (rustix 1.1's `getpgid` takes that for an id.)
+#[must_use]
+pub fn process_group(pid: Pid) -> Option<Pid> {
+    // SAFETY: the call reads and writes no memory of ours.
+    let group = unsafe { libc::getpgid(pid.as_raw_nonzero().get()) };
+    if group > 0 { Pid::from_raw(group) } else { None }
 }
 
 /// `struct tcp_info` up to the fields that we read (libc's differs between C libraries).

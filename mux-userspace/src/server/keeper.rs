@@ -28,7 +28,7 @@ use nix::sys::signal::SigSet;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{FdFlags, fcntl_setfd},
-    process::{Pid, PidfdFlags, getpgid, getpid, getppid, pidfd_open},
+    process::{Pid, PidfdFlags, getpid, getppid, pidfd_open},
 };
 
 use super::{channel::Channel, confined, handover, watchdog};
@@ -213,7 +213,7 @@ impl Keeping {
             getppid().filter(|parent| usize::try_from(parent.as_raw_nonzero().get()) == Ok(daemon));
         let keeping = Self {
             control,
-            group: daemon.and_then(|daemon| getpgid(Some(daemon)).ok()),
+            group: daemon.and_then(sys::process_group),
             daemon: Watched::new(daemon),
             program,
             arguments: arguments.collect(),

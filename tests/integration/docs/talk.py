@@ -14,10 +14,14 @@ LINE = b"0123456789\n"
 
 async def echo(port):
     async def serve(reader, writer):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+        except ConnectionError:
+            # `mux kill`.
+            pass
 
     server = await asyncio.start_server(serve, "127.0.0.1", port)
     print("listening", flush=True)
