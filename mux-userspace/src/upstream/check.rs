@@ -28,8 +28,9 @@ pub(super) async fn check(
     header: Option<Version>,
 ) -> Result<(), String> {
     let whole = async {
-        let dialled = dial::dial(endpoint, health.timeout, manner).await;
+        let dialled = dial::dial(endpoint, health.timeout, manner, &[]).await;
         let mut stream = dialled.map_err(|failures| describe(&failures))?.stream;
+        stream.without_delay();
         if let Some(version) = header {
             let header = proxy::announce_own(version, &stream);
             send(&mut stream, &header).await.map_err(|error| format!("sending: {error}"))?;
