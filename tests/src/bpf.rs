@@ -101,13 +101,14 @@ pub fn entries(map: u32) -> Result<usize> {
     }
 }
 
-/// Runs of a program, while [`Stats`] are on.
+/// Runs of a program, while [`Stats`] are on, and how long they took, nanoseconds.
 ///
 /// # Errors
 /// There is no such program.
-pub fn run_count(program: u32) -> Result<u64> {
+pub fn runs(program: u32) -> Result<(u64, u64)> {
     let shown = bpftool(&["prog", "show", "id", &program.to_string()])?;
-    Ok(shown["run_cnt"].as_u64().unwrap_or(0))
+    let number = |key: &str| shown[key].as_u64().unwrap_or(0);
+    Ok((number("run_cnt"), number("run_time_ns")))
 }
 
 /// Bytes of a program as the verifier left it.

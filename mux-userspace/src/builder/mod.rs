@@ -27,8 +27,8 @@ use crate::{
     rules::{
         self, AddressError, LoadError,
         config::{
-            AccessFormat, Config, Limits, ListenAddress, ListenerConfig, LogConfig, Otherwise,
-            RelayChoice, Rule, RuleId, SockmapMode, Timeouts,
+            AccessFormat, Config, Limits, ListenAddress, ListenerConfig, LogConfig, RelayChoice,
+            Rule, RuleId, SockmapMode, Timeouts,
         },
     },
     server::{self, ServeError, Setup, bind_all, default_threads},

@@ -50,7 +50,7 @@ EOF
         "#,
     ),
     // One conversation of 100 messages.
-    ("conversation", "edge; talk say 3443 100; wait_for close=finished /run/mux/access.log"),
+    ("conversation", "edge; talk say 3443 100; wait_for finished /run/mux/access.log"),
     // Three that go on.
     (
         "conversations",

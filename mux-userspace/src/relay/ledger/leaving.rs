@@ -59,7 +59,10 @@ enum Driver {
     Look,
     Attach,
     Kick,
+    Kicked,
     Release,
+    /// Plain TCP, whose bytes are counted before they are read.
+    Count,
     /// In the program-less map to the end.
     Kept,
     /// Plain TCP.
@@ -266,17 +269,7 @@ impl World {
             Driver::Look => {
                 let quiet = self.ledger.step(&self.book()) == Step::Rest
                     && self.ledger.outstanding(u64::from(self.delivered), &self.book()) == 0;
-                if !quiet && !flawed(Flaw::NoSecondLook) {
-                    Driver::Attach
-                } else {
-                    let unseen = self.ledger.unseen(u64::from(self.arrived), &self.book());
-                    let unread = u64::from(self.arrived - self.raw);
-                    let whole = unseen == unread || flawed(Flaw::NoCount);
-                    if !whole && !self.dropped {
-                        return Err("gives up where nothing is missing".into());
-                    }
-                    if whole { Driver::Release } else { Driver::Torn }
-                }
+                if !quiet && !flawed(Flaw::NoSecondLook) { Driver::Attach } else { Driver::Release }
             }
             Driver::Attach if self.fin => {
                 let knows_all = self.ledger.knows_all(self.received(), &self.book());
@@ -294,14 +287,19 @@ impl World {
             Driver::Kick if self.verdict.is_some() => return Ok(()),
             Driver::Kick => {
                 world.data_ready();
-                Driver::Carry
+                Driver::Kicked
             }
+            Driver::Kicked if self.verdict.is_some() => return Ok(()),
+            Driver::Kicked => self.unless_missing(0, Driver::Carry, case)?,
             Driver::Release => {
                 // With the psocks goes what is in them.
                 world.queue.clear();
                 world.pending.clear();
                 world.backlog.clear();
-                Driver::Plain
+                Driver::Count
+            }
+            Driver::Count => {
+                self.unless_missing(u64::from(self.arrived - self.raw), Driver::Plain, case)?
             }
             Driver::Plain => match world.receive() {
                 Some(byte) => {
@@ -315,6 +313,15 @@ impl World {
         };
         next.push(world);
         Ok(())
+    }
+
+    /// Goes on if the books know of all bytes but `unread` ones.
+    fn unless_missing(&self, unread: u64, on: Driver, case: Case) -> Result<Driver, String> {
+        let missing = self.ledger.unseen(u64::from(self.arrived), &self.book()) != unread;
+        if missing && !self.dropped {
+            return Err("gives up where nothing is missing".into());
+        }
+        Ok(if missing && case.flaw != Some(Flaw::NoCount) { Driver::Torn } else { on })
     }
 
     fn end(&self, case: Case, next: &mut Vec<Self>) -> Result<(), String> {

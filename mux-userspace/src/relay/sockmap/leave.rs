@@ -12,7 +12,7 @@ use std::{io, os::fd::AsFd};
 use super::{CLOSE_WAIT, CLOSED, Side, Spliced, TRIES, Way, sent_by};
 use crate::{
     relay::{Close, Ends, ledger::Step},
-    sys,
+    sys::{self, TcpCounters},
 };
 
 /// How far the flow is.
@@ -26,6 +26,13 @@ pub(super) enum Leaving {
     /// It cannot leave, since one of its streams is ending; user space carries it from inside.
     Held,
 }
+
+/// The kernel takes bytes off the receive queue for a verdict, and then looks for the program once more:
+/// where that has just been taken off, it drops them (`sk_psock_verdict_recv`, net/core/skmsg.c, which does
+/// not hold the lock of `sk_psock_stop_verdict`). A matter of less than a microsecond, and no counter tells.
+const DROPPED: &str = "bytes were dropped while the verdict was taken off";
+/// Kicks of a socket that is under the verdict again, of which the first should do.
+const KICKS: u32 = 3;
 
 /// What a look brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,11 +71,12 @@ impl Spliced<'_> {
             return Ok(Progress::Stays);
         }
         if self.is_quiet()? {
-            if !self.lacks_nothing()? {
-                return Err(self.torn("bytes were dropped while the verdict was taken off"));
-            }
             self.membership.release().map_err(|error| self.torn(error))?;
-            return Ok(Progress::Left);
+            return if self.lacks_nothing()? {
+                Ok(Progress::Left)
+            } else {
+                Err(self.torn(DROPPED))
+            };
         }
         self.attach()
     }
@@ -92,8 +100,9 @@ impl Spliced<'_> {
             let socket = self.socket(side);
             let failed = |error| Close::Failed { side, error };
             if attached {
-                // What came while the verdict was off.
-                sys::kick(socket.as_fd()).map_err(failed)?;
+                if !self.is_seen(way).map_err(failed)? {
+                    return Err(self.torn(DROPPED));
+                }
                 continue;
             }
             let counters = sys::tcp_counters(socket.as_fd()).map_err(failed)?;
@@ -126,10 +135,8 @@ impl Spliced<'_> {
         Close::Torn { reason: reason.to_string() }
     }
 
-    /// Whether each socket holds, unread, every byte that the books do not know of. The kernel looks for
-    /// the program once more after it has taken bytes off the receive queue for it, and drops them where
-    /// it has just been taken off (`sk_psock_verdict_recv`, net/core/skmsg.c, without the lock of
-    /// `sk_psock_stop_verdict`): a matter of nanoseconds, and the bytes are in no book.
+    /// Whether each socket, which is plain TCP again, holds, unread, every byte that the books do not
+    /// know of ([`DROPPED`]). Not before: `FIONREAD` of a socket with a psock tells of the psock.
     fn lacks_nothing(&self) -> Result<bool, Close> {
         Way::BOTH.into_iter().try_fold(true, |whole, way| {
             let side = Side::source(way);
@@ -140,15 +147,32 @@ impl Spliced<'_> {
                 let unread = sys::unread(socket).map_err(failed)?;
                 let after = sys::tcp_counters(socket).map_err(failed)?;
                 if before == after {
-                    let received = after.bytes_received - u64::from(after.state == CLOSE_WAIT);
-                    let ledger = &self.ways[way.index()].ledger;
-                    return Ok(whole && ledger.unseen(received, &self.book(way)) == unread);
+                    return Ok(whole && self.unseen(way, &after) == unread);
                 }
                 before = after;
             }
             // Bytes come faster than they can be counted, though nobody reads them.
             Ok(false)
         })
+    }
+
+    /// Has the verdict run for what came while it was off; whether the books know of every byte then.
+    fn is_seen(&self, way: Way) -> io::Result<bool> {
+        let socket = self.socket(Side::source(way)).as_fd();
+        for _ in 0..KICKS {
+            sys::kick(socket)?;
+            // With the lock: a verdict that runs has returned, and no byte is between TCP and it.
+            if self.unseen(way, &sys::tcp_counters(socket)?) == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Bytes that a way's source has received and the books do not know of.
+    fn unseen(&self, way: Way, counters: &TcpCounters) -> u64 {
+        let received = counters.bytes_received - u64::from(counters.state == CLOSE_WAIT);
+        self.ways[way.index()].ledger.unseen(received, &self.book(way))
     }
 
     /// Whether nothing is on its way through the kernel relay.

@@ -106,7 +106,7 @@ struct Args {
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     flip: Option<u64>,
     /// What must have happened for the run to count; by default what its options lead to, from 50
-    /// flows on
+    /// flows on, overlaps from 400
     #[arg(long, value_enum, value_delimiter = ',', num_args = 0..)]
     expect: Option<Vec<Expect>>,
     /// Without selective acknowledgements, so that retransmissions overlap
@@ -209,7 +209,7 @@ fn run(args: &Args) -> Result<Report> {
         let expected = args.expect.clone().unwrap_or_else(|| {
             expect::expected(expect::Run {
                 sockmap: args.relay == "sockmap" && args.sockmap != "off",
-                overlaps: args.loss > 0.0 && args.no_sack,
+                overlaps: (args.loss > 0.0 || args.delay > 0) && args.no_sack,
                 flips: flips > 0,
                 delay: args.delay > 0,
                 flows: begun,
