@@ -134,7 +134,7 @@ impl Plan {
     }
 
     /// Keeps the flow in user space for so many reads, at a moment that was not right.
-    pub const fn try_later(&mut self, tally: &Tally) {
+    pub fn try_later(&mut self, tally: &Tally) {
         self.not_before = tally.up.reads + tally.down.reads + u64::from(PROMOTE_TURNS);
     }
 
