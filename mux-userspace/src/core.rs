@@ -22,7 +22,13 @@ use crate::{
     errand::Errand,
     kernel::{Handle, books::Way},
     limit::sniffing::Sniffing,
-    relay::{Control, Stop, control::KeptOut, pool::Pool, watch::Watch},
+    relay::{
+        Control, Stop,
+        control::KeptOut,
+        demotion::{self, Before, Reason},
+        pool::Pool,
+        watch::Watch,
+    },
     rules::config::{SockmapMode, Timeouts},
     shared::Shared,
     sys,
@@ -53,6 +59,8 @@ pub struct Core {
     ordered_out: Cell<bool>,
     /// `[kernel] sockmap = "off"` in the configuration in force: the same.
     configured_out: Cell<bool>,
+    /// When the flows in the kernel were last looked at.
+    judged: Cell<Instant>,
 }
 
 /// A flow as the core's timer sees it.
@@ -62,6 +70,8 @@ struct Entry {
     live: Rc<Live>,
     last_activity: u64,
     active_at: Instant,
+    /// What the books said at the last look, of a flow that chose the kernel by evidence.
+    before: Before,
 }
 
 /// A flow's place in the core's table; given up by `Drop`.
@@ -96,6 +106,7 @@ impl Core {
             sequence: Cell::new(0),
             ordered_out: Cell::new(false),
             configured_out: Cell::new(false),
+            judged: Cell::new(Instant::now()),
         }))
     }
 
@@ -120,6 +131,7 @@ impl Core {
             live: Rc::clone(&live),
             last_activity: 0,
             active_at: Instant::now(),
+            before: Before::default(),
         });
         FlowHandle { core: Rc::clone(self), key, control, live }
     }
@@ -248,6 +260,7 @@ impl Core {
             tokio::time::sleep(period).await;
             let now = Instant::now();
             self.sweep(now);
+            self.judge(now);
             self.shared.throttles.settle(now);
             self.shared.counters.limits.settle(now);
         }
@@ -286,6 +299,31 @@ impl Core {
             {
                 entry.control.stop(Stop::Lifetime);
             }
+        }
+    }
+
+    /// Orders flows out of the kernel that user space serves better by now.
+    fn judge(&self, now: Instant) {
+        let Some(books) = &self.shared.books else { return };
+        if now.duration_since(self.judged.get()) < demotion::EVERY {
+            return;
+        }
+        self.judged.set(now);
+        let mut busy = Vec::new();
+        for (_, entry) in self.flows.borrow_mut().iter_mut() {
+            let Some(pair) = entry.control.pair() else { continue };
+            if !entry.control.goes_by_evidence() {
+                continue;
+            }
+            let look = entry.before.look(Way::BOTH.map(|way| books.record(pair, way).kernel()));
+            if let Some(reason) = look.reason {
+                entry.control.demote(reason);
+            } else if look.messages >= demotion::BUSY {
+                busy.push(Rc::clone(&entry.control));
+            }
+        }
+        if busy.len() > demotion::MOST_BUSY {
+            busy.iter().for_each(|control| control.demote(Reason::Crowd));
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Reads top down as the picture in ARCHITECTURE.md does.
 
 use std::{
+    borrow::Cow,
     os::fd::AsFd,
     rc::Rc,
     sync::Arc,
@@ -29,10 +30,11 @@ use crate::{
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
+    rules::config::RelayChoice,
     snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
     sys, throttle,
-    upstream::{self, Failure, Places, Refused, Visitor, builtin},
+    upstream::{self, Failure, Places, Refused, Visitor, builtin, opening::Opening},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what
@@ -102,9 +104,9 @@ pub async fn serve(
 #[derive(Debug)]
 struct Flow {
     ends: Ends,
-    /// The upstream's PROXY header.
-    header: Option<Vec<u8>>,
-    prefix: Vec<u8>,
+    opening: Opening,
+    /// So many bytes of it the upstream has.
+    sent: usize,
     guard: Option<Guard>,
     plan: Plan,
     _permit: Permit,
@@ -165,9 +167,21 @@ async fn open(
 
     let start = Instant::now();
     let visitor = Visitor { client: &client, peer: record.client, handle };
-    let connected =
-        or_stopped(handle, upstream::connect(core, &service.snapshot, decision.rule, visitor))
-            .await?;
+    let mut opening = Opening::new(prefix);
+    let announce = |version, prefix: &[u8]| {
+        let flow = Announcement {
+            client: record.client,
+            accepted: &client,
+            received: header.as_ref(),
+            prefix,
+            id: &record.id_text(),
+        };
+        proxy::announce(version, &flow)
+    };
+    let snapshot = &service.snapshot;
+    let connecting =
+        upstream::connect(core, snapshot, decision.rule, visitor, &mut opening, announce);
+    let connected = or_stopped(handle, connecting).await?;
     let connected = match connected {
         Ok(connected) => connected,
         Err(failure) => {
@@ -183,22 +197,14 @@ async fn open(
     record.connected = Some(took);
     core.totals.connecting.observe(took);
     record.upstream = Some(connected.upstream);
-    record.endpoint = Some(connected.endpoint.into());
+    record.endpoint = Some(connected.endpoint);
     handle.live.learn(record, Stage::Relaying);
     // `[timeouts] idle` counts from here.
     handle.control.touch();
 
-    let announced = config.rules[connected.rule.0].proxy_protocol;
-    let header = announced.map(|version| {
-        let flow = Announcement {
-            client: record.client,
-            accepted: &client,
-            received: header.as_ref(),
-            prefix: &prefix,
-            id: &record.id_text(),
-        };
-        proxy::announce(version, &flow)
-    });
+    let sent = connected.sent;
+    record.tally.up.given = sent.saturating_sub(opening.header()) as u64;
+    handle.control.set_given(record.tally.up.given, 0);
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
     let plan =
@@ -211,11 +217,14 @@ async fn open(
         });
     }
     handle.live.set_why_not(plan.why_not.clone());
+    if choice == RelayChoice::Auto {
+        handle.control.set_by_evidence();
+    }
     record.seen = decision.seen;
     Ok(Flow {
         ends,
-        header,
-        prefix,
+        opening,
+        sent,
         guard,
         plan,
         _permit: permit,
@@ -316,21 +325,21 @@ fn about(
         details: seen.map(|seen| seen.details.to_json()),
         details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
         relay: Mode::Copy.name(),
-        relay_note: plan.note(Mode::Copy, &handle.control).to_owned(),
+        relay_note: plan.note(Mode::Copy, &handle.control).into_owned(),
         server: concat!("mux/", env!("CARGO_PKG_VERSION")),
     }
 }
 
 /// Relays until the flow is over; both connections are closed on return.
 async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
-    let Flow { mut ends, header, prefix, guard, mut plan, _permit, _place, _places } = flow;
-    let mut duplex = Duplex::new(prefix).announced_by(header).guarded_by(guard);
+    let Flow { mut ends, opening, sent, guard, mut plan, _permit, _place, _places } = flow;
+    let mut duplex = Duplex::new(opening, sent).guarded_by(guard);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
         match next.await {
             Next::Over(close) => {
                 record.relay = Some(duplex.mode());
-                record.relay_note = plan.note(duplex.mode(), &handle.control).to_owned();
+                record.relay_note = plan.note(duplex.mode(), &handle.control);
                 handle.live.set_stage(Stage::Ending);
                 end(ends, &close).await;
                 return close;
@@ -347,11 +356,21 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
-            Entered::In(spliced) => match relay_spliced(core, spliced, record, handle).await {
-                // Until it may come back: `Control::is_to_leave_kernel`.
-                Ok(back) => ends = back,
-                Err(close) => return close,
-            },
+            // On the heap: most flows never come here, and a task is as large as its largest part.
+            Entered::In(spliced) => {
+                match Box::pin(relay_spliced(core, spliced, record, handle)).await {
+                    // Until it may come back: `Control::is_to_leave_kernel`, `Plan::wants_sockmap`.
+                    Ok(back) => {
+                        ends = back;
+                        if let Some(reason) = handle.control.take_demotion() {
+                            core.shared.counters.count(Counter::DemotedByEvidence);
+                            plan.back_off(reason);
+                            handle.live.set_why_not(plan.why_not.clone());
+                        }
+                    }
+                    Err(close) => return close,
+                }
+            }
             Entered::Out(back, Refusal::Busy) => {
                 ends = back;
                 plan.try_later(&record.tally);
@@ -390,7 +409,7 @@ async fn relay_spliced(
     handle: &FlowHandle,
 ) -> Result<Ends, Close> {
     record.relay = Some(Mode::Sockmap);
-    record.relay_note.clear();
+    record.relay_note = Cow::Borrowed("");
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());
@@ -442,10 +461,13 @@ async fn end(ends: Ends, close: &Close) {
         Close::Finished => {}
         Close::Failed { side, .. } => {
             // The reset follows the bytes that came before it, as it would without us.
-            match side {
-                Side::Downstream => delivered(&upstream).await,
-                Side::Upstream => delivered(&client).await,
-            }
+            let survivor = match side {
+                Side::Downstream => &upstream,
+                Side::Upstream => &client,
+            };
+            // What was to leave with an end that does not come.
+            survivor.without_delay();
+            delivered(survivor).await;
             client.reset();
             upstream.reset();
         }
@@ -578,5 +600,21 @@ impl Early {
             }
             Self::Stopped(stop) => (stop.name(), String::new(), None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every connection's task is allocated, moved there, and freed.
+    #[test]
+    fn a_connections_task_is_small() {
+        let size = size(serve);
+        assert!(size <= 4096, "{size} bytes");
     }
 }

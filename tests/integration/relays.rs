@@ -28,6 +28,7 @@ on_each_relay!(
     client_reset_that_meets_the_servers_end_is_no_imbalance,
     reader_that_stops_and_resumes,
     small_writes_arrive_in_order,
+    an_answer_that_comes_with_its_end_is_not_held_back,
 );
 
 const UP: Pattern = Pattern::new(1);
@@ -107,6 +108,30 @@ fn server_half_closes_first(relay: Relay) -> Result<()> {
     let (up, down) = (5 * MIB + 7, 3 * MIB + 1);
     one_after_the_other((&flow.server, DOWN, down), (&flow.client, UP, up))?;
     flow.finished(up, down)
+}
+
+/// What is read when the end is known already leaves with the end (`MSG_MORE`), and must not wait for anything else:
+/// a probe timer would send it after 200 ms.
+fn an_answer_that_comes_with_its_end_is_not_held_back(relay: Relay) -> Result<()> {
+    let upstream = Upstream::tcp()?;
+    let daemon = Daemon::start(&relay.rule(&upstream.name()), &[])?;
+    let mut late = 0;
+    for length in (1..=60_u64).map(|round| round * round * 37) {
+        let (client, server) = daemon.flow(&upstream)?;
+        client.send("question")?;
+        server.expect("question")?;
+        let begun = Instant::now();
+        server.send_pattern(DOWN, 0, length)?;
+        server.finish()?;
+        client.expect_pattern(DOWN, 0, length)?;
+        client.expect_end()?;
+        late += u32::from(begun.elapsed() > Duration::from_millis(150));
+        client.finish()?;
+        server.expect_end()?;
+    }
+    ensure!(late < 6, "{late} of 60 answers were late");
+    daemon.stop()?;
+    Ok(())
 }
 
 /// One end sends and ends its stream; only when that has gone all the way does the other begin.

@@ -1,6 +1,7 @@
 //! The record of one connection: what the access log prints.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -45,7 +46,7 @@ pub struct Record {
     /// The relay in force when it ended.
     pub relay: Option<Mode>,
     /// Why not a faster one.
-    pub relay_note: String,
+    pub relay_note: Cow<'static, str>,
     /// What went through.
     pub tally: Tally,
     /// From accept to the decision.
@@ -107,7 +108,7 @@ impl Record {
             upstream: None,
             endpoint: None,
             relay: None,
-            relay_note: String::new(),
+            relay_note: Cow::Borrowed(""),
             tally: Tally::default(),
             sniffed: None,
             connected: None,

@@ -52,6 +52,7 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::ResolveFailed => (F::Resolutions, Some("failed")),
         C::Promoted => (F::Promotions, None),
         C::Demoted => (F::Demotions, None),
+        C::DemotedByEvidence => (F::DemotionsByEvidence, None),
         C::PromotionRefused => (F::PromotionsRefused, None),
         C::Passes => (F::Passes, None),
         C::Broken => (F::Broken, None),

@@ -198,6 +198,8 @@ families! {
     Promotions = Counter "mux_promotions" [],
     /// Flows that left the kernel alive.
     Demotions = Counter "mux_demotions" [],
+    /// Flows among them that user space served better by then.
+    DemotionsByEvidence = Counter "mux_demotions_by_evidence" [],
     /// Flows that should have gone to the kernel and were refused there.
     PromotionsRefused = Counter "mux_promotions_refused" [],
     /// Edges into passing of flows that are over: user space had to carry bytes of a flow in the

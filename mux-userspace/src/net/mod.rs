@@ -13,7 +13,7 @@ mod timers;
 
 pub use self::{
     peer::Peer,
-    stream::{Parked, Stream},
+    stream::{Parked, Stream, Then},
     timers::TcpTimers,
 };
 
@@ -25,6 +25,14 @@ pub use self::{
 pub fn set_up(socket: &SockRef<'_>) -> io::Result<()> {
     // What was a segment of the peer's must not wait for the ACK of the one before.
     socket.set_tcp_nodelay(true)?;
+    set_up_reads(socket)
+}
+
+/// The same, but for Nagle's algorithm, which whoever writes a second time switches off.
+///
+/// # Errors
+/// setsockopt(2)'s.
+pub fn set_up_reads(socket: &SockRef<'_>) -> io::Result<()> {
     // The urgent byte is a byte of the stream. Without this a read leaves it out, and the count of
     // received bytes does not.
     socket.set_out_of_band_inline(true)?;

@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Mode, Way};
+use super::{Mode, Way, demotion::Reason};
 
 /// Why a flow is made to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,9 @@ pub struct Control {
     half_closed: Cell<bool>,
     /// The flow is to leave the kernel relay, or to stay out of it.
     leave: Cell<Option<KeptOut>>,
+    by_evidence: Cell<bool>,
+    /// It is to leave, and may come back.
+    demotion: Cell<Option<Reason>>,
     /// Bytes that were given to the upstream and to the client, without what the books have of a
     /// spliced flow.
     given: [Cell<u64>; 2],
@@ -120,10 +123,33 @@ impl Control {
         self.leave.get()
     }
 
+    /// Says that its relay is chosen by evidence, and may be chosen anew.
+    pub fn set_by_evidence(&self) {
+        self.by_evidence.set(true);
+    }
+
+    /// Whether its relay is.
+    #[must_use]
+    pub fn goes_by_evidence(&self) -> bool {
+        self.by_evidence.get()
+    }
+
+    /// Orders the flow to leave the kernel relay, because user space serves it better now.
+    pub fn demote(&self, reason: Reason) {
+        self.demotion.set(Some(reason));
+        self.nudge();
+    }
+
+    /// Why it was ordered to, once.
+    #[must_use]
+    pub fn take_demotion(&self) -> Option<Reason> {
+        self.demotion.take()
+    }
+
     /// Whether it is to leave the kernel relay, or to stay out.
     #[must_use]
     pub fn is_to_leave_kernel(&self) -> bool {
-        self.leave.get().is_some()
+        self.leave.get().is_some() || self.demotion.get().is_some()
     }
 
     /// Delivers epoll events of one socket: 0 is the client's, 1 the upstream's.

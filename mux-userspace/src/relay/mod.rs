@@ -5,6 +5,8 @@
 //! Nothing here writes logs: what happened is in the [`Tally`] and the [`Close`].
 
 pub mod control;
+pub mod demotion;
+pub mod evidence;
 pub mod ledger;
 pub mod plan;
 pub mod pool;

@@ -32,6 +32,7 @@ use crate::{
     },
     rules::config::RelayChoice,
     sys,
+    upstream::opening::Opening,
 };
 
 /// Longest that one case may take. It takes milliseconds; on a machine that is overloaded, or emulated,
@@ -251,7 +252,7 @@ async fn user_space(
     pool: &Pool,
 ) -> Result<Close, String> {
     let plan = Plan::new(RelayChoice::Copy, ends, false, None);
-    match Duplex::new(Vec::new()).run(ends, tally, control, &plan, pool).await {
+    match Duplex::new(Opening::default(), 0).run(ends, tally, control, &plan, pool).await {
         Next::Over(close) => Ok(close),
         Next::Promote => Err("a flow that is to be copied wants the kernel".into()),
     }

@@ -10,9 +10,8 @@ use std::{
 
 use socket2::Socket;
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, LocalOptions},
     sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::LocalSet,
     time::timeout,
 };
 use tracing::{debug, error, info};
@@ -24,7 +23,7 @@ use crate::{
     core::Core,
     errand::{self, Errand, Inbox, Mailbox},
     kernel::Handle,
-    relay::Stop,
+    relay::{Stop, evidence},
     shared::Shared,
 };
 
@@ -121,14 +120,17 @@ fn run(
     mail: Mail,
     (started, last): (&Started, &OnceLock<Report>),
 ) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
+    // Not a `LocalSet` in a runtime: that is a scheduler in a scheduler, and a flow's task is woken by both.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(evidence::sleeps)
+        .build_local(LocalOptions::default())?;
     let core = Core::new(index, Arc::clone(shared), handle)?;
-    let result = local.block_on(&runtime, serve(Rc::clone(&core), sockets, mail, started));
+    let result = runtime.block_on(serve(Rc::clone(&core), sockets, mail, started));
     // Closes whatever did not end in time. It also ends the task that answers, whose channel is
     // what tells others that there will be no more answers, so the last one comes before.
     let _ = last.set(errand::last_report(&core));
-    drop(local);
+    drop(runtime);
     result
 }
 

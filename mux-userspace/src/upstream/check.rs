@@ -39,7 +39,7 @@ pub(super) async fn check(
         return check_all(name, health, manner, header).await;
     }
     let connect = async {
-        let dialled = dial::dial(endpoint, health.timeout, manner).await;
+        let dialled = dial::dial(endpoint, health.timeout, manner, &[]).await;
         dialled.map(|dialled| dialled.stream).map_err(|failures| describe(&failures))
     };
     check_one(connect, health, header).await
@@ -62,7 +62,8 @@ async fn check_all(
         let check = |ip: &IpAddr| {
             let address = SocketAddr::new(*ip, name.port());
             let connect = async move {
-                dial::connect_tcp(address, manner).await.map_err(|error| error.to_string())
+                let connected = dial::connect_tcp(address, manner, &[]).await;
+                connected.map(|(stream, _)| stream).map_err(|error| error.to_string())
             };
             Box::pin(check_one(connect, health, header))
         };
@@ -106,6 +107,7 @@ async fn check_one(
     let mut answer = Vec::new();
     let whole = async {
         let mut stream = connect.await?;
+        stream.without_delay();
         if let Some(version) = header {
             let header = proxy::announce_own(version, &stream);
             send(&mut stream, &header).await.map_err(|error| format!("sending: {error}"))?;

@@ -29,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Endpoint {
     address: Address,
+    label: Arc<str>,
     seed: u64,
     name: Option<Name>,
     in_use: AtomicU32,
@@ -103,8 +104,10 @@ impl Endpoint {
             Address::Name { host, port } => Some(Name::new(Arc::clone(host), *port)),
             Address::Ip(_) | Address::Unix(_) | Address::Builtin(_) => None,
         };
+        let label: Arc<str> = address.to_string().into();
         Self {
-            seed: balance::seed(&address.to_string()),
+            seed: balance::seed(&label),
+            label,
             address,
             name,
             in_use: AtomicU32::new(0),
@@ -122,6 +125,12 @@ impl Endpoint {
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The same, as logs print it.
+    #[must_use]
+    pub const fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// Flows that it has, those being connected included.

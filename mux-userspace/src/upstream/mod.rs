@@ -1,7 +1,8 @@
 //! Connecting to an upstream: which endpoint, whether there is a place, all addresses of a name, a
 //! timeout each, the next one when one fails.
 //!
-//! Never touches a byte of the flow: a failed endpoint costs the client nothing but time.
+//! Touches no byte of the flow but the first ones, which an endpoint is given once it is connected: a failed
+//! endpoint costs the client nothing but time.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -9,6 +10,7 @@
 //! | `balance` | whose turn it is; pure |
 //! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
 //! | `dial`, `eyeballs`, `addresses` | one attempt; a race of addresses; their order, and what is known of each |
+//! | `opening` | what an upstream is given first |
 //! | `source` | from which address, and with which timers |
 //! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
 //! | `tally` | what happened at a group's endpoints, by reason |
@@ -23,6 +25,7 @@ mod endpoint;
 mod eyeballs;
 mod group;
 mod health;
+pub mod opening;
 mod random;
 mod resolve;
 pub mod source;
@@ -35,7 +38,7 @@ use thiserror::Error;
 use tokio::{net::UnixStream, time::Instant};
 use tracing::warn;
 
-use self::{dial::Failures, endpoint::Seat, group::Admission};
+use self::{dial::Failures, endpoint::Seat, group::Admission, opening::Opening};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
@@ -47,6 +50,7 @@ use crate::{
     core::{Core, FlowHandle},
     limit::{Permit, room::Place},
     net::{Peer, Stream},
+    proxy::Version,
     relay::watch::Interest,
     rules::config::{Builtin, HalfClosed, Otherwise, RuleId},
     snapshot::Snapshot,
@@ -61,12 +65,14 @@ const ONLY_ENDPOINT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Connected {
     /// The connection.
     pub stream: Stream,
+    /// So many bytes of the [`Opening`] it was given already.
+    pub sent: usize,
     /// The rule whose upstream it is of: the flow's, or one that stands in for it.
     pub rule: RuleId,
     /// The group, or the address, that it is of.
     pub upstream: Arc<str>,
     /// Which endpoint, as the access log prints it.
-    pub endpoint: String,
+    pub endpoint: Arc<str>,
     /// The other end, if the endpoint is in this process: to be served.
     pub builtin: Option<(Builtin, UnixStream)>,
     /// The flow's places; for as long as it lasts.
@@ -173,7 +179,8 @@ pub struct Failure {
 }
 
 /// Connects to the rule's upstream, and where that cannot be had does what the rule's
-/// `on_no_upstream` says.
+/// `on_no_upstream` says. `announce` makes the PROXY header of a flow that begins with these bytes, for a rule
+/// that wants one; the opening then has that of the rule whose upstream it is.
 ///
 /// # Errors
 /// [`Failure`].
@@ -182,13 +189,18 @@ pub async fn connect(
     snapshot: &Snapshot,
     mut rule: RuleId,
     visitor: Visitor<'_>,
+    opening: &mut Opening,
+    announce: impl Fn(Version, &[u8]) -> Vec<u8>,
 ) -> Result<Connected, Failure> {
     let mut errors = Vec::new();
     let mut permits = Vec::new();
     loop {
         let config = &snapshot.config.rules[rule.0];
         let group = &snapshot.upstreams[config.upstream];
-        let refused = match connect_to(core, rule, group, visitor, &mut permits).await {
+        let header = config.proxy_protocol.map(|version| announce(version, opening.prefix()));
+        opening.announce(header);
+        let connected = connect_to(core, rule, group, visitor, opening.bytes(), &mut permits).await;
+        let refused = match connected {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
         };
@@ -235,6 +247,7 @@ async fn connect_to(
     rule: RuleId,
     group: &Group,
     visitor: Visitor<'_>,
+    first: &[u8],
     permits: &mut Vec<Permit>,
 ) -> Result<Connected, Refused> {
     let counters = &core.shared.counters;
@@ -259,11 +272,12 @@ async fn connect_to(
             time = deadline.saturating_duration_since(Instant::now());
         }
         let manner = group.manner(Some(visitor.peer), counters);
-        let fault = match dial::dial(seat.endpoint(), time, &manner).await {
+        let fault = match dial::dial(seat.endpoint(), time, &manner, first).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);
                 return Ok(Connected {
                     stream: dialled.stream,
+                    sent: dialled.sent,
                     rule,
                     upstream: Arc::clone(&group.config().name),
                     endpoint: dialled.endpoint,

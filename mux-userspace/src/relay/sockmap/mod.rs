@@ -36,6 +36,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 /// The same of a flow that is to leave: a reader that has stopped may keep it for hours.
 const LONGEST_LEAVE: Duration = Duration::from_secs(1);
+/// Looks that only let others have their turn, before one that waits for the clock: mostly the worker needs some
+/// microseconds, and a timer would make them milliseconds.
+const PROMPT_LOOKS: u32 = 8;
 /// Looks without change after which the source is kicked: nothing should ever need it, but a
 /// verdict that was not run is a hung flow.
 const KICK_AFTER: u32 = 8;
@@ -170,17 +173,16 @@ fn insert<'a>(
             Way::Up => ends.upstream.as_fd(),
             Way::Down => ends.client.as_fd(),
         };
-        let state = sys::tcp_counters(destination).map_err(io_refusal("reading TCP_INFO"))?.state;
-        if state != ESTABLISHED {
-            return Err(Refusal::Ending);
-        }
         let limit = prepare(&SockRef::from(&destination), sizes)
             .map_err(io_refusal("setting socket buffers"))?;
-        let sent = sent_exactly(destination).map_err(|error| match error.kind() {
+        let (sent, state) = count_sent(destination).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => Refusal::Busy,
             // The kernel's, whatever it is.
             _ => Refusal::Io { action: "reading TCP_INFO", source: error },
         })?;
+        if state != ESTABLISHED {
+            return Err(Refusal::Ending);
+        }
         pair.record(way).reset(sent, limit);
         // What came before the stream was received too; what went before it was sent.
         let Traffic { taken, before, .. } = *tally.way(way);
@@ -226,14 +228,19 @@ fn prepare(socket: &SockRef<'_>, sizes: Sizes) -> io::Result<u64> {
 /// [`sent_by`] may say too little, which is the safe side for "is it drained?", and the wrong one
 /// for the count that this question is answered by.
 fn sent_exactly(socket: impl AsFd) -> io::Result<u64> {
+    Ok(count_sent(socket)?.0)
+}
+
+/// The same, and the state that the socket is in.
+fn count_sent(socket: impl AsFd) -> io::Result<(u64, u8)> {
     let mut before = sys::tcp_counters(socket.as_fd())?.bytes_acked;
     for _ in 0..TRIES {
         let queued = sys::unacknowledged(socket.as_fd())?;
-        let after = sys::tcp_counters(socket.as_fd())?.bytes_acked;
-        if before == after {
-            return Ok(before + queued);
+        let after = sys::tcp_counters(socket.as_fd())?;
+        if before == after.bytes_acked {
+            return Ok((before + queued, after.state));
         }
-        before = after;
+        before = after.bytes_acked;
     }
     Err(io::Error::new(io::ErrorKind::WouldBlock, "ACKs come faster than they can be counted"))
 }
@@ -299,6 +306,7 @@ impl<'a> Spliced<'a> {
     async fn accompany(&mut self, control: &Control, pool: &Pool) -> Result<Exit, Close> {
         self.start()?;
         let mut pause = LOOK_AGAIN;
+        let mut prompt = 0;
         loop {
             let before = control.activity();
             if let Some(stop) = control.stopped() {
@@ -327,7 +335,14 @@ impl<'a> Spliced<'a> {
                 }
             }
             self.watch_for(interest)?;
+            if control.activity() != before {
+                prompt = 0;
+            }
             let mail = if turn {
+                tokio::task::yield_now().await;
+                control.take()
+            } else if clock && prompt < PROMPT_LOOKS {
+                prompt += 1;
                 tokio::task::yield_now().await;
                 control.take()
             } else if clock {
