@@ -10,6 +10,8 @@
 //! `dst` in [`MAP_SOCKS`].
 #![no_std]
 
+pub mod packet;
+
 use core::mem::{align_of, offset_of, size_of};
 
 /// The program attached to [`MAP_SOCKS`] as `sk_skb/stream_verdict`.

@@ -11,7 +11,6 @@
 use core::arch::asm;
 
 use aya_ebpf::{
-    Global,
     bindings::{__sk_buff, sk_action},
     helpers::{
         bpf_get_socket_cookie, bpf_map_lookup_elem, bpf_sk_redirect_map, bpf_sk_release,
@@ -26,6 +25,11 @@ use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, Event, KernelBook, Stats, TRIM_STEP, TRIM_STEPS, broken,
     event,
     verdict::{Destination, Reason, average, must_pass, must_wait},
+};
+
+use crate::socket::{
+    OFF_BYTES_ACKED, OFF_COPIED_SEQ, OFF_SND_UNA, OFF_SNDBUF, OFF_WMEM_QUEUED, OFF_WRITE_SEQ,
+    field_u32, field_u64,
 };
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the books without a system call (≥ 5.5).
@@ -46,21 +50,6 @@ static MUX_BOOKS: Array<Direction> = Array::with_max_entries(2 * DEFAULT_FLOWS, 
 static MUX_EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_SIZE, 0);
 #[map]
 static MUX_STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
-
-// Offsets in `struct tcp_sock`, from the running kernel's BTF: Rust has no CO-RE.
-#[unsafe(no_mangle)]
-static OFF_BYTES_ACKED: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_WRITE_SEQ: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_SND_UNA: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_COPIED_SEQ: Global<u32> = Global::new(0);
-// And in `struct sock`, with which it begins.
-#[unsafe(no_mangle)]
-static OFF_WMEM_QUEUED: Global<u32> = Global::new(0);
-#[unsafe(no_mangle)]
-static OFF_SNDBUF: Global<u32> = Global::new(0);
 
 const PASS: u32 = sk_action::SK_PASS;
 const DROP: u32 = sk_action::SK_DROP;
@@ -330,18 +319,4 @@ fn destination(slot: u32) -> Option<Destination> {
     // SAFETY: the reference that the look-up took.
     unsafe { bpf_sk_release(sk) };
     destination
-}
-
-/// # Safety
-/// `base` is a kernel `struct tcp_sock` known to the verifier, `offset` a load-time constant.
-#[inline(always)]
-unsafe fn field_u32(base: *const u8, offset: u32) -> u32 {
-    unsafe { base.add((offset & 0xfff) as usize).cast::<u32>().read_volatile() }
-}
-
-/// # Safety
-/// As [`field_u32`].
-#[inline(always)]
-unsafe fn field_u64(base: *const u8, offset: u32) -> u64 {
-    unsafe { base.add((offset & 0xfff) as usize).cast::<u64>().read_volatile() }
 }

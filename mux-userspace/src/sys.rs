@@ -344,6 +344,72 @@ impl<T: Shared> Drop for SharedArray<T> {
 // SAFETY: `repr(C)`, atomics only; its layout is asserted where it is defined.
 unsafe impl Shared for crate::kernel::books::SharedDirection {}
 
+// SAFETY: `repr(C)`, atomics only; its layout is asserted where it is defined.
+unsafe impl Shared for crate::kernel::packet::SharedTranslation {}
+
+/// Runs a loaded program once on `frame` (`BPF_PROG_TEST_RUN`) and gives its return value; what
+/// the frame has become goes to `answer`, which is as long.
+///
+/// # Errors
+/// bpf(2)'s: `EPERM` before 5.19 without `CAP_BPF`, where unprivileged BPF is off.
+pub fn test_run(program: BorrowedFd<'_>, frame: &mut [u8], answer: &mut [u8]) -> io::Result<u32> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    /// `union bpf_attr`'s `test` (include/uapi/linux/bpf.h), as far as we use it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput);
+    let mut attributes = Attributes {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: length(frame)?,
+        data_size_out: length(answer)?,
+        data_in: frame.as_ptr() as u64,
+        data_out: answer.as_mut_ptr() as u64,
+        repeat: 1,
+        ..Attributes::default()
+    };
+    let size = size_of::<Attributes>();
+    // SAFETY: the attributes and their size belong together; the kernel reads `frame`, and writes
+    // at most `data_size_out` bytes to `answer` and two fields of the attributes.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(attributes.retval) }
+}
+
+/// What a network device's packets begin with: an `ARPHRD_*` of include/uapi/linux/if_arp.h.
+///
+/// # Errors
+/// `ENODEV`; `EINVAL` for a name that is too long.
+pub fn device_type(name: &str) -> io::Result<u16> {
+    // SAFETY: integers and unions of such, valid when zero.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: the request reads a name from and writes an address to the structure.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: that is the member which it has written.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
 /// Takes a descriptor that this process was started with, and has it closed on exec. The caller is
 /// its one owner: call it once for each number, for numbers that the environment says are ours.
 ///
@@ -407,3 +473,5 @@ pub unsafe trait OwnsFd {}
 unsafe impl OwnsFd for std::os::fd::OwnedFd {}
 // SAFETY: an `Events` owns its map, whose descriptor never changes.
 unsafe impl OwnsFd for crate::kernel::Events {}
+// SAFETY: likewise.
+unsafe impl OwnsFd for crate::kernel::packet::PacketEvents {}

@@ -8,6 +8,7 @@ pub mod allow;
 pub mod books;
 pub mod btf;
 pub mod object;
+pub mod packet;
 
 use std::{
     borrow::Borrow,
@@ -28,7 +29,7 @@ use aya::{
 use mux_common::{
     Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF,
     GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_KEEP, MAP_SLOTS,
-    MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats,
+    MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats, packet as packet_abi,
 };
 use thiserror::Error;
 
@@ -162,6 +163,12 @@ impl Kernel {
             .map_max_entries(MAP_KEEP, 2 * options.flows)
             .map_max_entries(MAP_SLOTS, 2 * options.flows)
             .map_max_entries(MAP_BOOKS, 2 * options.flows)
+            // The packet relay's are in the same object, and loaded by themselves.
+            .map_max_entries(packet_abi::MAP_FLOWS4, 1)
+            .map_max_entries(packet_abi::MAP_FLOWS6, 1)
+            .map_max_entries(packet_abi::MAP_OFFERS, 1)
+            .map_max_entries(packet_abi::MAP_PACKETS, 1)
+            .map_max_entries(packet_abi::MAP_PACKET_EVENTS, 4096)
             .load(object::OBJECT)
             .map_err(|error| KernelError::Load(Box::new(error)))?;
 
