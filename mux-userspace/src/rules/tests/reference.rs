@@ -40,7 +40,7 @@ const TABLES: [Keys; 17] = [
     Keys("## [timeouts]", 0, SMALL, "[timeouts]\n@\n"),
     Keys("## [limits]", 0, SMALL, "[limits]\n@\n"),
     Keys("## [log]", 0, SMALL, "[log]\n@\n"),
-    Keys("## [admin]", 0, SMALL, "[admin]\n@\n"),
+    Keys("## [admin]", 0, SMALL, "[admin]\nsocket = \"/run/mux/admin.sock\"\n@\n"),
     Keys("## [security]", 0, SMALL, "[security]\n@\n"),
     Keys("## [kernel]", 0, SMALL, "[kernel]\n@\n"),
 ];
