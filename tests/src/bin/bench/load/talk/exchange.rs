@@ -21,7 +21,7 @@ pub(crate) struct Exchange {
     /// Whether the connection ends with this answer.
     persistence: Persistence,
     /// The last exchange, and how many come before it.
-    last: Option<(u32, Arc<[u8]>, Arc<[u8]>)>,
+    last: Option<(u32, [Arc<[u8]>; 2])>,
     sent: usize,
     received: usize,
     begun: Instant,
@@ -41,7 +41,7 @@ impl Exchange {
         let request = wire::request(size, Persistence::Close).into();
         let answer = wire::response(size, Persistence::Close);
         Self {
-            last: Some((each.saturating_sub(1), request, answer)),
+            last: Some((each.saturating_sub(1), [request, answer])),
             ..Self::http(size, Persistence::Keep)
         }
     }
@@ -100,7 +100,7 @@ impl Exchange {
             return Ok(Step::Again);
         }
         (self.sent, self.received, self.begun) = (0, 0, now);
-        if let Some((before, request, answer)) = &mut self.last {
+        if let Some((before, [request, answer])) = &mut self.last {
             *before -= 1;
             if *before == 0 {
                 self.request = Arc::clone(request);
