@@ -163,6 +163,8 @@ fn is_no_value(heading: &str, key: &str) -> bool {
         ("## [[upstream]]", "user_timeout"),
         // As many as fit, and by how many endpoints there are.
         ("## [limits]", "max_connections"),
+        // By how many those are.
+        ("## [limits]", "max_sniffing"),
     ]
     .contains(&(heading, key))
 }
