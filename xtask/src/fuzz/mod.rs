@@ -28,7 +28,7 @@ const TARGETS: [&str; 7] = ["probes", "heads", "route", "rules", "import", "prox
 const SLICE: u32 = 60;
 
 /// Most bytes of an input that is kept.
-const LONGEST_KEPT: usize = 1024;
+const LONGEST_KEPT: usize = 4096;
 
 /// `cargo xtask fuzz`.
 #[derive(clap::Args, Debug)]

@@ -64,7 +64,7 @@ fn command_lines_that_are_none() {
             "`10.0.0.1` is no address",
             "sslh wants a host and a port",
         ),
-        ("'-p 10.0.0.1:443 --ssh'", "1:31", "`--ssh` has no value", "write it after the option"),
+        ("'-p 10.0.0.1:443 --ssh'", "1:30", "`--ssh` has no value", "write it after the option"),
         ("'-t soon'", "1:17", "this is no number of seconds", "write, for example, `--timeout 5`"),
         ("\"-nf\"", "1:14", "several options in one word", "write `-n -f`"),
         ("\"-x\"", "1:14", "`-x` is no option of sslh's", "the short ones are"),
