@@ -1,11 +1,16 @@
-//! mux's kernel half: one `sk_skb/stream_verdict` program, the sockmap relay.
+//! mux's kernel half: the `sk_skb/stream_verdict` program of the sockmap relay (`verdict.rs`), and
+//! the tc programs of the packet relay (`packet/`).
 //!
 //! On the host this is an empty `main`, so that `cargo build --workspace` needs stable
-//! Rust alone. `cargo xtask ebpf` builds the real thing, `verdict.rs`.
+//! Rust alone. `cargo xtask ebpf` builds the real thing.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 // For one locked add; the eBPF build needs RUSTC_BOOTSTRAP for build-std anyway.
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod socket;
 #[cfg(target_arch = "bpf")]
 mod verdict;
 

@@ -1,4 +1,4 @@
-//! Instructions of matching, which a busy machine does not change: `cargo bench -p mux-userspace --bench instructions`.
+//! Instructions of matching and of the relay's decisions, which a busy machine does not change: `cargo bench -p mux-userspace --bench instructions`.
 //! Wants valgrind (Debian's package) and `cargo install gungraun-runner --version 0.20.0`.
 #![expect(unused_qualifications, missing_docs, reason = "of gungraun's macros")]
 
@@ -7,7 +7,13 @@ mod common;
 use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use mux::{Probe, Verdict, route::Outcome, rules::Config};
+use mux::{
+    Probe, Verdict,
+    relay::{demotion::Before, evidence::Evidence, ledger::Ledger},
+    route::Outcome,
+    rules::Config,
+};
+use mux_common::KernelBook;
 
 use self::common::{First, Kind};
 
@@ -57,5 +63,21 @@ fn probe((probe, chunk): (Probe, Vec<u8>)) -> Verdict<()> {
     probe.examine(black_box(&chunk))
 }
 
+#[library_benchmark]
+fn exchange() -> bool {
+    common::exchange(&mut black_box(Evidence::default()))
+}
+
+#[library_benchmark]
+fn carry() -> (u64, u64) {
+    common::carry(&mut black_box(Ledger::new(0, 1)), &mut KernelBook::default())
+}
+
+#[library_benchmark]
+fn look() -> bool {
+    common::look(&mut black_box(Before::default()), &mut [KernelBook::default(); 2])
+}
+
 library_benchmark_group!(name = matching, benchmarks = [parse, route, probe]);
-main!(library_benchmark_groups = matching);
+library_benchmark_group!(name = handoff, benchmarks = [exchange, carry, look]);
+main!(library_benchmark_groups = matching, handoff);

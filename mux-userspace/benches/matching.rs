@@ -7,6 +7,9 @@ use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
+use mux::relay::{demotion::Before, evidence::Evidence, ledger::Ledger};
+use mux_common::KernelBook;
+
 use self::common::{COUNTS, Kind};
 
 /// Parsing and compiling a rules file.
@@ -55,11 +58,29 @@ fn probes(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// What the relay thinks of an exchange, of a message that the kernel passed, and at each of the timer's looks.
+fn handoff(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("handoff");
+    let mut evidence = Evidence::default();
+    group.bench_function("exchange", |bencher| {
+        bencher.iter(|| common::exchange(&mut evidence));
+    });
+    let (mut ledger, mut book) = (Ledger::new(0, 1), KernelBook::default());
+    group.bench_function("carry", |bencher| {
+        bencher.iter(|| common::carry(&mut ledger, &mut book));
+    });
+    let (mut before, mut books) = (Before::default(), [KernelBook::default(); 2]);
+    group.bench_function("look", |bencher| {
+        bencher.iter(|| common::look(&mut before, &mut books));
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2));
-    targets = parse, route, probes
+    targets = parse, route, probes, handoff
 }
 criterion_main!(benches);

@@ -228,6 +228,7 @@ fn exit_code(error: &ServeError) -> u8 {
         ServeError::Bind(_)
         | ServeError::RelayRequired { permission: false, .. }
         | ServeError::Kernel(_)
+        | ServeError::Cancelled
         | ServeError::Passed { .. }
         | ServeError::Privileges(_)
         | ServeError::AccessLog { .. }

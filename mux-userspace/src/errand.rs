@@ -174,11 +174,9 @@ async fn flows(core: &Core, filter: &Filter) -> Vec<Flow> {
 
 fn flow(core: &Core, live: &Live, control: &Control) -> Flow {
     let relay = relay_of(live, control);
-    let why_not = live.why_not();
-    let relay_note = match (relay, why_not) {
-        (None | Some(Mode::Sockmap), _) => Cow::Borrowed(""),
-        (Some(_), Some(why)) => why,
-        (Some(mode), None) => plan::note(mode, None, control).to_owned().into(),
+    let relay_note = match relay {
+        None => Cow::Borrowed(""),
+        Some(mode) => plan::note(mode, live.why_not(), control),
     };
     let state = match control.stopped() {
         Some(_) => "ending",

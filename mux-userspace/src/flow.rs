@@ -3,6 +3,7 @@
 //! Reads top down as the picture in ARCHITECTURE.md does.
 
 use std::{
+    borrow::Cow,
     os::fd::AsFd,
     rc::Rc,
     sync::Arc,
@@ -14,8 +15,11 @@ use tracing::debug;
 use crate::{
     account::{self, Counter, Record, Stage},
     core::{Core, FlowHandle},
+    kernel::{InsertError, object},
     limit::{
         Permit,
+        reached::Kind,
+        sniffing::Sniffing,
         source::{self, Place},
     },
     net::{Peer, Stream},
@@ -26,10 +30,11 @@ use crate::{
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
+    rules::config::RelayChoice,
     snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
     sys, throttle,
-    upstream::{self, Places, Visitor, builtin},
+    upstream::{self, Failure, Places, Refused, Visitor, builtin, opening::Opening},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what
@@ -48,19 +53,27 @@ enum Early {
     /// Refused at a limit or by an access list.
     Refused(&'static str, Counter),
     /// No upstream to be had.
-    NoUpstream(upstream::Failure),
+    NoUpstream(Failure),
     /// Ordered to end.
     Stopped(Stop),
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer) {
+/// Serves one accepted connection to its end. `sniffing` are those of its listener's that are being
+/// sniffed, if these are limited.
+pub async fn serve(
+    core: Rc<Core>,
+    service: Service,
+    client: Stream,
+    peer: Peer,
+    sniffing: Option<Rc<Sniffing>>,
+) {
     let mut record = Record::new(core.next_id(), peer, Arc::clone(&service.listener().name));
     let handle = core.enter(&record);
     core.shared.counters.count(Counter::Accepted);
 
     // A flow that is open has what it needs: an old configuration is not kept for it.
-    match open(&core, service, client, peer, &mut record, &handle).await {
+    let own = sniffing.as_deref();
+    match open(&core, service, client, peer, own, &mut record, &handle).await {
         Ok(flow) => {
             if let Some(hook) = &core.shared.hooks.on_connect {
                 hook(&account::Flow::new(&record, None));
@@ -74,6 +87,9 @@ pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer)
             core.shared.access.log(&record, close.name(), &close.error());
         }
         Err(early) => {
+            if let Some((kind, name)) = early.limit(&record) {
+                core.shared.counters.limits.met(kind, name);
+            }
             let (close, error, counter) = early.describe();
             core.totals.closed(close);
             if let Some(counter) = counter {
@@ -88,9 +104,9 @@ pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer)
 #[derive(Debug)]
 struct Flow {
     ends: Ends,
-    /// The upstream's PROXY header.
-    header: Option<Vec<u8>>,
-    prefix: Vec<u8>,
+    opening: Opening,
+    /// So many bytes of it the upstream has.
+    sent: usize,
     guard: Option<Guard>,
     plan: Plan,
     _permit: Permit,
@@ -104,11 +120,12 @@ async fn open(
     service: Service,
     mut client: Stream,
     peer: Peer,
+    own: Option<&Sniffing>,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Flow, Early> {
     let Snapshot { config, limits, .. } = &*service.snapshot;
-    let entered = enter(core, &service, &mut client, peer, record, handle).await;
+    let entered = enter(core, &service, &mut client, peer, own, record, handle).await;
     let Entrance { place, header, sniff } = match entered {
         Ok(entrance) => entrance,
         Err(early) => {
@@ -150,9 +167,21 @@ async fn open(
 
     let start = Instant::now();
     let visitor = Visitor { client: &client, peer: record.client, handle };
-    let connected =
-        or_stopped(handle, upstream::connect(core, &service.snapshot, decision.rule, visitor))
-            .await?;
+    let mut opening = Opening::new(prefix);
+    let announce = |version, prefix: &[u8]| {
+        let flow = Announcement {
+            client: record.client,
+            accepted: &client,
+            received: header.as_ref(),
+            prefix,
+            id: &record.id_text(),
+        };
+        proxy::announce(version, &flow)
+    };
+    let snapshot = &service.snapshot;
+    let connecting =
+        upstream::connect(core, snapshot, decision.rule, visitor, &mut opening, announce);
+    let connected = or_stopped(handle, connecting).await?;
     let connected = match connected {
         Ok(connected) => connected,
         Err(failure) => {
@@ -168,20 +197,14 @@ async fn open(
     record.connected = Some(took);
     core.totals.connecting.observe(took);
     record.upstream = Some(connected.upstream);
-    record.endpoint = Some(connected.endpoint.into());
+    record.endpoint = Some(connected.endpoint);
     handle.live.learn(record, Stage::Relaying);
+    // `[timeouts] idle` counts from here.
+    handle.control.touch();
 
-    let announced = config.rules[connected.rule.0].proxy_protocol;
-    let header = announced.map(|version| {
-        let flow = Announcement {
-            client: record.client,
-            accepted: &client,
-            received: header.as_ref(),
-            prefix: &prefix,
-            id: &record.id_text(),
-        };
-        proxy::announce(version, &flow)
-    });
+    let sent = connected.sent;
+    record.tally.up.given = sent.saturating_sub(opening.header()) as u64;
+    handle.control.set_given(record.tally.up.given, 0);
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
     let plan =
@@ -194,11 +217,14 @@ async fn open(
         });
     }
     handle.live.set_why_not(plan.why_not.clone());
+    if choice == RelayChoice::Auto {
+        handle.control.set_by_evidence();
+    }
     record.seen = decision.seen;
     Ok(Flow {
         ends,
-        header,
-        prefix,
+        opening,
+        sent,
         guard,
         plan,
         _permit: permit,
@@ -222,6 +248,7 @@ async fn enter(
     service: &Service,
     stream: &mut Stream,
     peer: Peer,
+    own: Option<&Sniffing>,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Entrance, Early> {
@@ -231,10 +258,7 @@ async fn enter(
     if trusted != Some(true) {
         place = admit(service, peer)?;
     }
-    let (_sniffing, evicted) = core.sniffing.enter(&handle.control);
-    if evicted {
-        core.shared.counters.count(Counter::SniffingLimit);
-    }
+    let _places = [Some(&core.sniffing), own].map(|all| all.map(|all| all.enter(&handle.control)));
     let mut sniffer = Sniffer::new(stream, listener, &core.pool);
     let mut header = None;
     if trusted == Some(true) {
@@ -301,21 +325,21 @@ fn about(
         details: seen.map(|seen| seen.details.to_json()),
         details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
         relay: Mode::Copy.name(),
-        relay_note: plan.note(Mode::Copy, &handle.control).to_owned(),
+        relay_note: plan.note(Mode::Copy, &handle.control).into_owned(),
         server: concat!("mux/", env!("CARGO_PKG_VERSION")),
     }
 }
 
 /// Relays until the flow is over; both connections are closed on return.
 async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
-    let Flow { mut ends, header, prefix, guard, mut plan, _permit, _place, _places } = flow;
-    let mut duplex = Duplex::new(prefix).announced_by(header).guarded_by(guard);
+    let Flow { mut ends, opening, sent, guard, mut plan, _permit, _place, _places } = flow;
+    let mut duplex = Duplex::new(opening, sent).guarded_by(guard);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
         match next.await {
             Next::Over(close) => {
                 record.relay = Some(duplex.mode());
-                record.relay_note = plan.note(duplex.mode(), &handle.control).to_owned();
+                record.relay_note = plan.note(duplex.mode(), &handle.control);
                 handle.live.set_stage(Stage::Ending);
                 end(ends, &close).await;
                 return close;
@@ -332,11 +356,25 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
-            Entered::In(spliced) => match relay_spliced(core, spliced, record, handle).await {
-                // Until it may come back: `Control::is_to_leave_kernel`.
-                Ok(back) => ends = back,
-                Err(close) => return close,
-            },
+            // On the heap: most flows never come here, and a task is as large as its largest part.
+            Entered::In(spliced) => {
+                match Box::pin(relay_spliced(core, spliced, record, handle)).await {
+                    // Until it may come back: `Control::is_to_leave_kernel`, `Plan::wants_sockmap`.
+                    Ok(back) => {
+                        ends = back;
+                        if let Some(reason) = handle.control.take_demotion() {
+                            core.shared.counters.count(Counter::DemotedByEvidence);
+                            plan.back_off(reason);
+                            handle.live.set_why_not(plan.why_not.clone());
+                        }
+                    }
+                    Err(close) => return close,
+                }
+            }
+            Entered::Out(back, Refusal::Busy) => {
+                ends = back;
+                plan.try_later(&record.tally);
+            }
             Entered::Out(back, refusal) => {
                 ends = back;
                 refused(core, &mut plan, &refusal, record, handle);
@@ -350,6 +388,9 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
 
 fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record, handle: &FlowHandle) {
     core.shared.counters.count(Counter::PromotionRefused);
+    if let Refusal::Insert(InsertError::Full) = refusal {
+        core.shared.counters.limits.met(Kind::KernelFlows, None);
+    }
     debug!(id = record.id_text(), %refusal, "stays in user space");
     stay(plan, refusal.to_string(), handle);
 }
@@ -368,31 +409,39 @@ async fn relay_spliced(
     handle: &FlowHandle,
 ) -> Result<Ends, Close> {
     record.relay = Some(Mode::Sockmap);
-    record.relay_note.clear();
+    record.relay_note = Cow::Borrowed("");
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());
     let mut close = match spliced.run(&handle.control, &core.pool).await {
         Exit::Over(close) => close,
-        Exit::Left => {
-            settle(&spliced, record, handle);
-            core.shared.counters.count(Counter::Demoted);
-            return spliced
-                .into_user_space()
-                .map_err(|error| Close::Failed { side: Side::Downstream, error });
-        }
+        Exit::Left => match spliced.audit_left() {
+            Ok(()) => {
+                settle(&spliced, record, handle);
+                record.tally.demotions += 1;
+                core.shared.counters.count(Counter::Demoted);
+                return spliced
+                    .into_user_space()
+                    .map_err(|error| Close::Failed { side: Side::Downstream, error });
+            }
+            Err(imbalance) => imbalance,
+        },
     };
     handle.live.set_stage(Stage::Ending);
     match &close {
         Close::Finished => {
-            if let Err(imbalance) = spliced.audit() {
+            if let Err(imbalance) = spliced.finish() {
                 close = imbalance;
             }
         }
-        Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
-        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
-            spliced.abort(None, PATIENCE).await;
+        Close::Failed { .. } | Close::Stopped(_) | Close::Forged | Close::Torn { .. } => {
+            let audit = spliced.audit_cut_short();
+            spliced.abort(close.failed(), PATIENCE).await;
+            if let Err(imbalance) = audit.and_then(|()| spliced.audit_cut_short()) {
+                close = imbalance;
+            }
         }
+        Close::Broken { .. } | Close::Imbalance { .. } => spliced.abort(None, PATIENCE).await,
     }
     settle(&spliced, record, handle);
     Err(close)
@@ -412,15 +461,22 @@ async fn end(ends: Ends, close: &Close) {
         Close::Finished => {}
         Close::Failed { side, .. } => {
             // The reset follows the bytes that came before it, as it would without us.
-            match side {
-                Side::Downstream => delivered(&upstream).await,
-                Side::Upstream => delivered(&client).await,
-            }
+            let survivor = match side {
+                Side::Downstream => &upstream,
+                Side::Upstream => &client,
+            };
+            // What was to leave with an end that does not come.
+            survivor.without_delay();
+            delivered(survivor).await;
             client.reset();
             upstream.reset();
         }
         // RST: a clean end in the middle of a stream could pass for its end.
-        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
+        Close::Stopped(_)
+        | Close::Forged
+        | Close::Broken { .. }
+        | Close::Imbalance { .. }
+        | Close::Torn { .. } => {
             client.reset();
             upstream.reset();
         }
@@ -448,25 +504,44 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::Passes, u64::from(record.tally.passes));
     core.totals.ended(record);
     core.totals.closed(close.name());
+    let mut known = "";
     let counter = match close {
         Close::Forged => {
             counters.count(proxy::Refusal::Untrusted.counter());
             return;
         }
+        Close::Torn { .. } => {
+            counters.count(Counter::Torn);
+            return;
+        }
         Close::Broken { .. } => Counter::Broken,
-        Close::Imbalance { .. } => Counter::Imbalance,
+        Close::Imbalance { known: all, .. } => {
+            known = all;
+            Counter::Imbalance
+        }
         Close::Finished | Close::Failed { .. } | Close::Stopped(_) => return,
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
-        tracing::error!(
-            id = record.id_text(),
-            tally = ?record.tally,
-            suppressed = throttle::some(held),
-            "the kernel relay's books: {close}; please report this"
-        );
-    }
+    let Some(held) = core.shared.throttles.books.admit(Instant::now()) else {
+        counters.count(Counter::LogSuppressed);
+        return;
+    };
+    tracing::error!(
+        id = record.id_text(),
+        tally = ?record.tally,
+        known,
+        kernel = kernel(),
+        object = object::HASH,
+        suppressed = throttle::some(held),
+        "the kernel relay's books: {close}; please report this"
+    );
+}
+
+/// The running kernel, for a report.
+fn kernel() -> String {
+    let uname = rustix::system::uname();
+    format!("{} {}", uname.release().to_string_lossy(), uname.version().to_string_lossy())
 }
 
 impl From<Aborted> for Early {
@@ -479,6 +554,26 @@ impl From<Aborted> for Early {
 }
 
 impl Early {
+    /// The limit that was met, and whose it is. Those of upstreams are counted where they are met: a
+    /// connection may wait there, and be served.
+    fn limit<'a>(&'a self, record: &'a Record) -> Option<(Kind, Option<&'a str>)> {
+        match self {
+            Self::Refused(_, Counter::SourceLimit) => Some((Kind::Source, None)),
+            Self::Refused(_, Counter::SourceRate) => Some((Kind::Rate, None)),
+            Self::Refused(_, Counter::RuleLimit) => Some((Kind::Rule, record.rule.as_deref())),
+            Self::Stopped(Stop::Evicted) => Some((Kind::Sniffing, None)),
+            Self::NoUpstream(Failure { refused: Refused::RuleFull(rule), .. }) => {
+                Some((Kind::Rule, Some(rule)))
+            }
+            Self::SniffAborted(_)
+            | Self::ProxyHeader(_)
+            | Self::NoRule { .. }
+            | Self::Refused(..)
+            | Self::NoUpstream(_)
+            | Self::Stopped(_) => None,
+        }
+    }
+
     /// Close reason, error text, counter.
     fn describe(&self) -> (&'static str, String, Option<Counter>) {
         match self {
@@ -500,7 +595,27 @@ impl Early {
                 let refused = &failure.refused;
                 (refused.name(), failure.error.clone(), Some(refused.counter()))
             }
+            Self::Stopped(Stop::Evicted) => {
+                (Stop::Evicted.name(), String::new(), Some(Counter::SniffingLimit))
+            }
             Self::Stopped(stop) => (stop.name(), String::new(), None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, E, F: Future>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every connection's task is allocated, moved there, and freed. It has 10 KiB; what makes it larger belongs on the
+    /// heap, if few connections need it.
+    #[test]
+    fn a_connections_task_does_not_grow() {
+        let size = size(serve);
+        assert!(size <= 14 * 1024, "{size} bytes");
     }
 }

@@ -10,6 +10,8 @@ use std::{
     ptr::NonNull,
 };
 
+use rustix::process::Pid;
+
 /// What of `struct tcp_info` (include/uapi/linux/tcp.h) the relay needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
@@ -52,6 +54,15 @@ pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
     })
 }
 
+/// A process's group; `None`: there is no such process, or its group's leader is not in our process
+/// namespace, for which the kernel says 0. (rustix 1.1's `getpgid` takes that for an id.)
+#[must_use]
+pub fn process_group(pid: Pid) -> Option<Pid> {
+    // SAFETY: the call reads and writes no memory of ours.
+    let group = unsafe { libc::getpgid(pid.as_raw_nonzero().get()) };
+    if group > 0 { Pid::from_raw(group) } else { None }
+}
+
 /// `struct tcp_info` up to the fields that we read (libc's differs between C libraries).
 #[repr(C)]
 #[derive(Default)]
@@ -82,6 +93,77 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// The system call's.
 pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
     queue_length(fd, libc::FIONREAD)
+}
+
+/// Has [`receive`] know what a read leaves behind (`TCP_INQ`, Linux 4.18; accepted sockets inherit
+/// it). Where the kernel cannot, it says nothing.
+pub fn count_unread(fd: BorrowedFd<'_>) {
+    let one: libc::c_int = 1;
+    // SAFETY: the pointer and the length describe `one`.
+    unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_INQ,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+}
+
+/// `TCP_INQ` and `TCP_CM_INQ` (include/uapi/linux/tcp.h).
+const TCP_INQ: libc::c_int = 36;
+
+/// Reads from a TCP socket. The second value: whether bytes, or the end of the stream, are left to be
+/// read at once; `None`: nobody knows ([`count_unread`]).
+///
+/// A read that stops before the buffer is full has not always emptied the socket: it stops at the
+/// urgent byte (`tcp_recvmsg_locked`).
+///
+/// # Errors
+/// recvmsg(2)'s.
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<bool>)> {
+    /// Room for one control message with an int, aligned as its header.
+    #[repr(C)]
+    struct Control {
+        header: libc::cmsghdr,
+        unread: [libc::c_int; 2],
+    }
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = mem::MaybeUninit::<Control>::uninit();
+    // SAFETY: all zeros is a message without anything.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    let read = loop {
+        // SAFETY: the message describes `buffer` and `control`, which the kernel writes at most.
+        match unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) } {
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            read => break usize::try_from(read).unwrap_or(0),
+        }
+    };
+    if (message.msg_controllen as usize)
+        < mem::offset_of!(Control, unread) + size_of::<libc::c_int>()
+    {
+        return Ok((read, None));
+    }
+    // SAFETY: the kernel has written a header and, by the length, an int.
+    let (header, unread) = unsafe {
+        let control = control.as_ptr();
+        (
+            (&raw const (*control).header).read(),
+            (&raw const (*control).unread).cast::<libc::c_int>().read(),
+        )
+    };
+    let is_count = (header.cmsg_level, header.cmsg_type) == (libc::IPPROTO_TCP, TCP_INQ);
+    Ok((read, is_count.then_some(unread > 0)))
 }
 
 fn queue_length(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {
@@ -262,6 +344,72 @@ impl<T: Shared> Drop for SharedArray<T> {
 // SAFETY: `repr(C)`, atomics only; its layout is asserted where it is defined.
 unsafe impl Shared for crate::kernel::books::SharedDirection {}
 
+// SAFETY: `repr(C)`, atomics only; its layout is asserted where it is defined.
+unsafe impl Shared for crate::kernel::packet::SharedTranslation {}
+
+/// Runs a loaded program once on `frame` (`BPF_PROG_TEST_RUN`) and gives its return value; what
+/// the frame has become goes to `answer`, which is as long.
+///
+/// # Errors
+/// bpf(2)'s: `EPERM` before 5.19 without `CAP_BPF`, where unprivileged BPF is off.
+pub fn test_run(program: BorrowedFd<'_>, frame: &mut [u8], answer: &mut [u8]) -> io::Result<u32> {
+    const BPF_PROG_TEST_RUN: libc::c_int = 10;
+    /// `union bpf_attr`'s `test` (include/uapi/linux/bpf.h), as far as we use it.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        prog_fd: u32,
+        retval: u32,
+        data_size_in: u32,
+        data_size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+    }
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput);
+    let mut attributes = Attributes {
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        data_size_in: length(frame)?,
+        data_size_out: length(answer)?,
+        data_in: frame.as_ptr() as u64,
+        data_out: answer.as_mut_ptr() as u64,
+        repeat: 1,
+        ..Attributes::default()
+    };
+    let size = size_of::<Attributes>();
+    // SAFETY: the attributes and their size belong together; the kernel reads `frame`, and writes
+    // at most `data_size_out` bytes to `answer` and two fields of the attributes.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(attributes.retval) }
+}
+
+/// What a network device's packets begin with: an `ARPHRD_*` of include/uapi/linux/if_arp.h.
+///
+/// # Errors
+/// `ENODEV`; `EINVAL` for a name that is too long.
+pub fn device_type(name: &str) -> io::Result<u16> {
+    // SAFETY: integers and unions of such, valid when zero.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: the request reads a name from and writes an address to the structure.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut request) })?;
+    // SAFETY: that is the member which it has written.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
 /// Takes a descriptor that this process was started with, and has it closed on exec. The caller is
 /// its one owner: call it once for each number, for numbers that the environment says are ours.
 ///
@@ -325,3 +473,5 @@ pub unsafe trait OwnsFd {}
 unsafe impl OwnsFd for std::os::fd::OwnedFd {}
 // SAFETY: an `Events` owns its map, whose descriptor never changes.
 unsafe impl OwnsFd for crate::kernel::Events {}
+// SAFETY: likewise.
+unsafe impl OwnsFd for crate::kernel::packet::PacketEvents {}

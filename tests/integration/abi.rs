@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, mem::size_of};
 use anyhow::{Context, Result, ensure};
 use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ,
-    GLOBAL_OFF_SND_UNA, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS,
-    MAP_STATS, PROG_VERDICT, Stats,
+    GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF, GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS,
+    MAP_EVENTS, MAP_KEEP, MAP_SLOTS, MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats, packet,
 };
 use mux_tests::repository;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
@@ -61,8 +61,9 @@ fn every_map_is_there_with_the_sizes_of_its_types() -> Result<()> {
     let found = definitions(&file)?;
     let size = |size: usize| size as u32;
     let (key, cookie, slots) = (size(size_of::<u32>()), size(size_of::<u64>()), 2 * DEFAULT_FLOWS);
-    let expected: [(&str, Definition); 5] = [
+    let expected: [(&str, Definition); 6] = [
         (MAP_SOCKS, [SOCKMAP, key, key, slots, 0]),
+        (MAP_KEEP, [SOCKMAP, key, key, slots, 0]),
         (MAP_SLOTS, [HASH, cookie, key, slots, NO_PREALLOC]),
         (MAP_BOOKS, [ARRAY, key, size(size_of::<Direction>()), slots, MMAPABLE]),
         (MAP_EVENTS, [RINGBUF, 0, 0, EVENTS_SIZE, 0]),
@@ -70,6 +71,59 @@ fn every_map_is_there_with_the_sizes_of_its_types() -> Result<()> {
     ];
     for (name, definition) in expected {
         ensure!(found.get(name) == Some(&definition), "{name}: {:?}", found.get(name));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_map_of_the_packet_relay_is_there_with_the_sizes_of_its_types() -> Result<()> {
+    let bytes = object()?;
+    let file = object::File::parse(&*bytes)?;
+    let found = definitions(&file)?;
+    let size = |size: usize| size as u32;
+    let (key, flows) = (size(size_of::<u32>()), DEFAULT_FLOWS);
+    let translation = size(size_of::<packet::Translation>());
+    let expected: [(&str, Definition); 7] = [
+        (
+            packet::MAP_FLOWS4,
+            [HASH, size(size_of::<packet::Tuple4>()), key, 2 * flows, NO_PREALLOC],
+        ),
+        (
+            packet::MAP_FLOWS6,
+            [HASH, size(size_of::<packet::Tuple6>()), key, 2 * flows, NO_PREALLOC],
+        ),
+        (packet::MAP_OFFERS, [HASH, key, key, flows, NO_PREALLOC]),
+        (packet::MAP_PACKETS, [ARRAY, key, translation, 2 * flows, MMAPABLE]),
+        (packet::MAP_PACKET_EVENTS, [RINGBUF, 0, 0, packet::PACKET_EVENTS_SIZE, 0]),
+        (
+            packet::MAP_PACKET_STATS,
+            [PERCPU_ARRAY, key, size(size_of::<packet::PacketStats>()), 1, 0],
+        ),
+        (packet::MAP_SCRATCH, [PERCPU_ARRAY, key, size(size_of::<packet::Scratch>()), 1, 0]),
+    ];
+    for (name, definition) in expected {
+        // The kernel keeps 15 characters of a name, and bpftool shows those.
+        ensure!(name.len() < 16, "{name} is too long");
+        ensure!(found.get(name) == Some(&definition), "{name}: {:?}", found.get(name));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_programs_of_the_packet_relay_are_there_as_classifiers() -> Result<()> {
+    let bytes = object()?;
+    let file = object::File::parse(&*bytes)?;
+    for name in [
+        packet::PROG_PACKET,
+        packet::PROG_PACKET_L3,
+        packet::PROG_RESET,
+        packet::PROG_RESET_L3,
+        packet::PROG_LOOK,
+    ] {
+        let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
+        let symbol = symbol.with_context(|| format!("no {name}"))?;
+        let section = file.section_by_index(symbol.section_index().context("no section")?)?;
+        ensure!(section.name()? == "classifier", "{name} in {:?}", section.name());
     }
     Ok(())
 }
@@ -90,9 +144,19 @@ fn the_program_is_there_as_a_stream_verdict() -> Result<()> {
 fn every_load_time_constant_is_a_read_only_u32() -> Result<()> {
     let bytes = object()?;
     let file = object::File::parse(&*bytes)?;
-    for name in
-        [GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_WRITE_SEQ]
-    {
+    for name in [
+        GLOBAL_OFF_BYTES_ACKED,
+        GLOBAL_OFF_COPIED_SEQ,
+        GLOBAL_OFF_SND_UNA,
+        GLOBAL_OFF_SNDBUF,
+        GLOBAL_OFF_WMEM_QUEUED,
+        GLOBAL_OFF_WRITE_SEQ,
+        packet::GLOBAL_OFF_RCV_NXT,
+        packet::GLOBAL_OFF_TSOFFSET,
+        packet::GLOBAL_OFF_OUT_OF_ORDER,
+        packet::GLOBAL_OFF_LOCK_OWNED,
+        packet::GLOBAL_OFF_BACKLOG_LEN,
+    ] {
         let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
         let symbol = symbol.with_context(|| format!("no {name}"))?;
         ensure!(symbol.size() == size_of::<u32>() as u64, "{name}: {} bytes", symbol.size());

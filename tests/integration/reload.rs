@@ -668,3 +668,24 @@ fn an_access_log_that_is_made_at_start_is_the_users() -> Result<()> {
     eventually("the line", || lines(&rotated).ok().filter(|lines| lines.len() == 1))?;
     Ok(())
 }
+
+/// A daemon that has given its rights away cannot take clients' addresses later: the reload says so,
+/// and what there was goes on.
+#[test]
+fn clients_addresses_without_the_right_are_refused() -> Result<()> {
+    need!(Need::Root);
+    let server = Server::echo()?;
+    let before = all_to(server.name());
+    let daemon = Daemon::user_space(&before)?;
+    let outcome = daemon.reload(&format!(
+        "[[rule]]\nname = \"all\"\nupstream = \"web\"\n[[upstream]]\nname = \"web\"\n\
+         endpoints = [\"{}\"]\nsource = \"transparent\"\n",
+        server.name()
+    ))?;
+    ensure!(outcome.contains("reload failed, nothing has changed: "), "{outcome}");
+    ensure!(outcome.contains("[[upstream]] web: source = \"transparent\""), "{outcome}");
+    echo_once(&daemon)?;
+    daemon.reload_ok(&before)?;
+    daemon.stop()?;
+    Ok(())
+}

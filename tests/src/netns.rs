@@ -56,6 +56,17 @@ impl Netns {
         Ok(())
     }
 
+    /// The number of a device in it.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn device(&self, name: &str) -> Result<u32> {
+        let output = run(Command::new("ip").args(["-n", &self.name, "-o", "link", "show", name]))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let number = text.split(':').next().and_then(|number| number.trim().parse().ok());
+        number.with_context(|| format!("no number in {text:?}"))
+    }
+
     /// Sets a sysctl in it, such as `net/ipv4/tcp_sack`.
     ///
     /// # Errors
@@ -102,11 +113,18 @@ impl Netns {
     /// # Errors
     /// Not root.
     pub fn enter(&self) -> Result<()> {
-        let file = fs::File::open(Path::new(DIRECTORY).join(&self.name))
-            .context("opening the namespace")?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .context("entering the namespace")
+        enter(&self.name)
     }
+}
+
+/// Moves the calling thread into the namespace of that name, for good.
+///
+/// # Errors
+/// There is none; not root.
+pub fn enter(name: &str) -> Result<()> {
+    let file = fs::File::open(Path::new(DIRECTORY).join(name)).context("opening the namespace")?;
+    move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("entering the namespace")
 }
 
 impl Drop for Netns {

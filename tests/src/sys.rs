@@ -51,3 +51,56 @@ pub fn unacknowledged(socket: impl AsFd) -> io::Result<u64> {
         Ok(u64::try_from(length).unwrap_or(0))
     }
 }
+
+/// What a TCP connection's ends have agreed on, of `struct tcp_info` (include/uapi/linux/tcp.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Agreed {
+    /// `TCPI_OPT_TIMESTAMPS`.
+    pub timestamps: bool,
+    /// `TCPI_OPT_SACK`.
+    pub sack: bool,
+    /// The window scale that the peer announced.
+    pub peer_scale: u8,
+    /// The one that this end announced.
+    pub own_scale: u8,
+}
+
+/// Reads it.
+///
+/// # Errors
+/// Not a TCP socket.
+pub fn agreed(socket: impl AsFd) -> io::Result<Agreed> {
+    let mut info = [0_u8; 8];
+    let mut length = info.len() as libc::socklen_t;
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the pointer and the length describe `info`, of which the kernel fills what it holds.
+    let result = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_INFO);
+        libc::getsockopt(fd, level, name, info.as_mut_ptr().cast(), &raw mut length)
+    };
+    if result == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let [_, _, _, _, _, options, scales, _] = info;
+    Ok(Agreed {
+        timestamps: options & 1 != 0,
+        sack: options & 2 != 0,
+        peer_scale: scales & 0xf,
+        own_scale: scales >> 4,
+    })
+}
+
+/// Takes a connection off a socket, whoever else holds the socket: with a RST if it is established
+/// (`tcp_disconnect`), and its port is free.
+///
+/// # Errors
+/// connect(2)'s.
+pub fn disconnect(socket: impl AsFd) -> io::Result<()> {
+    let nowhere =
+        libc::sockaddr { sa_family: libc::AF_UNSPEC as libc::sa_family_t, sa_data: [0; 14] };
+    let fd = socket.as_fd().as_raw_fd();
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the pointer and the length describe `nowhere`.
+    let result = unsafe { libc::connect(fd, &raw const nowhere, length) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

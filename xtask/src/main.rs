@@ -1,12 +1,14 @@
 //! `cargo xtask`: mux's build, run and test commands. Everything that a person or CI has to do
 //! to the workspace beyond plain `cargo build` is here, so that no shell script grows.
 //!
-//! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
+//! `sh` runs programs; `toolchain` and `apt` find or install what is needed, `root` makes small Debians; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `fuzz`, `matching`, `vm`, `bench`, `dist`, `deb` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `fuzz`, `matching`, `vm`, `bench`, `dist`, `deb`, `newcomer` and `doctor` are the other commands; `charts` is a step
+//! of `test`.
 
 mod apt;
 mod bench;
+mod charts;
 mod daemon;
 mod deb;
 mod dist;
@@ -14,8 +16,10 @@ mod doctor;
 mod ebpf;
 mod fuzz;
 mod matching;
+mod newcomer;
 mod object_diff;
 mod provenance;
+mod root;
 mod run;
 mod sh;
 mod steps;
@@ -53,6 +57,8 @@ enum Xtask {
     Dist(dist::DistArgs),
     /// Make a Debian package, and try it out
     Deb(deb::DebArgs),
+    /// Run README's commands in a fresh Debian, as a new user would
+    Newcomer(newcomer::NewcomerArgs),
     /// Show what building, testing and running need, and what to do about what is missing
     Doctor(doctor::DoctorArgs),
 }
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Dist(args) => dist::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Deb(args) => deb::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Newcomer(args) => newcomer::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

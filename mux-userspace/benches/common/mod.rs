@@ -1,14 +1,21 @@
 //! What both kinds of benchmark measure: rules files of many rules, the first bytes that their
-//! last rule takes, and a first chunk for each probe.
+//! last rule takes, a first chunk for each probe; and what the relay thinks, without its system calls.
 #![allow(dead_code, reason = "each of the two uses a part of it")]
 
 use std::{fs, hint::black_box, path::PathBuf};
 
 use mux::{
     Probe,
+    relay::{
+        Way,
+        demotion::Before,
+        evidence::Evidence,
+        ledger::{Ledger, Step},
+    },
     route::{Outcome, Phase, Progress, Sniffed, route},
     rules::{self, Config},
 };
+use mux_common::KernelBook;
 
 /// Numbers of rules.
 pub(crate) const COUNTS: [usize; 3] = [10, 100, 1000];
@@ -184,6 +191,37 @@ pub(crate) fn last_of(kind: Kind, count: usize) -> (Config, First) {
         Outcome::Routed(decision) if decision.rule.0 == count - 1 => (config, first),
         other => panic!("{} {count}: {other:?}", kind.name()),
     }
+}
+
+/// The evidence of one exchange in user space, and whether the flow should go to the kernel after it.
+pub(crate) fn exchange(evidence: &mut Evidence) -> bool {
+    for way in Way::BOTH {
+        evidence.reads[way.index()].note(black_box(200));
+        evidence.moved(way == Way::Up, way == Way::Down);
+    }
+    evidence.is_conversation(black_box(32))
+}
+
+/// What the ledger of a spliced flow has done with a message that the kernel passed.
+pub(crate) fn carry(ledger: &mut Ledger, book: &mut KernelBook) -> (u64, u64) {
+    book.passed += 200;
+    loop {
+        match ledger.step(black_box(book)) {
+            Step::Read(most) => ledger.was_read(most),
+            Step::AskSent => assert!(ledger.sent(u64::MAX, book)),
+            Step::Write(from) => ledger.was_written(ledger.held() - from),
+            Step::Publish => return ledger.publish(),
+            step @ (Step::Rest | Step::Broken(_) | Step::AskReceived | Step::Shutdown) => {
+                panic!("{step:?}")
+            }
+        }
+    }
+}
+
+/// The timer's look at a spliced flow.
+pub(crate) fn look(before: &mut Before, books: &mut [KernelBook; 2]) -> bool {
+    books.iter_mut().for_each(|book| book.messages += 1000);
+    before.look(*black_box(&*books)).reason.is_some()
 }
 
 /// Each probe that is no family of others, which has no fixtures of its own, with the first of

@@ -2,11 +2,12 @@
 
 use std::{io, sync::Arc};
 
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 use super::{NewRule, StartError};
 use crate::{
     listener::Bound,
+    net,
     probe::Probes,
     route::Table,
     rules::{
@@ -92,13 +93,12 @@ pub(super) fn adopt(socket: Socket, cores: usize) -> io::Result<Bound> {
         (None, path) => ListenAddress::Unix(path.map(Into::into).unwrap_or_default()),
     };
     if let ListenAddress::Tcp(_) = address {
-        // Accepted connections inherit it.
-        socket.set_tcp_nodelay(true)?;
+        net::set_up(&SockRef::from(&socket))?;
     }
     let mut sockets = Vec::with_capacity(cores);
     for _ in 1..cores {
         sockets.push(socket.try_clone()?);
     }
     sockets.push(socket);
-    Ok(Bound { address, sockets, file: None, spares: Arc::default() })
+    Ok(Bound { address, sockets, file: None, spares: Arc::default(), adopted: true })
 }

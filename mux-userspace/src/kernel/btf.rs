@@ -102,9 +102,98 @@ pub fn offsets(path: &Path) -> Result<Offsets, BtfError> {
     })
 }
 
+/// Offsets that the packet relay needs besides, bytes; nested fields from the outer struct's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketOffsets {
+    /// `u32 rcv_nxt` of `struct tcp_sock`
+    pub rcv_nxt: u32,
+    /// `u32 tsoffset` of the same
+    pub tsoffset: u32,
+    /// `struct rb_node *rb_node` of its `out_of_order_queue`
+    pub out_of_order: u32,
+    /// `int owned` of `struct sock`'s `sk_lock`
+    pub lock_owned: u32,
+    /// `int len` of its `sk_backlog`
+    pub backlog_len: u32,
+}
+
+/// Reads them from a BTF file.
+///
+/// # Errors
+/// [`BtfError`].
+pub fn packet_offsets(path: &Path) -> Result<PacketOffsets, BtfError> {
+    let name = || path.display().to_string();
+    if !path.exists() {
+        return Err(BtfError::Missing { path: name() });
+    }
+    let unreadable = |source| BtfError::Unreadable { path: name(), source };
+    let btf = Btf::from_file(path).map_err(unreadable)?;
+    let structure = |name: &str| {
+        let types = btf.resolve_types_by_name(name).map_err(unreadable)?;
+        Ok(types.into_iter().find_map(as_struct))
+    };
+    let (tcp_sock, sock) = (structure("tcp_sock")?, structure("sock")?);
+    let offset = |of: &Option<Struct>, structure: &'static str, field: &'static str| {
+        of.as_ref()
+            .and_then(|of| bits_to(&btf, of, field))
+            .filter(|bits| bits % 32 == 0 && bits / 8 <= 0xff8)
+            .map(|bits| bits / 8)
+            .ok_or(BtfError::NoField { structure, field })
+    };
+    let tcp = |field| offset(&tcp_sock, "tcp_sock", field);
+    let sock = |field| offset(&sock, "sock", field);
+    Ok(PacketOffsets {
+        rcv_nxt: tcp("rcv_nxt")?,
+        tsoffset: tcp("tsoffset")?,
+        out_of_order: tcp("out_of_order_queue.rb_node")?,
+        lock_owned: sock("sk_lock.owned")?,
+        backlog_len: sock("sk_backlog.len")?,
+    })
+}
+
+fn as_struct(ty: Type) -> Option<Struct> {
+    match ty {
+        Type::Struct(structure) | Type::Union(structure) => Some(structure),
+        _ => None,
+    }
+}
+
+/// Bits from the start of a struct to a field of it, `outer.inner`; members without a name are
+/// looked into.
+fn bits_to(btf: &Btf, of: &Struct, path: &str) -> Option<u32> {
+    let (first, rest) =
+        path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    of.members.iter().find_map(|member| {
+        let name = btf.resolve_name(member).unwrap_or_default();
+        let inside = || {
+            // What a typedef or `const` stands for; a field's type is its first step.
+            btf.chained_type_iter(member).find_map(as_struct)
+        };
+        let within = match (name == first, rest) {
+            (true, None) => Some(0),
+            (true, Some(rest)) => bits_to(btf, &inside()?, rest),
+            (false, _) if name.is_empty() => bits_to(btf, &inside()?, path),
+            (false, _) => None,
+        }?;
+        Some(member.bit_offset() + within)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The running kernel's, where it has any: pahole's word for it is in docs/internals/packet.md.
+    #[test]
+    fn nested_fields_of_the_running_kernel_are_found() {
+        if !Path::new(VMLINUX).exists() {
+            return;
+        }
+        let offsets = packet_offsets(Path::new(VMLINUX)).unwrap();
+        // `wait_queue_head_t wq` and `slock` surround it; `sk_lock` is not at the struct's start.
+        assert!(offsets.lock_owned > 4 && offsets.backlog_len > 4, "{offsets:?}");
+        assert_ne!(offsets.rcv_nxt, offsets.tsoffset);
+    }
 
     #[test]
     fn a_missing_file_is_named() {

@@ -12,6 +12,7 @@ use crate::{
     account::{Counter, Counters, Report},
     admin::{State, limits},
     kernel::books::Way,
+    limit::reached::Kind,
     relay::Mode,
     upstream::{Condition, Groups},
 };
@@ -24,7 +25,7 @@ pub(crate) fn page(state: &State, reports: Vec<Report>) -> String {
     daemon(&mut page, state);
     connections(&mut page, &all);
     routes(&mut page, &all);
-    for limit in limits(state, &all) {
+    for limit in limits(state) {
         page.add(Family::Limit, &[&limit.name], limit.of);
         page.add(Family::LimitUsed, &[&limit.name], limit.used);
     }
@@ -92,7 +93,12 @@ fn upstreams(page: &mut Page, groups: &Groups) {
         let mut flows = 0;
         for endpoint in group.endpoints() {
             let address = endpoint.address().to_string();
-            let is_up = endpoint.condition() == Condition::Up;
+            let condition = endpoint.condition();
+            let is_up = condition == Condition::Up;
+            for state in Condition::STATES {
+                let is_it = u64::from(condition.name() == state);
+                page.add(Family::EndpointState, &[name, &address, state], is_it);
+            }
             let in_use = u64::from(endpoint.in_use());
             flows += in_use;
             page.add(Family::EndpointUp, &[name, &address], u64::from(is_up));
@@ -100,6 +106,19 @@ fn upstreams(page: &mut Page, groups: &Groups) {
         }
         page.add(Family::UpstreamFlows, &[name], flows);
         page.add(Family::UpstreamQueue, &[name], group.room().waiting() as u64);
+        let tally = group.tally();
+        for (family, counts) in [
+            (Family::ConnectFailures, tally.failures()),
+            (Family::Retries, tally.retries()),
+            (Family::Ejections, tally.ejections()),
+        ] {
+            for (fault, count) in counts.iter() {
+                page.add(family, &[name, fault.name()], count);
+            }
+        }
+        for (by, count) in tally.returns() {
+            page.add(Family::Returns, &[name, by.name()], count);
+        }
     }
 }
 
@@ -109,12 +128,15 @@ fn counters(page: &mut Page, counters: &Counters) {
             page.add(family, label.as_slice(), counters.value(counter));
         }
     }
+    for kind in Kind::ALL {
+        page.add(Family::LimitReached, &[kind.name()], counters.limits.value(kind));
+    }
     let micros = counters.value(Counter::UpstreamQueueMicros);
     page.add(Family::QueuedSeconds, &[], micros as f64 / 1e6);
 }
 
 fn relay(page: &mut Page, state: &State) {
-    let on = state.shared.unavailable.is_none() && !state.is_relay_off();
+    let on = state.shared.unavailable.is_none() && state.kept_out().is_none();
     page.add(Family::KernelRelay, &[], u64::from(on));
     page.add(Family::SwitchedOff, &[], state.switched_off.load(Ordering::Relaxed));
     if let Some(took) = state.facts.self_test {
@@ -141,6 +163,7 @@ fn verdict(page: &mut Page, stats: &Stats) {
         no_slot,
         broken,
         events_lost,
+        half_read,
     } = *stats;
     let passed = [
         ("behind", passed_behind),
@@ -162,6 +185,7 @@ fn verdict(page: &mut Page, stats: &Stats) {
         (Family::VerdictNoSlot, no_slot),
         (Family::VerdictBroken, broken),
         (Family::VerdictEventsLost, events_lost),
+        (Family::VerdictHalfRead, half_read),
     ] {
         page.add(family, &[], count);
     }

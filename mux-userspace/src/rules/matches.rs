@@ -135,7 +135,7 @@ fn empty_prefix(span: Range<usize>, EmptyMatcher: EmptyMatcher) -> Diagnostic {
 }
 
 /// `"16 03 01"` or `"160301"`.
-fn hex(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
+pub(super) fn hex(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
     let span = value.span();
     let text = string(value)?;
     let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();

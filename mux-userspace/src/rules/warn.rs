@@ -5,7 +5,7 @@
 use std::{collections::HashSet, net::SocketAddr};
 
 use super::{
-    config::{Config, ListenAddress, ListenerConfig, Otherwise, RuleId},
+    config::{Config, Limits, ListenAddress, ListenerConfig, Otherwise, RuleId},
     diagnostic::Diagnostic,
     places::Places,
 };
@@ -33,7 +33,18 @@ pub(super) fn warnings(config: &Config, places: &Places<'_>) -> Vec<Diagnostic> 
     }
     found.extend(held_back(config, places));
     found.extend(overlaps(config, places));
+    found.extend(all_may_be_slow(&config.limits, places));
     found
+}
+
+/// A limit of sniffed connections that leaves no place to anybody else.
+fn all_may_be_slow(limits: &Limits, places: &Places<'_>) -> Option<Diagnostic> {
+    let most = limits.max_connections.unwrap_or(Limits::DEFAULT_CONNECTIONS);
+    limits.max_sniffing.filter(|sniffing| *sniffing >= most)?;
+    let span = places.setting("limits", "max_sniffing");
+    let message = format!("clients that say nothing can take all {most} places");
+    let hint = format!("leave some to others: less than `max_connections`, which is {most}");
+    Some(Diagnostic::warning(span, message).hint(hint))
 }
 
 /// Patterns that match whatever the bytes are.

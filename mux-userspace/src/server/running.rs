@@ -26,10 +26,10 @@ use crate::{
         AccessLog, Counters, Hooks,
         access::{Output, Writer},
     },
-    admin::{self, Admin, Facts, State},
+    admin::{self, Admin, Facts, State, view::SecurityStatus},
     errand::Mailbox,
     kernel::{self, Handle, Kernel, StatsReader},
-    limit::gate::Gate,
+    limit::{gate::Gate, sniffing::Crowd},
     listener::{Bound, describe, needs_v6_only},
     rules::config::{AdminConfig, Config, RelayChoice, SecurityConfig},
     shared::{Owners, Shared},
@@ -156,16 +156,12 @@ impl Setup {
             access,
             hooks,
             connections: Gate::new(Some(budget.connections)),
+            sniffing: Crowd::new(Some(config.limits.sniffing(budget.connections)), handles.len()),
             rules_file,
             last_failure: ArcSwapOption::empty(),
             throttles: Throttles::default(),
             kernel: config.kernel.clone(),
-            current: ArcSwap::from_pointee(Snapshot::first(
-                Arc::clone(&config),
-                listening,
-                budget,
-                handles.len(),
-            )),
+            current: ArcSwap::from_pointee(Snapshot::first(Arc::clone(&config), listening, budget)),
             drain: CancellationToken::new(),
             presence: Arc::default(),
             abort: CancellationToken::new(),
@@ -175,8 +171,8 @@ impl Setup {
         for (listener, listening) in config.listeners.iter().zip(&current.listening) {
             log_listening(listener, listening);
         }
-        let sniffing = current.limits.sniffing_per_core;
-        info!(connections = budget.connections, sniffing_a_core = sniffing, "limits");
+        let sniffing = current.limits.sniffing;
+        info!(connections = budget.connections, sniffing, "limits");
         let network_files = config.network_files.clone();
         let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
             .map_err(io_error("starting the files thread"))?;
@@ -189,7 +185,8 @@ impl Setup {
         };
         let security = config.security.clone();
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let facts = Facts { started, started_at, checks, self_test };
+        let security_status = SecurityStatus::default();
+        let facts = Facts { started, started_at, checks, self_test, security: security_status };
         Ok(Running {
             shared,
             workers,
@@ -213,13 +210,21 @@ impl Running {
         &self.shared
     }
 
-    /// Lets others ask and give orders over these sockets; can be done once.
+    /// Where each core is asked, until the admin sockets are open.
+    pub(super) fn mailboxes(&self) -> Vec<Mailbox> {
+        self.telling.as_ref().map(|telling| telling.mailboxes.clone()).unwrap_or_default()
+    }
+
+    /// Lets others ask and give orders over these sockets; can be done once. `security` is what they
+    /// are told of the daemon's privileges.
     pub(crate) fn open_admin(
         &mut self,
         sockets: admin::Sockets,
         desk: Desk,
+        security: SecurityStatus,
     ) -> Result<(), ServeError> {
         if let Some(Telling { facts, mailboxes, stats }) = self.telling.take() {
+            let facts = Facts { security, ..facts };
             let state = State::new(Arc::clone(&self.shared), mailboxes, desk, facts, stats);
             self.admin = admin::spawn(sockets, state)?;
         }
@@ -316,7 +321,7 @@ fn listen(config: &Config, bound: Vec<Bound>, cores: usize) -> (Vec<Arc<Listenin
     let mut sockets: Vec<Sockets> = (0..cores).map(|_| Vec::new()).collect();
     let all = config.listeners.iter().zip(bound).map(|(listener, bound)| {
         let v6_only = needs_v6_only(listener, &config.listeners);
-        let listening = Listening::new(&bound, v6_only, listener);
+        let listening = Listening::new(&bound, v6_only, listener, cores);
         distribute(&listening, bound.sockets, &mut sockets);
         listening
     });

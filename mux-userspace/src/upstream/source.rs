@@ -23,6 +23,8 @@ pub struct Manner<'a> {
     pub source: Option<&'a Source>,
     /// Whose flow it is; `None`: mux's own, such as a health check.
     pub client: Option<Peer>,
+    /// The client at whose own address a name's addresses begin; `None`: they take turns.
+    pub sticky: Option<IpAddr>,
     /// The upstream's timers.
     pub timers: TcpTimers,
     /// Where a mismatch is counted.
@@ -118,7 +120,7 @@ mod tests {
         counters: &'a Counters,
     ) -> Manner<'a> {
         let client = client.map(|client| Peer::from_ip(client.parse().unwrap()));
-        Manner { source, client, timers: TcpTimers::default(), counters }
+        Manner { source, client, sticky: None, timers: TcpTimers::default(), counters }
     }
 
     #[test]

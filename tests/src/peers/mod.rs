@@ -11,6 +11,7 @@ mod nginx_proxy;
 mod openssl;
 mod ports;
 mod postgres;
+mod prometheus;
 mod socks;
 mod ssh;
 mod web;
@@ -24,7 +25,9 @@ pub use self::{
     nginx::Nginx,
     nginx_proxy::NginxProxy,
     openssl::{Certificate, TlsServer, tls_client, tls_client_with},
+    ports::free_port,
     postgres::postgres_server,
+    prometheus::{Prometheus, promtool},
     socks::socks_server,
     ssh::SshServer,
     web::Web,

@@ -15,7 +15,8 @@ use crate::{Conn, Process, Scratch, eventually};
 const ATTEMPTS: usize = 5;
 
 /// A running nginx. It answers `/` with the name of the server that was asked: `plain`, `h2c`,
-/// `tls`, `unix`, after its own name if it has one; and has the files in `/files/`.
+/// `tls`, `unix`, after its own name if it has one; has the files in `/files/`; answers `/connection`
+/// with the number of the connection, and `/status` with how many requests it has had.
 #[derive(Debug)]
 pub struct Nginx {
     /// Where it speaks HTTP.
@@ -120,7 +121,9 @@ fn configuration(
         let answer = format!("{own_name} {name}");
         let answer = answer.trim_start();
         text.push_str(&format!(
-            "server {{ {listen}\nlocation = / {{ return 200 \"{answer}\"; }}\nlocation /files/ {{ }}\n}}\n"
+            "server {{ {listen}\nlocation = / {{ return 200 \"{answer}\"; }}\nlocation /files/ {{ }}\n\
+             location = /connection {{ return 200 \"$connection\"; }}\n\
+             location = /status {{ stub_status; }}\n}}\n"
         ));
     }
     text.push_str("}\n");

@@ -205,3 +205,14 @@ fn every_address_is_found_where_it_stands() {
     assert_eq!(found, expected.map(|(text, address)| (text, address.to_owned())));
     assert!(matches!(file(text).addresses()[0].1, Address::Name { .. }));
 }
+
+#[test]
+fn as_many_sniffed_connections_as_there_are_connections() {
+    let limits = |text: &str| format!("{LISTEN}{RULE}[limits]\n{text}\n");
+    let message = "clients that say nothing can take all 100 places";
+    warned(&limits("max_connections = 100\nmax_sniffing = 100"), "100", message);
+    let message = "clients that say nothing can take all 10000 places";
+    warned(&limits("max_sniffing = 20000"), "20000", message);
+    assert_eq!(warnings(&limits("max_connections = 100\nmax_sniffing = 99")), []);
+    assert_eq!(warnings(&limits("max_connections = 100")), []);
+}

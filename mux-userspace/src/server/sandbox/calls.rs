@@ -143,14 +143,15 @@ const OLD_CALLS: &[libc::c_long] = &[];
 /// Sockets of these families: Netlink is what the C library asks for interfaces and addresses.
 const FAMILIES: [libc::c_int; 4] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::AF_UNIX];
 
-/// `enum bpf_cmd` (include/uapi/linux/bpf.h), as far as it is about maps that are there already; no
-/// program can be loaded, and none attached.
-const BPF_COMMANDS: [u32; 6] = [
+/// `enum bpf_cmd` (include/uapi/linux/bpf.h), as far as it is about maps and programs that are
+/// there already; no program can be loaded, and none attached.
+const BPF_COMMANDS: [u32; 7] = [
     1,  // BPF_MAP_LOOKUP_ELEM
     2,  // BPF_MAP_UPDATE_ELEM
     3,  // BPF_MAP_DELETE_ELEM
     4,  // BPF_MAP_GET_NEXT_KEY
     9,  // BPF_PROG_DETACH: at the end
+    10, // BPF_PROG_TEST_RUN: the packet relay's look at sequence numbers
     15, // BPF_OBJ_GET_INFO_BY_FD
 ];
 
@@ -210,7 +211,9 @@ fn programs() -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
     Ok([compile(absent)?, compile(allowed)?])
 }
 
-fn compile(filter: SeccompFilter) -> Result<Vec<libc::sock_filter>, BackendError> {
+pub(in crate::server) fn compile(
+    filter: SeccompFilter,
+) -> Result<Vec<libc::sock_filter>, BackendError> {
     let program = BpfProgram::try_from(filter)?;
     let instruction = |it: seccompiler::sock_filter| libc::sock_filter {
         code: it.code,

@@ -1,0 +1,190 @@
+//! When a flow is turned on, and when not.
+
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use mux::kernel::{
+    books::Way,
+    packet::{Ends, PacketOptions, State, What},
+};
+use mux_common::packet::refusal;
+use mux_tests::{Family, Need, Pattern, eventually, eventually_true, need};
+
+use crate::{
+    flow::Middle,
+    place::{Kind, Place},
+    streams,
+};
+
+#[test]
+fn a_flow_of_requests_and_answers_is_turned_on_wherever_its_ends_are() -> Result<()> {
+    need!(Need::Root);
+    Place::each(|place| {
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        middle.turn_on(&mut flow)?;
+        let copied = Way::BOTH.map(|way| flow.relay.copied(way));
+        flow.ping_pong(50, 300)?;
+        let after = Way::BOTH.map(|way| flow.relay.copied(way));
+        ensure!(copied == after, "the relay was woken: {copied:?}, then {after:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_withdrawn_flow_stays_with_user_space() -> Result<()> {
+    need!(Need::Root);
+    let place = Place::new(Kind::Routed, Family::V4)?;
+    let middle = Middle::new(&place)?;
+    let mut flow = middle.open()?;
+    ensure!(flow.relay.withdraw()?, "it was on without a packet");
+    flow.ping_pong(20, 100)?;
+    ensure!(flow.states() == [State::Empty; 2], "{:?}", flow.states());
+    ensure!(flow.relay.copied(Way::Up) == 2000);
+    Ok(())
+}
+
+#[test]
+fn a_flow_that_is_on_cannot_be_withdrawn() -> Result<()> {
+    need!(Need::Root);
+    let place = Place::new(Kind::Loopback, Family::V4)?;
+    let middle = Middle::new(&place)?;
+    let mut flow = middle.open()?;
+    middle.turn_on(&mut flow)?;
+    ensure!(!flow.relay.withdraw()?, "withdrawn");
+    flow.ping_pong(20, 100)?;
+    ensure!(flow.is_on());
+    Ok(())
+}
+
+/// The request is not acknowledged by a packet of its own, so that our socket would repeat it for
+/// ever: the peer's answer to the first repetition goes to it.
+#[test]
+fn our_sockets_stop_repeating_what_was_acknowledged_past_them() -> Result<()> {
+    need!(Need::Root);
+    Place::each(|place| {
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        middle.turn_on(&mut flow)?;
+        let outstanding = flow.relay.unacknowledged();
+        eventually_true("both sockets have nothing to repeat", || {
+            flow.relay.unacknowledged() == vec![Some(0); 2]
+        })
+        .map_err(|error| {
+            error.context(format!("{outstanding:?} at first; {:?}", middle.stats()))
+        })?;
+        ensure!(!flow.relay.is_broken());
+        flow.ping_pong(20, 100)
+    })
+}
+
+/// A byte that passed the program before the flow was on, and reaches our socket after. Here it passes
+/// a device that the program has been taken off for a moment.
+#[test]
+fn bytes_that_reach_our_socket_after_all_are_delivered_once() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&Kind::AWAY, |place| {
+        // So long that only an acknowledgement turns flows on that comes when nothing else does.
+        let options = PacketOptions { quiet: Duration::from_millis(15), ..PacketOptions::new(64) };
+        let mut middle = Middle::with(place, options)?;
+        let device = place.relay().device("down0")?;
+        let mut flow = eventually("a flow that is on before a byte was translated", || {
+            let mut flow = middle.open().ok()?;
+            for _ in 0..20 {
+                flow.ping_pong(1, 100).ok()?;
+                let end = Instant::now() + Duration::from_millis(100);
+                while Instant::now() < end {
+                    if flow.is_on() {
+                        let unused = Way::BOTH.iter().all(|way| flow.snapshot(*way).bytes == 0);
+                        return unused.then_some(flow);
+                    }
+                    std::thread::yield_now();
+                }
+            }
+            None
+        })?;
+        let before = Way::BOTH.map(|way| flow.bytes(way));
+        middle.kernel.detach(device);
+        let mut late = vec![0; 5000];
+        Pattern::new(5).fill(0, &mut late);
+        flow.client.write_all(&late)?;
+        let mut received = vec![0; late.len()];
+        flow.server.read_exact(&mut received)?;
+        ensure!(received == late, "other bytes");
+        let kernel = &mut middle.kernel;
+        place.relay().within(|| kernel.attach(&[device]))??;
+        ensure!(flow.relay.late(Way::Up) == 5000, "{} late bytes", flow.relay.late(Way::Up));
+        eventually_true("both sockets have nothing to repeat", || {
+            flow.relay.unacknowledged() == vec![Some(0); 2]
+        })?;
+        ensure!(middle.stats().acks_diverted > 0, "{:?}", middle.stats());
+        flow.ping_pong(20, 1000)?;
+        let after = Way::BOTH.map(|way| flow.bytes(way));
+        ensure!(after == [before[0] + 25_000, before[1] + 20_000], "{before:?}, {after:?}");
+        let flow = streams::both_ways(flow, 100_000)?;
+        middle.wait_for(&flow, What::Ended)
+    })
+}
+
+#[test]
+fn bytes_that_come_late_are_delivered_once() -> Result<()> {
+    need!(Need::Root);
+    Place::each(|place| {
+        let mut late = 0;
+        let options = PacketOptions { quiet: Duration::ZERO, ..PacketOptions::new(64) };
+        let middle = Middle::with(place, options)?;
+        for round in 0..20 {
+            let flow = middle.open()?;
+            // Both ends push whenever they like; nobody waits for the other.
+            let flow = streams::push_both_ways(flow, round, 600)?;
+            for way in Way::BOTH {
+                late += flow.relay.late(way);
+                ensure!(flow.bytes(way) == streams::pushed(600), "{way:?}: {}", flow.bytes(way));
+            }
+        }
+        eprintln!("{:?} {:?}: {late} late bytes", place.kind, place.family);
+        Ok(())
+    })
+}
+
+#[test]
+fn the_look_needs_no_capability() -> Result<()> {
+    need!(Need::Root);
+    let place = Place::new(Kind::Loopback, Family::V4)?;
+    let middle = Middle::new(&place)?;
+    let mut flow = middle.open()?;
+    flow.ping_pong(1, 10)?;
+    let handle = middle.kernel.handle()?;
+    let ends = Ends::new(flow.client.local_addr()?, flow.client.peer_addr()?);
+    let numbers = place.relay().within(move || -> Result<_> {
+        let none = rustix::thread::CapabilitySets {
+            effective: rustix::thread::CapabilitySet::empty(),
+            permitted: rustix::thread::CapabilitySet::empty(),
+            inheritable: rustix::thread::CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, none)?;
+        // Of a connection on loopback both ends are ours to look at.
+        Ok(handle.look(&ends, &Ends::new(ends.own, ends.peer))?)
+    })??;
+    ensure!(numbers.client.rcv_nxt == numbers.upstream.write_seq, "{numbers:?}");
+    ensure!(numbers.upstream.rcv_nxt == numbers.client.write_seq, "{numbers:?}");
+    Ok(())
+}
+
+#[test]
+fn a_flow_that_never_pauses_says_why_it_was_not_turned_on() -> Result<()> {
+    need!(Need::Root);
+    let place = Place::new(Kind::Routed, Family::V4)?;
+    let options = PacketOptions { quiet: Duration::from_secs(3600), ..PacketOptions::new(16) };
+    let middle = Middle::with(&place, options)?;
+    let mut flow = middle.open()?;
+    flow.ping_pong(50, 100)?;
+    ensure!(flow.states() == [State::Pending; 2], "{:?}", flow.states());
+    let snapshot = flow.snapshot(Way::Up);
+    ensure!(snapshot.refusals > 0 && snapshot.refusal == refusal::RECENT, "{snapshot:?}");
+    ensure!(middle.reports().iter().all(|report| report.what != What::On));
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Networks that lose, repeat and reorder, and ends that differ.
+
+use anyhow::{Result, ensure};
+use mux::kernel::{books::Way, packet::What};
+use mux_tests::{Need, need, sys::agreed};
+
+use crate::{
+    flow::Middle,
+    place::{Kind, Place},
+    streams::both_ways,
+};
+
+const LENGTH: u64 = 2 << 20;
+
+/// Two packets in a hundred are lost at their receivers.
+fn lose(place: &Place) -> Result<()> {
+    for namespace in [&place.three.client, &place.three.server] {
+        namespace.nft(
+            "table inet loss {\n chain in {\n  type filter hook input priority 0\n  \
+             tcp flags & (syn | fin) == 0 numgen random mod 100 < 2 drop\n }\n}\n",
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn lost_packets_are_repeated_by_the_peers_with_sack() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&Kind::AWAY, |place| {
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        ensure!(agreed(&flow.client)?.sack);
+        middle.turn_on(&mut flow)?;
+        lose(place)?;
+        let flow = both_ways(flow, LENGTH)?;
+        middle.wait_for(&flow, What::Ended)?;
+        let stats = middle.stats();
+        ensure!(stats.slow_options > 0, "no packet had SACK blocks: {stats:?}");
+        ensure!(stats.dropped == 0, "{stats:?}");
+        for way in Way::BOTH {
+            let snapshot = flow.snapshot(way);
+            ensure!(snapshot.bytes >= LENGTH, "{snapshot:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn lost_packets_are_repeated_without_sack_and_timestamps_as_well() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&Kind::AWAY, |place| {
+        for namespace in [&place.three.client, &place.three.server, &place.three.mux] {
+            namespace.sysctl("net/ipv4/tcp_sack", "0")?;
+            namespace.sysctl("net/ipv4/tcp_timestamps", "0")?;
+        }
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        ensure!(!agreed(&flow.client)?.sack && !agreed(&flow.client)?.timestamps);
+        middle.turn_on(&mut flow)?;
+        lose(place)?;
+        let flow = both_ways(flow, LENGTH / 4)?;
+        middle.wait_for(&flow, What::Ended)
+    })
+}
+
+#[test]
+fn without_timestamps_sack_blocks_are_translated_all_the_same() -> Result<()> {
+    need!(Need::Root);
+    let place = Place::new(Kind::Routed, mux_tests::Family::V4)?;
+    for namespace in [&place.three.client, &place.three.server, &place.three.mux] {
+        namespace.sysctl("net/ipv4/tcp_timestamps", "0")?;
+    }
+    let middle = Middle::new(&place)?;
+    let mut flow = middle.open()?;
+    middle.turn_on(&mut flow)?;
+    lose(&place)?;
+    let flow = both_ways(flow, LENGTH)?;
+    middle.wait_for(&flow, What::Ended)?;
+    ensure!(middle.stats().slow_options > 0);
+    Ok(())
+}
+
+/// Window scales that differ between the two connections, in both directions, down to none.
+#[test]
+fn windows_are_scaled_as_each_peer_was_promised() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&Kind::AWAY, |place| {
+        for (end, name) in [(&place.three.client, "client"), (place.server(), "server")] {
+            end.sysctl("net/ipv4/tcp_window_scaling", "0")?;
+            let middle = Middle::new(place)?;
+            let mut flow = middle.open()?;
+            middle.turn_on(&mut flow)?;
+            let flow = both_ways(flow, LENGTH).map_err(|error| error.context(name))?;
+            middle.wait_for(&flow, What::Ended)?;
+            end.sysctl("net/ipv4/tcp_window_scaling", "1")?;
+        }
+        // The client's buffer is so large that its scale is; the server's so small that it is 0.
+        place.three.client.sysctl("net/ipv4/tcp_rmem", "4096 131072 67108864")?;
+        place.server().sysctl("net/ipv4/tcp_rmem", "4096 16384 32768")?;
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        middle.turn_on(&mut flow)?;
+        let flow = both_ways(flow, LENGTH)?;
+        middle.wait_for(&flow, What::Ended)
+    })
+}
+
+#[test]
+fn a_packet_too_long_for_its_way_out_ends_the_flow() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&[Kind::Routed], |place| {
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        middle.turn_on(&mut flow)?;
+        middle.kernel.records().record(flow.relay.pair, Way::Up).set_mtu(1000);
+        flow.ping_pong(3, 900)?;
+        use std::io::Write as _;
+        flow.client.write_all(&[0; 5000])?;
+        middle.wait_for(&flow, What::TooBig)?;
+        flow.relay.close()?;
+        crate::flow::is_reset(&mut flow.client)?;
+        crate::flow::is_reset(&mut flow.server)
+    })
+}
