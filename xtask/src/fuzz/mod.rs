@@ -120,6 +120,10 @@ impl<'a> Fuzzer<'a> {
         let own = sh::target_dir().join("fuzz").join(target);
         fs::create_dir_all(&own)?;
         let program = own.join("fuzzer");
+        // One that still runs cannot be written to, and need not be.
+        if program.exists() {
+            fs::remove_file(&program)?;
+        }
         fs::copy(built.join(target), &program)?;
         let (work, corpus) = (own.join("work"), folder("corpus", target));
         for folder in [&work, &corpus, &folder("artifacts", target)] {
