@@ -26,7 +26,7 @@ fn replay(target: &str, check: impl Fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{target}: {error}"));
     let files: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
-    assert!(files.len() >= 10, "{target} has {} inputs only", files.len());
+    assert!(!files.is_empty(), "{target} has no inputs");
     for file in files {
         let input = fs::read(&file).expect("readable");
         // A failed check names its input by this line.

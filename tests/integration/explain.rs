@@ -157,7 +157,7 @@ six: match, sure after 8 bytes
     let output =
         explain_file(rules, &["--file", file, "--client", "::ffff:10.1.2.3", "--json"], b"")?;
     let report: Value = serde_json::from_str(&printed(&output, 0))?;
-    ensure!(report["client"] == json!("10.1.2.3"), "{report}");
+    ensure!(report["traces"][0]["client"] == json!("10.1.2.3"), "{report}");
     ensure!(report.to_string().contains("\"four\""), "{report}");
     Ok(())
 }

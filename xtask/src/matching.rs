@@ -209,11 +209,14 @@ mod tests {
         assert!(replaced(page, "y", "").is_err());
     }
 
-    /// A probe that nobody has measured is seen here.
+    /// A probe that nobody has measured is seen here, once the others have been.
     #[test]
     fn the_page_has_every_probe() {
         let page = fs::read_to_string(sh::root().join(PAGE)).expect("a page");
-        let (_, table) = page.split_once("<!-- probe -->").expect("a table");
+        let (_, table) = page.split_once("<!-- probe -->").expect("a place");
+        if table.starts_with("\n<!-- end -->") {
+            return;
+        }
         for entry in
             fs::read_dir(sh::root().join("mux-userspace/fixtures/probes")).expect("fixtures")
         {

@@ -28,7 +28,7 @@ const TARGETS: [&str; 7] = ["probes", "heads", "route", "rules", "import", "prox
 const SLICE: u32 = 60;
 
 /// Most bytes of an input that is kept.
-const LONGEST_KEPT: usize = 1024;
+const LONGEST_KEPT: usize = 4096;
 
 /// `cargo xtask fuzz`.
 #[derive(clap::Args, Debug)]
@@ -120,6 +120,10 @@ impl<'a> Fuzzer<'a> {
         let own = sh::target_dir().join("fuzz").join(target);
         fs::create_dir_all(&own)?;
         let program = own.join("fuzzer");
+        // One that still runs cannot be written to, and need not be.
+        if program.exists() {
+            fs::remove_file(&program)?;
+        }
         fs::copy(built.join(target), &program)?;
         let (work, corpus) = (own.join("work"), folder("corpus", target));
         for folder in [&work, &corpus, &folder("artifacts", target)] {

@@ -23,7 +23,11 @@ pub(super) fn write(target: &str, own: &Path) -> Result<PathBuf> {
     fs::create_dir_all(&seeds)?;
     let inputs = match target {
         "rules" => texts(&["examples", "tests/fixtures/sslh"], "toml")?,
-        "import" => texts(&["tests/fixtures/sslh"], "cfg")?,
+        "import" => {
+            let mut texts = texts(&["tests/fixtures/sslh"], "cfg")?;
+            texts.push(fs::read(sh::root().join("tests/fixtures/sslh/default"))?);
+            texts
+        }
         "networks" => vec![b"# ours\n10.0.0.0/8 # all\n\n  2001:db8::1\r\n::/0\n".to_vec()],
         // The first two bytes say how the rest is cut, see the checks.
         "route" => with_head(&fixtures()?, |_| 0..4, |bytes| bytes),
