@@ -15,7 +15,7 @@ use crate::{
         self, AddressError, LoadError,
         config::{
             AccessFormat, Acl, Config, Limits, ListenAddress, ListenerConfig, LogConfig, Otherwise,
-            RelayChoice, Rule, RuleId, SockmapMode, Timeouts, UpstreamConfig, UpstreamId,
+            PacketMode, RelayChoice, Rule, RuleId, SockmapMode, Timeouts, UpstreamConfig, UpstreamId,
         },
     },
     server::{self, Running, ServeError, Setup, bind_all, default_threads},
@@ -208,6 +208,7 @@ pub struct Builder {
     limits: Option<Limits>,
     relay: Option<RelayChoice>,
     sockmap: Option<SockmapMode>,
+    packet: Option<PacketMode>,
     threads: Option<usize>,
     hooks: Hooks,
     /// Rules that came from the file.
@@ -321,6 +322,12 @@ impl Builder {
     /// without them user space carries the flows.
     pub fn sockmap(mut self, mode: SockmapMode) -> Self {
         self.sockmap = Some(mode);
+        self
+    }
+
+    /// Whether the packet relay may be used. It needs the same privileges.
+    pub fn packet(mut self, mode: PacketMode) -> Self {
+        self.packet = Some(mode);
         self
     }
 
@@ -444,6 +451,9 @@ impl Builder {
         }
         if let Some(sockmap) = self.sockmap {
             config.kernel.sockmap = sockmap;
+        }
+        if let Some(packet) = self.packet {
+            config.kernel.packet = packet;
         }
         self.listen_on(&mut config)?;
         Ok(config)

@@ -23,7 +23,7 @@ use crate::{
     account::{Live, Report, live::Route},
     core::Core,
     net::Peer,
-    relay::{Control, Mode, Stop, plan},
+    relay::{Control, Mode, Stop},
 };
 
 /// Flows looked at before the core does something else.
@@ -174,12 +174,7 @@ async fn flows(core: &Core, filter: &Filter) -> Vec<Flow> {
 
 fn flow(core: &Core, live: &Live, control: &Control) -> Flow {
     let relay = relay_of(live, control);
-    let why_not = live.why_not();
-    let relay_note = match (relay, why_not) {
-        (None | Some(Mode::Sockmap), _) => Cow::Borrowed(""),
-        (Some(_), Some(why)) => why,
-        (Some(mode), None) => plan::note(mode, None, control).to_owned().into(),
-    };
+    let relay_note = relay.map_or_else(Cow::default, |mode| live.note(mode, control));
     let state = match control.stopped() {
         Some(_) => "ending",
         None if control.half_closed() => "half-closed",

@@ -267,10 +267,10 @@ mod tests {
         let route = Route { rule: Some("a".into()), upstream: Some("u".into()), endpoint: None };
         report.add_flow(route, Mode::Splice, [100, 200]);
         assert_eq!(report.bytes, [135, 208]);
-        assert_eq!(report.flows, [0, 1, 0]);
+        assert_eq!(report.flows, [0, 1, 0, 0]);
         assert_eq!(report.routes.len(), 1, "the other rule is of an earlier file");
         let all = &report.routes[&("a".into(), "u".into())];
-        assert_eq!((all.alive, all.ended, all.bytes), ([0, 1, 0], [1, 0, 1], [130, 203]));
+        assert_eq!((all.alive, all.ended, all.bytes), ([0, 1, 0, 0], [1, 0, 1, 0], [130, 203]));
 
         let mut twice = report.clone();
         twice.add(report);

@@ -75,9 +75,16 @@ fn relay(state: &State) -> RelayStatus {
         found: check.found.clone(),
     };
     let why_not = state.shared.unavailable.clone();
+    let no_packets = state.shared.no_packets.clone();
+    let in_force = match (&no_packets, &why_not) {
+        (None, _) => "packet",
+        (Some(_), None) => "sockmap",
+        (Some(_), Some(_)) => "user space",
+    };
     RelayStatus {
-        in_force: if why_not.is_none() { "sockmap" } else { "user space" }.into(),
+        in_force: in_force.into(),
         why_not,
+        no_packets,
         switch: if state.is_relay_off() { "off" } else { "auto" }.into(),
         self_test_milliseconds: state.facts.self_test.map(|took| took.as_secs_f64() * 1e3),
         checks: state.facts.checks.iter().map(check).collect(),
@@ -141,7 +148,7 @@ fn upstream(group: &Group) -> UpstreamStatus {
 
 /// The limits that there are, and how much of them is used.
 pub(crate) fn limits(state: &State, all: &Report) -> Vec<LimitStatus> {
-    let Shared { current, connections, books, .. } = &*state.shared;
+    let Shared { current, connections, books, packets, .. } = &*state.shared;
     let current = current.load_full();
     let Snapshot { config, limits, listening, .. } = &*current;
     let cores = state.cores.len() as u64;
@@ -152,6 +159,9 @@ pub(crate) fn limits(state: &State, all: &Report) -> Vec<LimitStatus> {
     ];
     if let Some(books) = books {
         list.push(limit("kernel_flows", books.in_use() as u64, books.pairs() as u64));
+    }
+    if let Some(packets) = packets {
+        list.push(limit("packet_flows", packets.in_use() as u64, packets.pairs() as u64));
     }
     for (listener, listening) in config.listeners.iter().zip(listening) {
         if let Some(most) = listening.gate.most() {

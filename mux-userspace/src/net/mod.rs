@@ -2,6 +2,7 @@
 //! print as logs want them, the kernel's timers.
 
 mod peer;
+pub mod route;
 mod stream;
 mod timers;
 

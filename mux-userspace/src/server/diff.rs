@@ -65,11 +65,13 @@ impl Diff {
         (kernel, security, admin): (&KernelConfig, &SecurityConfig, &AdminConfig),
         after: &Config,
     ) -> Vec<&'static str> {
-        let KernelConfig { sockmap, send_buffer, backlog_limit, flows } = kernel;
+        let KernelConfig { sockmap, packet, interfaces, send_buffer, backlog_limit, flows } = kernel;
         let SecurityConfig { user, landlock, seccomp } = security;
         let AdminConfig { socket, metrics } = admin;
         changed([
             ("[kernel] sockmap", *sockmap == after.kernel.sockmap),
+            ("[kernel] packet", *packet == after.kernel.packet),
+            ("[kernel] interfaces", *interfaces == after.kernel.interfaces),
             ("[kernel] send_buffer", *send_buffer == after.kernel.send_buffer),
             ("[kernel] backlog_limit", *backlog_limit == after.kernel.backlog_limit),
             ("[kernel] flows", *flows == after.kernel.flows),

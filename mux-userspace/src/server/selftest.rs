@@ -24,6 +24,7 @@ use crate::{
     net::Stream,
     relay::{
         Close, Control, Ends, Plan, Tally,
+        plan::Unavailable,
         pool::Pool,
         sockmap::{self, Entered, Exit, Sizes, Spliced},
         user::{Duplex, Next},
@@ -249,10 +250,10 @@ async fn user_space(
     control: &Control,
     pool: &Pool,
 ) -> Result<Close, String> {
-    let plan = Plan::new(RelayChoice::Copy, ends, false, None);
+    let plan = Plan::new(RelayChoice::Copy, ends, false, Unavailable::default());
     match Duplex::new(Vec::new()).run(ends, tally, control, &plan, pool).await {
         Next::Over(close) => Ok(close),
-        Next::Promote => Err("a flow that is to be copied wants the kernel".into()),
+        Next::Promote | Next::Offer | Next::Withdraw | Next::Packet => Err("a flow that is to be copied wants the kernel".into()),
     }
 }
 

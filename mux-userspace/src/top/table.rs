@@ -150,6 +150,7 @@ fn relays(status: &Status) -> Rows {
     let of = |name: &str, flows: ByRelay| match name {
         "copy" => flows.copy,
         "splice" => flows.splice,
+        "packet" => flows.packet,
         _ => flows.sockmap,
     };
     let counter = |name: &str| status.counters.get(name).copied().unwrap_or(0);
@@ -161,6 +162,13 @@ fn relays(status: &Status) -> Rows {
                 ("demoted", "demotions"),
                 ("promotion_refused", "refused"),
                 ("passes", "passes"),
+            ],
+            "packet" => &[
+                ("packet_offered", "offered"),
+                ("packet_on", "on"),
+                ("packet_withdrawn", "withdrawn"),
+                ("packet_ineligible", "ineligible"),
+                ("packet_late", "late"),
             ],
             _ => &[],
         };
@@ -176,7 +184,7 @@ fn relays(status: &Status) -> Rows {
             ],
         }
     };
-    let lines = ["copy", "splice", "sockmap"].map(line).into();
+    let lines = ["copy", "splice", "sockmap", "packet"].map(line).into();
     Rows { columns: columns(&["relay", ">flows", ">ended", "events"]), lines }
 }
 

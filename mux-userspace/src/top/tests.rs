@@ -18,12 +18,12 @@ use crate::admin::view::{
     Ways,
 };
 
-fn rule(rule: &str, upstream: &str, flows: [u64; 3], bytes: u64) -> RuleStatus {
+fn rule(rule: &str, upstream: &str, flows: [u64; 4], bytes: u64) -> RuleStatus {
     RuleStatus {
         rule: rule.into(),
         upstream: upstream.into(),
         flows: ByRelay::new(flows),
-        ended: ByRelay::new([10, 0, 2]),
+        ended: ByRelay::new([10, 0, 2, 0]),
         bytes: Ways { up: bytes, down: 10 * bytes },
     }
 }
@@ -74,11 +74,11 @@ fn sample(seconds: u64) -> Sample {
         cores: vec![<_>::default(); 2],
         connections: 7,
         sniffing: 1,
-        flows: ByRelay::new([2, 1, 3]),
+        flows: ByRelay::new([2, 1, 3, 0]),
         bytes: Ways { up: bytes, down: 10 * bytes },
         rules: vec![
-            rule("ssh", "127.0.0.1:22", [1, 0, 0], 500),
-            rule("web", "web", [1, 1, 3], bytes),
+            rule("ssh", "127.0.0.1:22", [1, 0, 0, 0], 500),
+            rule("web", "web", [1, 1, 3, 0], bytes),
         ],
         upstreams: vec![
             UpstreamStatus {

@@ -181,6 +181,7 @@ mod tests {
         let manner = Manner {
             source: None,
             client: None,
+            segment: None,
             timers: TcpTimers::default(),
             counters: &counters,
         };

@@ -145,7 +145,13 @@ impl Group {
 
     /// How its endpoints are connected to, for this client or for mux itself.
     pub(super) fn manner<'a>(&'a self, client: Option<Peer>, counters: &'a Counters) -> Manner<'a> {
-        Manner { source: self.config.source.as_ref(), client, timers: self.timers, counters }
+        Manner {
+            source: self.config.source.as_ref(),
+            client,
+            segment: None,
+            timers: self.timers,
+            counters,
+        }
     }
 
     /// What the rules file says of it.

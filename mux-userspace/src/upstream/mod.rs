@@ -26,12 +26,12 @@ mod resolve;
 pub mod source;
 mod upkeep;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{net::UnixStream, time::Instant};
 
-use self::{dial::Failures, endpoint::Seat, group::Admission};
+use self::{dial::Failures, endpoint::Seat, group::Admission, source::Manner};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
@@ -42,9 +42,10 @@ use crate::{
     core::{Core, FlowHandle},
     limit::room::Place,
     net::{Peer, Stream},
-    relay::watch::Interest,
-    rules::config::{Builtin, HalfClosed, Otherwise, RuleId},
+    relay::{packet::eligible::longest_segment, watch::Interest},
+    rules::config::{Builtin, HalfClosed, Otherwise, RelayChoice, RuleId},
     snapshot::Snapshot,
+    sys,
 };
 
 /// Pause before a group's only endpoint is tried again; doubled each time.
@@ -170,7 +171,7 @@ pub async fn connect(
     loop {
         let config = &snapshot.config.rules[rule.0];
         let group = &snapshot.upstreams[config.upstream];
-        let refused = match connect_to(core, rule, group, visitor).await {
+        let refused = match connect_to(core, rule, config.relay, group, visitor).await {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
         };
@@ -194,10 +195,23 @@ pub async fn connect(
     }
 }
 
+/// The longest segment that an upstream of this client's is to send, where its packets may come to be
+/// translated.
+fn segment(core: &Core, visitor: Visitor<'_>, choice: RelayChoice) -> Option<u32> {
+    let choice = core.shared.relay.unwrap_or(choice);
+    let may = core.packets.is_some()
+        && matches!(choice, RelayChoice::Auto | RelayChoice::Packet)
+        && visitor.client.is_tcp();
+    may.then(|| sys::tcp_terms(visitor.client.as_fd()).ok())
+        .flatten()
+        .and_then(|terms| longest_segment(&terms))
+}
+
 /// Connects to a group: to at most 1 + `retries` endpoints, one after the other.
 async fn connect_to(
     core: &Core,
     rule: RuleId,
+    choice: RelayChoice,
     group: &Group,
     visitor: Visitor<'_>,
 ) -> Result<Connected, Refused> {
@@ -223,6 +237,7 @@ async fn connect_to(
             time = deadline.saturating_duration_since(Instant::now());
         }
         let manner = group.manner(Some(visitor.peer), counters);
+        let manner = Manner { segment: segment(core, visitor, choice), ..manner };
         match dial::dial(seat.endpoint(), time, &manner).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);
