@@ -61,7 +61,7 @@ struct Serve {
     /// Listen here instead of where the rules file says; may be given again
     #[arg(long, value_name = "ADDR", value_parser = parse_listen)]
     listen: Vec<ListenAddress>,
-    /// Relay for all rules, whatever they say; `sockmap` makes a missing kernel relay fatal
+    /// Relay for all rules, whatever they say; `packet` or `sockmap` makes it fatal that it cannot be had
     #[arg(long, value_enum)]
     relay: Option<Relay>,
     /// Threads; by default one a CPU
@@ -96,6 +96,7 @@ enum Command {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Relay {
     Auto,
+    Packet,
     Sockmap,
     Splice,
     Copy,
@@ -105,6 +106,7 @@ impl From<Relay> for RelayChoice {
     fn from(relay: Relay) -> Self {
         match relay {
             Relay::Auto => Self::Auto,
+            Relay::Packet => Self::Packet,
             Relay::Sockmap => Self::Sockmap,
             Relay::Splice => Self::Splice,
             Relay::Copy => Self::Copy,
@@ -228,6 +230,7 @@ fn exit_code(error: &ServeError) -> u8 {
         ServeError::Bind(_)
         | ServeError::RelayRequired { permission: false, .. }
         | ServeError::Kernel(_)
+        | ServeError::Packets(_)
         | ServeError::Cancelled
         | ServeError::Passed { .. }
         | ServeError::Privileges(_)

@@ -20,12 +20,17 @@ use tokio_util::task::TaskTracker;
 use crate::{
     account::{Live, Record, Totals},
     errand::Errand,
-    kernel::{Handle, books::Way},
+    kernel::{
+        Handle,
+        books::Way,
+        packet::{Report, Snapshot, State},
+    },
     limit::sniffing::Sniffing,
     relay::{
         Control, Stop,
         control::KeptOut,
         demotion::{self, Before, Reason},
+        packet::{self, Gate, books::carried},
         pool::Pool,
         watch::Watch,
     },
@@ -41,8 +46,10 @@ pub struct Core {
     pub index: u16,
     /// What all cores share.
     pub shared: Arc<Shared>,
-    /// Its way to the kernel's maps, where the kernel relay is in force.
+    /// Its way to the kernel's maps, where the sockmap relay is in force.
     pub kernel: Option<Handle>,
+    /// Its way to the packet relay, where that is in force.
+    pub packets: Option<Gate>,
     /// The private epoll of its spliced flows.
     pub watch: Watch,
     /// Buffers and pipes.
@@ -61,6 +68,15 @@ pub struct Core {
     configured_out: Cell<bool>,
     /// When the flows in the kernel were last looked at.
     judged: Cell<Instant>,
+}
+
+/// A flow that wants a look, as an event of the kernel's says.
+#[derive(Clone, Copy, Debug)]
+pub enum Nudge {
+    /// The flow of this key: its books.
+    Books(u32),
+    /// Its packets' records.
+    Packets(Report),
 }
 
 /// A flow as the core's timer sees it.
@@ -90,12 +106,18 @@ impl Core {
     ///
     /// # Errors
     /// epoll_create1(2)'s.
-    pub fn new(index: u16, shared: Arc<Shared>, kernel: Option<Handle>) -> io::Result<Rc<Self>> {
+    pub fn new(
+        index: u16,
+        shared: Arc<Shared>,
+        kernel: Option<Handle>,
+        packets: Option<Gate>,
+    ) -> io::Result<Rc<Self>> {
         let current = shared.current.load_full();
         let limits = &current.limits;
         Ok(Rc::new(Self {
             index,
             kernel,
+            packets,
             watch: Watch::new()?,
             pool: Pool::new(limits.pipes_per_core),
             sniffing: Sniffing::new(Arc::clone(&shared.sniffing), index),
@@ -158,6 +180,14 @@ impl Core {
         if let (Some(pair), Some(books)) = (control.pair(), &self.shared.books) {
             for way in Way::BOTH {
                 given[way.index()] += books.record(pair, way).carried();
+            }
+        }
+        if let (Some(pair), Some(records)) = (control.packets(), &self.shared.packets)
+            && control.is_translated()
+        {
+            for way in Way::BOTH {
+                let (given, before) = (&mut given[way.index()], control.before()[way.index()]);
+                *given = carried(before, *given, records.record(pair, way).snapshot().bytes);
             }
         }
         given
@@ -244,11 +274,22 @@ impl Core {
         self.sniffing.run().await;
     }
 
-    /// Delivers the verdict's events, which one thread reads for all cores.
-    pub async fn run_nudges(self: Rc<Self>, mut nudges: UnboundedReceiver<u32>) {
-        while let Some(key) = nudges.recv().await {
-            if let Some(entry) = self.flows.borrow().get(key as usize) {
-                entry.control.nudge();
+    /// Delivers the kernel's events, which one thread reads for all cores.
+    pub async fn run_nudges(self: Rc<Self>, mut nudges: UnboundedReceiver<Nudge>) {
+        while let Some(nudge) = nudges.recv().await {
+            let flows = self.flows.borrow();
+            match nudge {
+                Nudge::Books(key) => {
+                    if let Some(entry) = flows.get(key as usize) {
+                        entry.control.nudge();
+                    }
+                }
+                Nudge::Packets(report) => {
+                    let (_, key) = packet::address(report.cookie);
+                    if let Some(entry) = flows.get(key) {
+                        entry.control.tell(&report);
+                    }
+                }
             }
         }
     }
@@ -280,6 +321,24 @@ impl Core {
                     if record.is_uneven() {
                         entry.control.nudge();
                     }
+                }
+            }
+            if let (Some(pair), Some(records)) = (entry.control.packets(), &self.shared.packets) {
+                let look = Way::BOTH.map(|way| records.record(pair, way).snapshot());
+                for record in look {
+                    activity = activity.wrapping_add(record.packets);
+                }
+                if look.iter().any(|record| record.fin) {
+                    entry.control.set_half_closed();
+                }
+                // An event that a full ring lost, or an end of which user space has carried a part.
+                let is_news = |record: &Snapshot| match record.state {
+                    State::Empty | State::Pending => false,
+                    State::On => !entry.control.is_translated() || record.fin_acked,
+                    State::Ended | State::Dead => true,
+                };
+                if look.iter().any(is_news) {
+                    entry.control.packet_news();
                 }
             }
             let is_flow = entry.live.stage().is_flow();
@@ -357,6 +416,12 @@ impl FlowHandle {
             self.core.shared.owners.clear(pair);
             self.control.set_pair(None);
         }
+    }
+
+    /// What the packet relay's events are to call the flow.
+    #[must_use]
+    pub fn cookie(&self) -> u64 {
+        packet::cookie(self.core.index, self.key, self.live.id)
     }
 }
 

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::{
     kernel::object,
-    rules::config::Config,
-    server::{Availability, Status, find, sandbox, transparent},
+    rules::config::{Config, PacketMode},
+    server::{Availability, Status, find, packets, sandbox, transparent},
 };
 
 /// What `--json` prints.
@@ -26,11 +26,21 @@ struct Report<'a> {
 /// Writing's.
 pub fn run(config: &Config, json: bool, output: &mut impl Write) -> io::Result<bool> {
     let Availability { kernel, mut checks, self_test: _ } = find(&config.kernel);
+    let packets = packets::find(config, None);
     let identity = transparent::checks(config);
-    let best = kernel.is_some() && identity.iter().all(|check| check.status != Status::Problem);
+    let wants_packets = config.kernel.packet != PacketMode::Off;
+    let best = kernel.is_some()
+        && (packets.kernel.is_some() || !wants_packets)
+        && identity.iter().all(|check| check.status != Status::Problem);
+    let relay = match (&packets.kernel, &kernel) {
+        (Some(_), Some(_)) => "packet, sockmap",
+        (Some(_), None) => "packet, user space (splice, copy)",
+        (None, Some(_)) => "sockmap",
+        (None, None) => "user space (splice, copy)",
+    };
+    checks.extend(packets.checks);
     checks.extend(identity);
     checks.extend(sandbox::checks(&config.security));
-    let relay = if kernel.is_some() { "sockmap" } else { "user space (splice, copy)" };
     if json {
         let report = Report {
             version: env!("CARGO_PKG_VERSION"),

@@ -23,7 +23,7 @@ use crate::{
     account::{Live, Report, live::Route},
     core::Core,
     net::Peer,
-    relay::{Control, Mode, Stop, plan},
+    relay::{Control, Mode, Stop},
 };
 
 /// Flows looked at before the core does something else.
@@ -174,10 +174,7 @@ async fn flows(core: &Core, filter: &Filter) -> Vec<Flow> {
 
 fn flow(core: &Core, live: &Live, control: &Control) -> Flow {
     let relay = relay_of(live, control);
-    let relay_note = match relay {
-        None => Cow::Borrowed(""),
-        Some(mode) => plan::note(mode, live.why_not(), control),
-    };
+    let relay_note = relay.map_or_else(Cow::default, |mode| live.note(mode, control));
     let state = match control.stopped() {
         Some(_) => "ending",
         None if control.half_closed() => "half-closed",

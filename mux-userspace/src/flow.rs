@@ -2,8 +2,10 @@
 //!
 //! Reads top down as the picture in ARCHITECTURE.md does.
 
+mod translating;
+
 use std::{
-    borrow::Cow,
+    io,
     os::fd::AsFd,
     rc::Rc,
     sync::Arc,
@@ -12,6 +14,7 @@ use std::{
 
 use tracing::debug;
 
+use self::translating::{Translating, linger};
 use crate::{
     account::{self, Counter, Record, Stage},
     core::{Core, FlowHandle},
@@ -26,11 +29,13 @@ use crate::{
     proxy::{self, Announcement, Guard, Header},
     relay::{
         Close, Ends, Mode, Plan, Side, Stop,
+        packet::{Packets, eligible::Ineligible},
+        plan::{Offering, Unavailable},
         sockmap::{self, Entered, Exit, Refusal, Sizes, Spliced},
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
-    rules::config::RelayChoice,
+    rules::config::{RelayChoice, Source},
     snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
     sys, throttle,
@@ -45,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 enum Early {
     /// The client was gone before a rule took it.
-    SniffAborted(std::io::Error),
+    SniffAborted(io::Error),
     /// A PROXY header that was not there, not right, or not to be believed.
     ProxyHeader(proxy::Refusal),
     /// No rule took it; true: reset it.
@@ -78,13 +83,15 @@ pub async fn serve(
             if let Some(hook) = &core.shared.hooks.on_connect {
                 hook(&account::Flow::new(&record, None));
             }
-            let close = relay(&core, flow, &mut record, &handle).await;
+            let (close, rest) = relay(&core, flow, &mut record, &handle).await;
             account(&core, &record, &close);
             handle.live.set_accounted();
             if let Some(hook) = &core.shared.hooks.on_close {
                 hook(&account::Flow::new(&record, Some(close.name())));
             }
             core.shared.access.log(&record, close.name(), &close.error());
+            drop(handle);
+            linger(&core, rest).await;
         }
         Err(early) => {
             if let Some((kind, name)) = early.limit(&record) {
@@ -207,8 +214,16 @@ async fn open(
     handle.control.set_given(record.tally.up.given, 0);
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
-    let plan =
-        Plan::new(choice, &ends, connected.builtin.is_some(), core.shared.unavailable.as_deref());
+    let unavailable = Unavailable {
+        packet: core.shared.no_packets.as_deref(),
+        sockmap: core.shared.unavailable.as_deref(),
+    };
+    let mut plan = Plan::new(choice, &ends, connected.builtin.is_some(), unavailable);
+    let group = config.rules[connected.rule.0].upstream;
+    if plan.packet == Offering::May && config.upstreams[group.0].source == Some(Source::Transparent)
+    {
+        plan.refuse_packet(Ineligible::Transparent.to_string());
+    }
     if let Some((kind, stream)) = connected.builtin {
         let about = about(record, &decision, &plan, &service, handle);
         core.tasks.spawn_local(async move {
@@ -330,19 +345,44 @@ fn about(
     }
 }
 
-/// Relays until the flow is over; both connections are closed on return.
-async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle) -> Close {
+/// Relays until the flow is over; both connections are closed on return. What is left of a flow
+/// whose packets were translated [lingers](linger).
+async fn relay<'a>(
+    core: &'a Core,
+    flow: Flow,
+    record: &mut Record,
+    handle: &FlowHandle,
+) -> (Close, Option<Packets<'a>>) {
     let Flow { mut ends, opening, sent, guard, mut plan, _permit, _place, _places } = flow;
     let mut duplex = Duplex::new(opening, sent).guarded_by(guard);
+    let mut packets = Translating::new(core, handle);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
         match next.await {
             Next::Over(close) => {
+                packets.withdraw(&ends, &mut plan, record);
+                if packets.is_on() {
+                    return packets.end(ends, close, record).await;
+                }
                 record.relay = Some(duplex.mode());
                 record.relay_note = plan.note(duplex.mode(), &handle.control);
                 handle.live.set_stage(Stage::Ending);
                 end(ends, &close).await;
-                return close;
+                return (close, None);
+            }
+            Next::Offer => {
+                packets.offer(&ends, &mut plan, record);
+                continue;
+            }
+            Next::Withdraw => {
+                packets.withdraw(&ends, &mut plan, record);
+                continue;
+            }
+            Next::Packet => {
+                if let Some(close) = packets.look(&ends, &mut plan, record, duplex.ended()) {
+                    return packets.end(ends, close, record).await;
+                }
+                continue;
             }
             Next::Promote => {}
         }
@@ -358,6 +398,7 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
             // On the heap: most flows never come here, and a task is as large as its largest part.
             Entered::In(spliced) => {
+                record.relay_note = plan.note(Mode::Sockmap, &handle.control);
                 match Box::pin(relay_spliced(core, spliced, record, handle)).await {
                     // Until it may come back: `Control::is_to_leave_kernel`, `Plan::wants_sockmap`.
                     Ok(back) => {
@@ -368,7 +409,7 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
                             handle.live.set_why_not(plan.why_not.clone());
                         }
                     }
-                    Err(close) => return close,
+                    Err(close) => return (close, None),
                 }
             }
             Entered::Out(back, Refusal::Busy) => {
@@ -380,7 +421,7 @@ async fn relay(core: &Core, flow: Flow, record: &mut Record, handle: &FlowHandle
                 refused(core, &mut plan, &refusal, record, handle);
             }
             Entered::Lost(error) => {
-                return Close::Failed { side: Side::Downstream, error };
+                return (Close::Failed { side: Side::Downstream, error }, None);
             }
         }
     }
@@ -409,7 +450,6 @@ async fn relay_spliced(
     handle: &FlowHandle,
 ) -> Result<Ends, Close> {
     record.relay = Some(Mode::Sockmap);
-    record.relay_note = Cow::Borrowed("");
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());

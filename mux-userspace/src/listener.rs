@@ -44,6 +44,12 @@ impl Bound {
         let spares = Spares::of(&self.sockets)?.into();
         Ok(Self { spares, ..self })
     }
+
+    /// Where it listens, if that is an IP address.
+    #[must_use]
+    pub fn ip_address(&self) -> Option<SocketAddr> {
+        self.sockets.first()?.local_addr().ok()?.as_socket()
+    }
 }
 
 /// Other handles to the sockets of a listener, for a successor, and the listener's end: a port is

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     account::{AccessLog, Counters, Hooks},
-    kernel::books::Books,
+    kernel::{books::Books, packet::Records},
     limit::{gate::Gate, sniffing::Crowd},
     presence::Presence,
     rules::config::{KernelConfig, RelayChoice},
@@ -35,8 +35,12 @@ pub struct Shared {
     pub kernel: KernelConfig,
     /// `--relay`, which goes before what rules say.
     pub relay: Option<RelayChoice>,
-    /// Why the kernel relay is not in force; `None`: it is.
+    /// Why the sockmap relay is not in force; `None`: it is.
     pub unavailable: Option<String>,
+    /// Why the packet relay is not in force; `None`: it is.
+    pub no_packets: Option<String>,
+    /// The packet relay's records, if it is.
+    pub packets: Option<Arc<Records>>,
     /// The kernel's books, if it is.
     pub books: Option<Arc<Books>>,
     /// Who owns which pair of records.

@@ -25,12 +25,60 @@ pub struct TcpCounters {
     pub state: u8,
 }
 
+/// What of `struct tcp_info` tells what the two ends agreed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpTerms {
+    /// `tcpi_state`.
+    pub state: u8,
+    /// `tcpi_options`, `TCPI_OPT_*` bits.
+    pub options: u8,
+    /// `tcpi_snd_wscale`: the window scale that the peer announced.
+    pub peer_scale: u8,
+    /// `tcpi_rcv_wscale`: the one that we announced.
+    pub our_scale: u8,
+    /// `tcpi_snd_mss`: the longest segment that we send, without options.
+    pub send_mss: u32,
+    /// `tcpi_advmss`: the longest segment that we have said we take.
+    pub advertised_mss: u32,
+    /// `tcpi_pmtu`.
+    pub path_mtu: u32,
+}
+
+/// Reads what a TCP connection's two ends agreed on (`TCP_INFO`).
+///
+/// # Errors
+/// The system call's.
+pub fn tcp_terms(fd: BorrowedFd<'_>) -> io::Result<TcpTerms> {
+    let info = tcp_info(fd)?;
+    // Bit fields are filled from the low end where bytes are little-endian, and this is built for
+    // nothing else that has a kernel relay.
+    let scales = info.other_bytes[5];
+    Ok(TcpTerms {
+        state: info.tcpi_state,
+        options: info.other_bytes[4],
+        peer_scale: scales & 0xf,
+        our_scale: scales >> 4,
+        send_mss: info.other_words[2],
+        path_mtu: info.other_words[13],
+        advertised_mss: info.other_words[19],
+    })
+}
+
 /// Reads a TCP socket's counters (`TCP_INFO`).
 ///
 /// # Errors
 /// The system call's; `EINVAL` where the kernel's `tcp_info` is too short for the counters
 /// (before 4.1).
 pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
+    let info = tcp_info(fd)?;
+    Ok(TcpCounters {
+        bytes_acked: info.tcpi_bytes_acked,
+        bytes_received: info.tcpi_bytes_received,
+        state: info.tcpi_state,
+    })
+}
+
+fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let mut info = TcpInfo::default();
     let mut len = size_of::<TcpInfo>() as libc::socklen_t;
     // SAFETY: the pointer and the length describe `info`; the kernel writes at most `len` bytes.
@@ -47,11 +95,7 @@ pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
     if (len as usize) < size_of::<TcpInfo>() {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    Ok(TcpCounters {
-        bytes_acked: info.tcpi_bytes_acked,
-        bytes_received: info.tcpi_bytes_received,
-        state: info.tcpi_state,
-    })
+    Ok(info)
 }
 
 /// A process's group; `None`: there is no such process, or its group's leader is not in our process

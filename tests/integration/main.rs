@@ -27,6 +27,7 @@ mod monitoring;
 mod names;
 mod operations;
 mod package;
+mod packets;
 mod portmux;
 mod privileges;
 mod proxies;

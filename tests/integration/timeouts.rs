@@ -48,7 +48,10 @@ impl Flow {
         let server = upstream.accept()?;
         let began = [before, Instant::now()];
         let mut flow = Self { daemon, relay, client, server, bytes: Bytes::default(), began };
-        flow.round_trip()?;
+        for _ in 0..relay.greetings() {
+            relay.pause();
+            flow.round_trip()?;
+        }
         Ok(flow)
     }
 

@@ -135,6 +135,19 @@ counters! {
     DemotedByEvidence = "demoted_by_evidence",
     /// Flows that should have gone to the kernel and were refused there.
     PromotionRefused = "promotion_refused",
+    /// Flows that were offered to the packet relay.
+    PacketOffered = "packet_offered",
+    /// Flows that were not, because of what they are.
+    PacketIneligible = "packet_ineligible",
+    /// Flows whose packets came to be translated.
+    PacketOn = "packet_on",
+    /// Flows that were offered in vain: there was no moment without a byte under way.
+    PacketWithdrawn = "packet_withdrawn",
+    /// Times that user space carried what still came to a socket of a flow whose packets were
+    /// translated.
+    PacketLate = "packet_late",
+    /// Flows reset because a packet was too long for its way out.
+    PacketTooLong = "packet_too_long",
     /// Edges into passing.
     Passes = "passes",
     /// Flows reset because the kernel's books were broken.

@@ -93,7 +93,7 @@ impl<'a> Flow<'a> {
         self.record.tally.down.given
     }
 
-    /// The relay in force at the end: `copy`, `splice` or `sockmap`.
+    /// The relay in force at the end: `copy`, `splice`, `sockmap` or `packet`.
     #[must_use]
     pub fn relay(&self) -> Option<&'static str> {
         self.record.relay.map(|relay| relay.name())

@@ -11,7 +11,10 @@ use std::{
 };
 
 use super::Record;
-use crate::net::Peer;
+use crate::{
+    net::Peer,
+    relay::{Control, Mode, plan::WhyNot},
+};
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +76,7 @@ pub struct Live {
     client: Cell<Peer>,
     stage: Cell<Stage>,
     route: RefCell<Route>,
-    why_not: RefCell<Option<Cow<'static, str>>>,
+    why_not: RefCell<WhyNot>,
     accounted: Cell<bool>,
 }
 
@@ -127,15 +130,15 @@ impl Live {
         self.route.borrow().clone()
     }
 
-    /// Says why the kernel may not carry it; `None`: it may.
-    pub fn set_why_not(&self, why_not: Option<Cow<'static, str>>) {
+    /// Says why it is not on a faster relay.
+    pub fn set_why_not(&self, why_not: WhyNot) {
         *self.why_not.borrow_mut() = why_not;
     }
 
-    /// Why the kernel may not carry it.
+    /// Why it is not on a faster relay, if it is relayed so.
     #[must_use]
-    pub fn why_not(&self) -> Option<Cow<'static, str>> {
-        self.why_not.borrow().clone()
+    pub fn note(&self, mode: Mode, control: &Control) -> Cow<'static, str> {
+        self.why_not.borrow().note(mode, control)
     }
 
     /// Says that its bytes are in the totals from now on.

@@ -289,16 +289,16 @@ mod tests {
         let route = Route { rule: Some("a".into()), upstream: Some("u".into()), endpoint: None };
         report.add_flow(route, Mode::Splice, [100, 200]);
         assert_eq!(report.bytes, [135, 208]);
-        assert_eq!(report.relayed, [[15, 6], [100, 200], [20, 2]]);
-        assert_eq!(report.flows, [0, 1, 0]);
+        assert_eq!(report.relayed, [[15, 6], [100, 200], [20, 2], [0, 0]]);
+        assert_eq!(report.flows, [0, 1, 0, 0]);
         assert_eq!(report.routes.len(), 1, "the other rule is of an earlier file");
         let all = &report.routes[&("a".into(), "u".into())];
-        assert_eq!((all.alive, all.ended, all.bytes), ([0, 1, 0], [1, 0, 1], [130, 203]));
+        assert_eq!((all.alive, all.ended, all.bytes), ([0, 1, 0, 0], [1, 0, 1, 0], [130, 203]));
 
         let mut twice = report.clone();
         twice.add(report);
         assert_eq!(twice.bytes, [270, 416]);
-        assert_eq!(twice.relayed, [[30, 12], [200, 400], [40, 4]]);
+        assert_eq!(twice.relayed, [[30, 12], [200, 400], [40, 4], [0, 0]]);
         assert_eq!(twice.lifetime.buckets.iter().map(|(_, count)| count).sum::<u64>(), 6);
     }
 

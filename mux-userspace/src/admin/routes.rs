@@ -243,7 +243,7 @@ fn filter(query: &str) -> Result<Filter, String> {
 
 fn relay(name: &str) -> Result<Mode, String> {
     let found = Mode::ALL.into_iter().find(|mode| mode.name() == name);
-    found.ok_or_else(|| format!("unknown relay `{name}`; one of copy, splice, sockmap"))
+    found.ok_or_else(|| format!("unknown relay `{name}`; one of copy, splice, sockmap, packet"))
 }
 
 /// An address is a network of one.

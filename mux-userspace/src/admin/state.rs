@@ -8,14 +8,14 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use mux_common::Stats;
+use mux_common::{Stats, packet::PacketStats};
 use tokio::{sync::oneshot, task::JoinSet};
 
 use super::view::SecurityStatus;
 use crate::{
     account::Report,
     errand::{Errand, Filter, Flow, Mailbox, NoAnswer},
-    kernel::StatsReader,
+    kernel::{StatsReader, packet::PacketStatsReader},
     metrics::Memory,
     relay::control::KeptOut,
     rules::config::SockmapMode,
@@ -41,6 +41,15 @@ pub(crate) struct Facts {
     pub(crate) security: SecurityStatus,
 }
 
+/// Readers of the counters of the kernel's programs, as far as they are in force.
+#[derive(Debug, Default)]
+pub(crate) struct Readers {
+    /// The verdict's.
+    pub(crate) verdict: Option<StatsReader>,
+    /// The packet relay's.
+    pub(crate) packets: Option<PacketStatsReader>,
+}
+
 /// Everything that can be asked.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -52,8 +61,8 @@ pub(crate) struct State {
     pub(crate) desk: Desk,
     /// What does not change.
     pub(crate) facts: Facts,
-    /// The verdict's counters, where the kernel relay is in force.
-    pub(crate) stats: Option<StatsReader>,
+    /// The counters of the kernel's programs.
+    pub(crate) stats: Readers,
     /// `mux relay off`.
     pub(crate) relay_off: AtomicBool,
     /// Times that the kernel relay was switched off.
@@ -86,7 +95,7 @@ impl State {
         cores: Vec<Mailbox>,
         desk: Desk,
         facts: Facts,
-        stats: Option<StatsReader>,
+        stats: Readers,
     ) -> Self {
         Self {
             shared,
@@ -118,7 +127,12 @@ impl State {
     /// The verdict's counters.
     pub(crate) fn verdict(&self) -> Option<Stats> {
         // Only a map that is no array any more could fail here, and it has been opened as one.
-        self.stats.as_ref().and_then(|stats| stats.read().ok())
+        self.stats.verdict.as_ref().and_then(|stats| stats.read().ok())
+    }
+
+    /// The packet relay's.
+    pub(crate) fn packets(&self) -> Option<PacketStats> {
+        self.stats.packets.as_ref().and_then(|stats| stats.read().ok())
     }
 
     /// What `/metrics` said last.

@@ -78,9 +78,16 @@ fn relay(state: &State) -> RelayStatus {
         found: check.found.clone(),
     };
     let why_not = state.shared.unavailable.clone();
+    let no_packets = state.shared.no_packets.clone();
+    let in_force = match (&no_packets, &why_not) {
+        (None, _) => "packet",
+        (Some(_), None) => "sockmap",
+        (Some(_), Some(_)) => "user space",
+    };
     RelayStatus {
-        in_force: if why_not.is_none() { "sockmap" } else { "user space" }.into(),
+        in_force: in_force.into(),
         why_not,
+        no_packets,
         switch: match state.kept_out() {
             None => "auto",
             Some(KeptOut::Ordered) => "off",
@@ -150,7 +157,7 @@ fn upstream(group: &Group) -> UpstreamStatus {
 
 /// The limits that there are, and how much of them is used.
 pub(crate) fn limits(state: &State) -> Vec<LimitStatus> {
-    let Shared { current, connections, sniffing, books, .. } = &*state.shared;
+    let Shared { current, connections, sniffing, books, packets, .. } = &*state.shared;
     let current = current.load_full();
     let Snapshot { config, limits, listening, upstreams, .. } = &*current;
     let most = limits.connections.get().into();
@@ -160,6 +167,9 @@ pub(crate) fn limits(state: &State) -> Vec<LimitStatus> {
     ];
     if let Some(books) = books {
         list.push(limit("kernel_flows", books.in_use() as u64, books.pairs() as u64));
+    }
+    if let Some(packets) = packets {
+        list.push(limit("packet_flows", packets.in_use() as u64, packets.pairs() as u64));
     }
     for (listener, listening) in config.listeners.iter().zip(listening) {
         if let Some(most) = listening.gate.most() {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::relay::Mode;
+
 /// `/status`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -76,10 +78,13 @@ pub struct SecurityStatus {
 /// The kernel relay.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RelayStatus {
-    /// `sockmap` or `user space`.
+    /// The best: `packet`, `sockmap` or `user space`.
     pub in_force: String,
     /// Why not `sockmap`.
     pub why_not: Option<String>,
+    /// Why not `packet`.
+    #[serde(default)]
+    pub no_packets: Option<String>,
     /// `auto`, or `off` after `mux relay off`.
     pub switch: String,
     /// How long the self-test took, if it passed.
@@ -119,14 +124,17 @@ pub struct Relayed {
     pub splice: Ways,
     /// By the kernel.
     pub sockmap: Ways,
+    /// In the kernel, packet by packet.
+    #[serde(default)]
+    pub packet: Ways,
 }
 
 impl Relayed {
     /// In the order of [`crate::relay::Mode::ALL`].
     #[must_use]
-    pub fn new(bytes: [[u64; 2]; 3]) -> Self {
-        let [copy, splice, sockmap] = bytes.map(Into::into);
-        Self { copy, splice, sockmap }
+    pub fn new(bytes: [[u64; 2]; Mode::ALL.len()]) -> Self {
+        let [copy, splice, sockmap, packet] = bytes.map(Into::into);
+        Self { copy, splice, sockmap, packet }
     }
 }
 
@@ -137,21 +145,24 @@ pub struct ByRelay {
     pub copy: u64,
     /// By splice(2).
     pub splice: u64,
-    /// By the kernel.
+    /// By the kernel's sockmap.
     pub sockmap: u64,
+    /// By the kernel, packet by packet.
+    #[serde(default)]
+    pub packet: u64,
 }
 
 impl ByRelay {
-    /// In the order of [`crate::relay::Mode::ALL`].
+    /// In the order of [`Mode::ALL`].
     #[must_use]
-    pub const fn new([copy, splice, sockmap]: [u64; 3]) -> Self {
-        Self { copy, splice, sockmap }
+    pub const fn new([copy, splice, sockmap, packet]: [u64; Mode::ALL.len()]) -> Self {
+        Self { copy, splice, sockmap, packet }
     }
 
     /// All.
     #[must_use]
     pub const fn sum(self) -> u64 {
-        self.copy + self.splice + self.sockmap
+        self.copy + self.splice + self.sockmap + self.packet
     }
 }
 
@@ -231,7 +242,7 @@ pub struct EndpointStatus {
 /// A limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitStatus {
-    /// `connections`, `sniffing`, `kernel_flows`, `listener NAME`, `rule NAME`.
+    /// `connections`, `sniffing`, `kernel_flows`, `packet_flows`, `listener NAME`, `rule NAME`.
     pub name: String,
     /// How much of it is used.
     pub used: u64,
@@ -263,7 +274,7 @@ pub struct FlowStatus {
     pub upstream: Option<String>,
     /// The endpoint.
     pub endpoint: Option<String>,
-    /// How its bytes go: `copy`, `splice` or `sockmap`; `None` before it is a flow.
+    /// How its bytes go: `copy`, `splice`, `sockmap` or `packet`; `None` before it is a flow.
     pub relay: Option<String>,
     /// Why not by the kernel.
     pub relay_note: String,

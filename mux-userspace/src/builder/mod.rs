@@ -27,8 +27,8 @@ use crate::{
     rules::{
         self, AddressError, LoadError,
         config::{
-            AccessFormat, Config, Limits, ListenAddress, ListenerConfig, LogConfig, RelayChoice,
-            Rule, RuleId, SockmapMode, Timeouts,
+            AccessFormat, Config, Limits, ListenAddress, ListenerConfig, LogConfig, PacketMode,
+            RelayChoice, Rule, RuleId, SockmapMode, Timeouts,
         },
     },
     server::{self, ServeError, Setup, bind_all, default_threads},
@@ -120,6 +120,7 @@ pub struct Builder {
     limits: Option<Limits>,
     relay: Option<RelayChoice>,
     sockmap: Option<SockmapMode>,
+    packet: Option<PacketMode>,
     threads: Option<usize>,
     hooks: Hooks,
     /// Rules that came from the file.
@@ -309,6 +310,12 @@ impl Builder {
         self
     }
 
+    /// Whether the packet relay may be used. It needs the same privileges.
+    pub fn packet(mut self, mode: PacketMode) -> Self {
+        self.packet = Some(mode);
+        self
+    }
+
     /// Threads, 1 at least; by default one a CPU.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads.max(1));
@@ -449,6 +456,9 @@ impl Builder {
         }
         if let Some(sockmap) = self.sockmap {
             config.kernel.sockmap = sockmap;
+        }
+        if let Some(packet) = self.packet {
+            config.kernel.packet = packet;
         }
         self.listen_on(&mut config)?;
         Ok(config)

@@ -54,6 +54,12 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::Demoted => (F::Demotions, None),
         C::DemotedByEvidence => (F::DemotionsByEvidence, None),
         C::PromotionRefused => (F::PromotionsRefused, None),
+        C::PacketOffered
+        | C::PacketIneligible
+        | C::PacketOn
+        | C::PacketWithdrawn
+        | C::PacketTooLong => (F::PacketFlows, Some(counter.name())),
+        C::PacketLate => (F::PacketLate, None),
         C::Passes => (F::Passes, None),
         C::Broken => (F::Broken, None),
         C::Imbalance => (F::Imbalances, None),

@@ -231,6 +231,20 @@ families! {
     VerdictBroken = Counter "mux_verdict_broken" [],
     /// Events that found the ring full. The cores' timers find what they told of.
     VerdictEventsLost = Counter "mux_verdict_events_lost" [],
+    /// 1 while packets of flows can come to be translated: the packet relay is in force and the
+    /// kernel's relays are not switched off.
+    PacketRelay = Gauge "mux_packet_relay" [],
+    /// Flows that the packet relay was asked about, by what became of that.
+    PacketFlows = Counter "mux_packet_flows" ["outcome"],
+    /// Times that user space carried what still came to a socket of a flow whose packets were
+    /// translated.
+    PacketLate = Counter "mux_packet_late" [],
+    /// Packets translated.
+    PacketTranslated = Counter "mux_packets_translated" [],
+    /// Packets that did not turn their flow on, by what it lacked.
+    PacketNotArmed = Counter "mux_packets_not_armed" ["reason"],
+    /// Packets with which something else was done than to translate them.
+    PacketOdd = Counter "mux_packets_odd" ["what"],
     /// First messages of a direction whose head had been read before the flow went to the kernel.
     VerdictHalfRead = Counter "mux_verdict_half_read" [],
 

@@ -5,7 +5,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use mux_common::Stats;
+use mux_common::{
+    Stats,
+    packet::{PacketStats, refusal},
+};
 
 use super::{counters::place, families::Family, page::Page, process};
 use crate::{
@@ -13,7 +16,7 @@ use crate::{
     admin::{State, limits},
     kernel::books::Way,
     limit::reached::Kind,
-    relay::Mode,
+    relay::{Mode, control::KeptOut},
     upstream::{Condition, Groups},
 };
 
@@ -144,6 +147,65 @@ fn relay(page: &mut Page, state: &State) {
     }
     if let Some(stats) = state.verdict() {
         verdict(page, &stats);
+    }
+    let on = state.shared.no_packets.is_none() && state.kept_out() != Some(KeptOut::Ordered);
+    page.add(Family::PacketRelay, &[], u64::from(on));
+    if let Some(stats) = state.packets() {
+        packets(page, &stats);
+    }
+}
+
+/// By [`mux_common::packet::refusal`].
+const NOT_ARMED: [&str; refusal::COUNT] = [
+    "none",
+    "flags",
+    "options",
+    "unseen",
+    "recent",
+    "own_gone",
+    "other_gone",
+    "busy",
+    "sequence",
+    "own_unread",
+    "own_unacked",
+    "other_unread",
+    "other_unacked",
+    "in_hand",
+    "withdrawn",
+];
+
+fn packets(page: &mut Page, stats: &PacketStats) {
+    let PacketStats {
+        // As many as there are flows that are on.
+        armed: _,
+        translated,
+        slow_options,
+        acks_diverted,
+        untranslatable,
+        dropped,
+        too_big,
+        no_socket,
+        resets_put_right,
+        resets_dropped,
+        events_lost,
+        refused,
+    } = *stats;
+    page.add(Family::PacketTranslated, &[], translated);
+    for (reason, count) in NOT_ARMED.into_iter().zip(refused).skip(1) {
+        page.add(Family::PacketNotArmed, &[reason], count);
+    }
+    for (what, count) in [
+        ("slow_options", slow_options),
+        ("ack_diverted", acks_diverted),
+        ("untranslatable", untranslatable),
+        ("dropped", dropped),
+        ("too_long", too_big),
+        ("no_socket", no_socket),
+        ("reset_put_right", resets_put_right),
+        ("reset_dropped", resets_dropped),
+        ("event_lost", events_lost),
+    ] {
+        page.add(Family::PacketOdd, &[what], count);
     }
 }
 

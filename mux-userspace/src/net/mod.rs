@@ -8,6 +8,7 @@ use socket2::SockRef;
 use crate::sys;
 
 mod peer;
+pub mod route;
 mod stream;
 mod timers;
 

@@ -7,7 +7,8 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Mode, Way, demotion::Reason};
+use super::{Mode, Way, demotion::Reason, packet::books::Told};
+use crate::kernel::packet::{Report, What};
 
 /// Why a flow is made to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +86,18 @@ pub struct Control {
     splice: Cell<bool>,
     /// The pair of records while spliced.
     pair: Cell<Option<u32>>,
+    /// The records of the packet relay, from the offer on.
+    packets: Cell<Option<u32>>,
+    /// Its packets are translated.
+    translated: Cell<bool>,
+    /// The packet relay's records want a look,
+    packet_news: Cell<bool>,
+    /// and events have told this.
+    told: Cell<Told>,
+    /// What its events call the flow.
+    cookie: Cell<u64>,
+    /// Bytes that went each way before packets were translated.
+    before: [Cell<u64>; 2],
 }
 
 /// What a wait for the mailbox brought.
@@ -146,6 +159,12 @@ impl Control {
         self.demotion.take()
     }
 
+    /// Whether it is to stay out of all that the kernel has, by order.
+    #[must_use]
+    pub fn is_ordered_out(&self) -> bool {
+        self.leave.get() == Some(KeptOut::Ordered)
+    }
+
     /// Whether it is to leave the kernel relay, or to stay out.
     #[must_use]
     pub fn is_to_leave_kernel(&self) -> bool {
@@ -197,6 +216,7 @@ impl Control {
     #[must_use]
     pub fn mode(&self) -> Mode {
         match (self.pair.get(), self.splice.get()) {
+            _ if self.translated.get() => Mode::Packet,
             (Some(_), _) => Mode::Sockmap,
             (None, true) => Mode::Splice,
             (None, false) => Mode::Copy,
@@ -232,6 +252,80 @@ impl Control {
     #[must_use]
     pub fn pair(&self) -> Option<u32> {
         self.pair.get()
+    }
+
+    /// Says that the flow is offered to the packet relay, with these records and under this name,
+    /// or no longer.
+    pub fn set_packets(&self, flow: Option<(u32, u64)>) {
+        self.packets.set(flow.map(|(pair, _)| pair));
+        self.cookie.set(flow.map_or(0, |(_, cookie)| cookie));
+        self.translated.set(false);
+        self.packet_news.set(false);
+        self.told.set(Told::default());
+    }
+
+    /// The records of the packet relay, while the flow has some.
+    #[must_use]
+    pub fn packets(&self) -> Option<u32> {
+        self.packets.get()
+    }
+
+    /// Says that the flow's packets are translated from now on, after so many bytes each way.
+    pub fn set_translated(&self, before: [u64; 2]) {
+        self.translated.set(true);
+        for (cell, before) in self.before.iter().zip(before) {
+            cell.set(before);
+        }
+    }
+
+    /// Bytes that went to the upstream and to the client before packets were translated.
+    #[must_use]
+    pub fn before(&self) -> [u64; 2] {
+        [self.before[0].get(), self.before[1].get()]
+    }
+
+    /// Delivers an event of the packet relay, unless it is of a flow that was here before.
+    pub fn tell(&self, report: &Report) {
+        if self.packets.get().is_none() || self.cookie.get() != report.cookie {
+            return;
+        }
+        let mut told = self.told.get();
+        match report.what {
+            What::On | What::Ended => {}
+            What::Reset => told.reset = Some(report.way),
+            What::TooBig => told.too_big = Some(report.way),
+        }
+        self.told.set(told);
+        self.packet_news();
+    }
+
+    /// What events of the packet relay have told so far.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        self.told.get()
+    }
+
+    /// Whether they are.
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.translated.get()
+    }
+
+    /// Whether the packet relay has the flow's records and its moment has not come.
+    #[must_use]
+    pub fn is_offered(&self) -> bool {
+        self.packets.get().is_some() && !self.translated.get()
+    }
+
+    /// Says that the packet relay's records want a look.
+    pub fn packet_news(&self) {
+        self.packet_news.set(true);
+        self.wake();
+    }
+
+    /// Whether they do; once.
+    pub fn take_packet_news(&self) -> bool {
+        self.packet_news.take()
     }
 
     /// Has `cx` woken by the next delivery.

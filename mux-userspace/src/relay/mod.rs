@@ -1,13 +1,15 @@
-//! Moving bytes: sockmap, splice(2) and copy, behind one choice per flow.
+//! Moving bytes: packets, sockmap, splice(2) and copy, behind one choice per flow.
 //!
 //! A flow starts in user space, where the sniffed prefix is replayed ([`user`]), and goes to
-//! the kernel when it should ([`sockmap`]; `LIFECYCLE.md` says who owns which byte when).
+//! the kernel when it should ([`sockmap`], [`packet`]; `LIFECYCLE.md` and
+//! `packet/PACKET-LIFECYCLE.md` say who owns which byte when).
 //! Nothing here writes logs: what happened is in the [`Tally`] and the [`Close`].
 
 pub mod control;
 pub mod demotion;
 pub mod evidence;
 pub mod ledger;
+pub mod packet;
 pub mod plan;
 pub mod pool;
 mod pump;
@@ -36,6 +38,17 @@ pub struct Ends {
     pub upstream: Stream,
 }
 
+impl Ends {
+    /// One of them.
+    #[must_use]
+    pub const fn end(&self, side: Side) -> &Stream {
+        match side {
+            Side::Downstream => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+}
+
 /// What went one way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
@@ -57,7 +70,7 @@ pub struct Tally {
     pub up: Traffic,
     /// Upstream to client.
     pub down: Traffic,
-    /// Times the flow went to the kernel.
+    /// Times the flow went to the kernel, to either of its relays.
     pub promotions: u32,
     /// Times it left the kernel alive.
     pub demotions: u32,
@@ -70,6 +83,12 @@ pub struct Tally {
 }
 
 impl Tally {
+    /// Reads that returned bytes, both ways' together.
+    #[must_use]
+    pub const fn reads(&self) -> u64 {
+        self.up.reads + self.down.reads
+    }
+
     /// One way's.
     #[must_use]
     pub const fn way(&self, way: Way) -> &Traffic {

@@ -18,11 +18,13 @@ pub enum Mode {
     Splice,
     /// The kernel's sockmap.
     Sockmap,
+    /// The kernel's translation of packets.
+    Packet,
 }
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Sockmap];
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Sockmap, Self::Packet];
 
     /// Its place in [`Self::ALL`].
     #[must_use]
@@ -31,6 +33,7 @@ impl Mode {
             Self::Copy => 0,
             Self::Splice => 1,
             Self::Sockmap => 2,
+            Self::Packet => 3,
         }
     }
 
@@ -41,8 +44,27 @@ impl Mode {
             Self::Copy => "copy",
             Self::Splice => "splice",
             Self::Sockmap => "sockmap",
+            Self::Packet => "packet",
         }
     }
+}
+
+/// Why the kernel's relays are not in force; `None`: one is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unavailable<'a> {
+    /// The packet relay.
+    pub packet: Option<&'a str>,
+    /// The sockmap relay.
+    pub sockmap: Option<&'a str>,
+}
+
+/// Why a flow is not on a faster relay; `None`: nothing is in its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WhyNot {
+    /// On packets.
+    pub packet: Option<Cow<'static, str>>,
+    /// On sockmap.
+    pub sockmap: Option<Cow<'static, str>>,
 }
 
 /// What is decided when a flow begins.
@@ -50,15 +72,36 @@ impl Mode {
 pub struct Plan {
     /// Whether it changes by evidence.
     pub choice: RelayChoice,
-    /// Whether the kernel may take it.
+    /// Whether the sockmap relay may take it.
     pub sockmap: bool,
-    /// Why the kernel may not; `None` while it may.
-    pub why_not: Option<Cow<'static, str>>,
+    /// Where it stands with the packet relay.
+    pub packet: Offering,
+    /// Why the kernel may not.
+    pub why_not: WhyNot,
     /// Reads, both ways, before which it is not tried again.
     pub not_before: u64,
     /// Turns that it takes.
     turns: u32,
     demotions: u32,
+}
+
+/// Where a flow stands with the packet relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offering {
+    /// It is not for it.
+    No,
+    /// It may be offered.
+    May,
+    /// It is, and user space goes on carrying it; so many reads had brought bytes by then.
+    Offered {
+        /// Both ways' together.
+        reads: u64,
+    },
+    /// Its packets are translated. What still comes to our sockets is carried on.
+    On {
+        /// What user space had carried when it last saw to the late bytes: [`progress`].
+        progress: u64,
+    },
 }
 
 /// Turns (a request is one, an answer another) before a conversation goes to the kernel. Inserting and taking out
@@ -71,31 +114,94 @@ pub const CROWD: u32 = 2;
 const BACK_OFF: u32 = 4;
 /// Demotions for what it does itself after which a flow stays in user space.
 const MOST_DEMOTIONS: u32 = 3;
+/// Reads, both ways' together, before a flow is offered to the packet relay, in whatever way it
+/// talks: bulk gains as well.
+pub const OFFER_READS: u64 = 32;
+/// Reads for which the packet relay's moment may be waited for.
+pub const OFFER_PATIENCE: u64 = 512;
 
 impl Plan {
-    /// Decides. `builtin`: the upstream is in this process. `unavailable`: why the sockmap relay is not in force, if it is not.
+    /// Decides. `builtin`: the upstream is in this process.
     #[must_use]
-    pub fn new(choice: RelayChoice, ends: &Ends, builtin: bool, unavailable: Option<&str>) -> Self {
-        let why_not = match choice {
-            RelayChoice::Copy => Some("relay = \"copy\"".into()),
-            RelayChoice::Splice => Some("relay = \"splice\"".into()),
-            RelayChoice::Auto | RelayChoice::Sockmap => {
-                if builtin {
-                    Some("the upstream is built in".into())
-                } else if !ends.upstream.is_tcp() {
-                    Some("the upstream is a Unix socket".into())
-                } else if !ends.client.is_tcp() {
-                    Some("the client came over a Unix socket".into())
-                } else {
-                    unavailable.map(|why| why.to_owned().into())
-                }
-            }
+    pub fn new(
+        choice: RelayChoice,
+        ends: &Ends,
+        builtin: bool,
+        unavailable: Unavailable<'_>,
+    ) -> Self {
+        let impossible = if builtin {
+            Some("the upstream is built in")
+        } else if !ends.upstream.is_tcp() {
+            Some("the upstream is a Unix socket")
+        } else if !ends.client.is_tcp() {
+            Some("the client came over a Unix socket")
+        } else {
+            None
         };
-        let (turns, demotions) = (PROMOTE_TURNS, 0);
-        Self { choice, sockmap: why_not.is_none(), why_not, not_before: 0, turns, demotions }
+        let or = |unavailable: Option<&str>| {
+            let owned = |why: &str| Cow::Owned(why.to_owned());
+            impossible.map(Cow::Borrowed).or_else(|| unavailable.map(owned))
+        };
+        let not_packet = or(unavailable.packet);
+        let not_sockmap = or(unavailable.sockmap);
+        let may = if not_packet.is_none() { Offering::May } else { Offering::No };
+        match choice {
+            RelayChoice::Copy => Self::with(choice, Offering::No, None, Some(COPY.into())),
+            RelayChoice::Splice => Self::with(choice, Offering::No, None, Some(SPLICE.into())),
+            RelayChoice::Sockmap => Self::with(choice, Offering::No, None, not_sockmap),
+            RelayChoice::Packet => {
+                Self { sockmap: false, ..Self::with(choice, may, not_packet, None) }
+            }
+            // Where it is not in force at all, that is no news of this flow.
+            RelayChoice::Auto => Self::with(choice, may, None, not_sockmap),
+        }
     }
 
-    /// Whether the flow should go to the kernel now. `is_crowded` says whether its core serves so many flows at once.
+    fn with(
+        choice: RelayChoice,
+        offering: Offering,
+        packet: Option<Cow<'static, str>>,
+        sockmap: Option<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            choice,
+            sockmap: sockmap.is_none(),
+            packet: offering,
+            why_not: WhyNot { packet, sockmap },
+            not_before: 0,
+            turns: PROMOTE_TURNS,
+            demotions: 0,
+        }
+    }
+
+    /// Whether the flow should be offered to the packet relay now.
+    #[must_use]
+    pub fn wants_offer(&self, tally: &Tally) -> bool {
+        self.packet == Offering::May
+            && match self.choice {
+                RelayChoice::Packet => true,
+                RelayChoice::Auto => tally.reads() >= OFFER_READS,
+                RelayChoice::Sockmap | RelayChoice::Splice | RelayChoice::Copy => false,
+            }
+    }
+
+    /// Whether it has been offered for long enough, and is to go another way.
+    #[must_use]
+    pub fn gives_up(&self, tally: &Tally) -> bool {
+        match (self.packet, self.choice) {
+            (Offering::Offered { reads }, RelayChoice::Auto) => {
+                tally.reads() >= reads + OFFER_PATIENCE
+            }
+            // A rule that asks for it waits for as long as the flow lives: that costs no one
+            // anything.
+            (Offering::Offered { .. } | Offering::No | Offering::May | Offering::On { .. }, _) => {
+                false
+            }
+        }
+    }
+
+    /// Whether the flow should go to the sockmap relay now. `is_crowded` says whether its core serves so many flows
+    /// at once.
     #[must_use]
     pub fn wants_sockmap(
         &self,
@@ -104,10 +210,11 @@ impl Plan {
         is_crowded: impl FnOnce(u32) -> bool,
     ) -> bool {
         self.sockmap
-            && tally.up.reads + tally.down.reads >= self.not_before
+            && self.packet == Offering::No
+            && tally.reads() >= self.not_before
             && match self.choice {
                 RelayChoice::Sockmap => true,
-                RelayChoice::Copy | RelayChoice::Splice => false,
+                RelayChoice::Packet | RelayChoice::Copy | RelayChoice::Splice => false,
                 RelayChoice::Auto => evidence.is_conversation(self.turns) && !is_crowded(CROWD),
             }
     }
@@ -120,7 +227,7 @@ impl Plan {
             // A flow that is on its way to the kernel keeps to copy.
             RelayChoice::Copy => false,
             RelayChoice::Sockmap => !self.sockmap && reads.is_bulk(),
-            RelayChoice::Auto => reads.is_bulk(),
+            RelayChoice::Auto | RelayChoice::Packet => reads.is_bulk(),
         }
     }
 
@@ -135,48 +242,77 @@ impl Plan {
 
     /// Keeps the flow in user space for so many reads, at a moment that was not right.
     pub fn try_later(&mut self, tally: &Tally) {
-        self.not_before = tally.up.reads + tally.down.reads + u64::from(PROMOTE_TURNS);
+        self.not_before = tally.reads() + u64::from(PROMOTE_TURNS);
     }
 
-    /// Keeps the flow in user space from now on.
+    /// Keeps the flow out of the sockmap relay from now on.
     pub fn stay(&mut self, why: String) {
         self.sockmap = false;
-        self.why_not = Some(why.into());
+        self.why_not.sockmap = Some(why.into());
     }
 
-    /// Why a flow that is relayed by `mode` is not on the kernel's relay.
+    /// Keeps the flow out of the packet relay from now on.
+    pub fn refuse_packet(&mut self, why: impl Into<Cow<'static, str>>) {
+        self.packet = Offering::No;
+        self.why_not.packet = Some(why.into());
+    }
+
+    /// Why a flow that is relayed by `mode` is not on a faster relay.
     #[must_use]
     pub fn note(&self, mode: Mode, control: &Control) -> Cow<'static, str> {
-        note(mode, self.why_not.clone(), control)
+        self.why_not.note(mode, control)
     }
 }
 
-/// Why a flow that is relayed by `mode` is not on the kernel's relay, which may not have it for the
-/// reason `why_not`.
-#[must_use]
-pub fn note(
-    mode: Mode,
-    why_not: Option<Cow<'static, str>>,
-    control: &Control,
-) -> Cow<'static, str> {
-    Cow::Borrowed(match (mode, why_not, control.kept_out()) {
-        (Mode::Sockmap, ..) => "",
-        (Mode::Copy | Mode::Splice, Some(why), _) => return why,
-        (Mode::Copy | Mode::Splice, None, Some(out)) => out.note(),
-        (Mode::Copy, None, None) => {
-            "too few messages, or too many flows at once, to gain from the kernel"
-        }
-        (Mode::Splice, None, None) => "bulk: splice(2) serves it better",
-    })
+impl WhyNot {
+    /// Why a flow that is relayed by `mode` is not on a faster relay. The sockmap relay's reason is
+    /// the first one, since most flows have that.
+    #[must_use]
+    pub fn note(&self, mode: Mode, control: &Control) -> Cow<'static, str> {
+        let packet = || self.packet.as_ref().map(|why| format!("packet: {why}"));
+        let text = match mode {
+            Mode::Packet => return "".into(),
+            Mode::Sockmap => return packet().unwrap_or_default().into(),
+            Mode::Copy | Mode::Splice => match (&self.sockmap, &self.packet) {
+                (Some(why), None) => return why.clone(),
+                (None, Some(_)) => return packet().unwrap_or_default().into(),
+                (Some(why), Some(_)) => {
+                    return format!("{why}; {}", packet().unwrap_or_default()).into();
+                }
+                (None, None) => match (control.kept_out(), mode) {
+                    _ if control.is_offered() => OFFERED,
+                    (Some(out), _) => out.note(),
+                    (None, Mode::Copy) => FEW,
+                    (None, _) => BULK,
+                },
+            },
+        };
+        text.into()
+    }
 }
+
+/// Changes whenever user space carries a byte, or the end of a stream.
+#[must_use]
+pub fn progress(tally: &Tally, ended: [bool; 2]) -> u64 {
+    let [up, down] = [&tally.up, &tally.down].map(|way| way.taken.wrapping_add(way.given));
+    let ends = ended.into_iter().map(u64::from).sum::<u64>();
+    up.wrapping_add(down).wrapping_add(ends)
+}
+
+const COPY: &str = "relay = \"copy\"";
+const SPLICE: &str = "relay = \"splice\"";
+const OFFERED: &str = "packet: its moment has not come yet";
+/// Of a flow that the packet relay was offered in vain.
+pub const NO_MOMENT: &str = "there was no moment without a byte under way";
+const FEW: &str = "too few messages, or too many flows at once, to gain from the kernel";
+const BULK: &str = "bulk: splice(2) serves it better";
 
 #[cfg(test)]
 mod tests {
     use super::{super::Traffic, *};
 
     fn plan(choice: RelayChoice) -> Plan {
-        let (turns, demotions) = (PROMOTE_TURNS, 0);
-        Plan { choice, sockmap: true, why_not: None, not_before: 0, turns, demotions }
+        Plan::with(choice, Offering::No, None, None)
     }
 
     fn talk(turns: u32) -> Evidence {
@@ -209,7 +345,7 @@ mod tests {
             |plan: &Plan, reads| plan.wants_sockmap(&tally(reads), &Evidence::default(), |_| false);
         assert!(!wants(&plan, 5 + u64::from(PROMOTE_TURNS) - 1));
         assert!(wants(&plan, 5 + u64::from(PROMOTE_TURNS)));
-        assert!(plan.why_not.is_none());
+        assert_eq!(plan.why_not, WhyNot::default());
     }
 
     #[test]
@@ -238,6 +374,57 @@ mod tests {
         assert!(auto.wants_sockmap(&Tally::default(), &talk(1023), |_| false));
         auto.back_off(Reason::Pressure);
         assert!(!auto.wants_sockmap(&Tally::default(), &talk(1023), |_| false));
-        assert_eq!(auto.why_not.as_deref(), Some(Reason::Pressure.note()));
+        assert_eq!(auto.why_not.sockmap.as_deref(), Some(Reason::Pressure.note()));
+    }
+
+    fn counted(reads: u64) -> Tally {
+        let way = Traffic { reads: reads / 2, ..Traffic::default() };
+        Tally { up: way, down: way, ..Tally::default() }
+    }
+
+    #[test]
+    fn the_packet_relay_goes_first_and_sockmap_takes_over_when_its_moment_never_comes() {
+        let mut plan = Plan { packet: Offering::May, ..plan(RelayChoice::Auto) };
+        assert!(!plan.wants_offer(&counted(OFFER_READS - 2)));
+        let now = counted(OFFER_READS);
+        assert!(
+            plan.wants_offer(&now) && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| false)
+        );
+        plan.packet = Offering::Offered { reads: now.reads() };
+        assert!(
+            !plan.wants_offer(&now)
+                && !plan.gives_up(&now)
+                && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| false)
+        );
+        let later = counted(OFFER_READS + OFFER_PATIENCE);
+        assert!(plan.gives_up(&later));
+        plan.refuse_packet(NO_MOMENT);
+        assert!(
+            plan.wants_sockmap(&later, &talk(PROMOTE_TURNS), |_| false)
+                && !plan.wants_offer(&later)
+        );
+        let control = Control::default();
+        assert_eq!(plan.note(Mode::Sockmap, &control), format!("packet: {NO_MOMENT}"));
+        assert_eq!(plan.note(Mode::Packet, &control), "");
+    }
+
+    #[test]
+    fn a_rule_that_asks_for_packets_is_offered_at_once_and_waits_for_ever() {
+        let mut plan = Plan { sockmap: false, packet: Offering::May, ..plan(RelayChoice::Packet) };
+        assert!(plan.wants_offer(&Tally::default()));
+        plan.packet = Offering::Offered { reads: 0 };
+        assert!(!plan.gives_up(&counted(1 << 40)));
+        assert!(!plan.wants_sockmap(&counted(1 << 40), &talk(1000), |_| false));
+    }
+
+    #[test]
+    fn a_note_has_both_reasons() {
+        let (mut plan, control) = (plan(RelayChoice::Auto), Control::default());
+        assert_eq!(plan.note(Mode::Copy, &control), FEW);
+        assert_eq!(plan.note(Mode::Sockmap, &control), "");
+        plan.refuse_packet("no route");
+        assert_eq!(plan.note(Mode::Copy, &control), "packet: no route");
+        plan.stay("the maps are full".into());
+        assert_eq!(plan.note(Mode::Copy, &control), "the maps are full; packet: no route");
     }
 }

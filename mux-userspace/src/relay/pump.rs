@@ -125,6 +125,11 @@ impl Pump {
             && self.guard.is_none()
     }
 
+    /// Whether its stream has ended, or nobody takes it any more.
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended || self.failed.is_some()
+    }
+
     /// Whether there is nothing more to do.
     pub(super) const fn is_over(&self) -> bool {
         self.done || self.failed.is_some()

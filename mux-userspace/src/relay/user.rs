@@ -6,6 +6,7 @@ use std::{future::poll_fn, task::Poll};
 use super::{
     Close, Control, Ends, Mode, Plan, Tally, Way,
     evidence::{self, Evidence},
+    plan::{self, Offering},
     pool::Pool,
     pump::{Failure, Pump, PumpContext},
 };
@@ -18,6 +19,12 @@ pub enum Next {
     Over(Close),
     /// No byte is in user space's hands: the kernel may take over.
     Promote,
+    /// No byte is in user space's hands: the flow can be offered to the packet relay.
+    Offer,
+    /// The offer is to be taken back.
+    Withdraw,
+    /// The packet relay has news, or a late byte was carried.
+    Packet,
 }
 
 /// Both ways of a flow.
@@ -104,16 +111,55 @@ impl Duplex {
                 let failure = self.up.take_failure().or_else(|| self.down.take_failure());
                 return Poll::Ready(failure.map_or(Next::Over(Close::Finished), failed));
             }
-            let may_leave = !control.is_to_leave_kernel()
-                && plan.wants_sockmap(tally, &self.evidence, evidence::is_crowded);
-            if may_leave && self.up.is_quiet() && self.down.is_quiet() {
+            let next = self.next(tally, control, plan);
+            if matches!(next, Some(Next::Promote)) {
                 self.up.hurry(upstream);
                 self.evidence.restart();
-                return Poll::Ready(Next::Promote);
             }
-            Poll::Pending
+            next.map_or(Poll::Pending, Poll::Ready)
         })
         .await
+    }
+}
+
+impl Duplex {
+    /// What else is to be done with a flow of which both ways have done what they could.
+    fn next(&self, tally: &Tally, control: &Control, plan: &Plan) -> Option<Next> {
+        let is_quiet = self.up.is_quiet() && self.down.is_quiet();
+        match plan.packet {
+            Offering::Offered { .. } => {
+                if control.take_packet_news() {
+                    return Some(Next::Packet);
+                }
+                // A stream that ends is over before its moment could come.
+                let ends = self.up.has_ended() || self.down.has_ended();
+                if ends || control.is_ordered_out() || plan.gives_up(tally) {
+                    return Some(Next::Withdraw);
+                }
+            }
+            Offering::On { progress } => {
+                let is_late = plan::progress(tally, self.ended()) != progress;
+                return (control.take_packet_news() || is_late).then_some(Next::Packet);
+            }
+            Offering::No | Offering::May => {}
+        }
+        if !is_quiet {
+            None
+        } else if !control.is_ordered_out() && plan.wants_offer(tally) {
+            Some(Next::Offer)
+        } else if !control.is_to_leave_kernel()
+            && plan.wants_sockmap(tally, &self.evidence, evidence::is_crowded)
+        {
+            Some(Next::Promote)
+        } else {
+            None
+        }
+    }
+
+    /// The ways whose stream's end was passed on.
+    #[must_use]
+    pub const fn ended(&self) -> [bool; 2] {
+        [self.up.is_done(), self.down.is_done()]
     }
 }
 

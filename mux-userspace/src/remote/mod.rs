@@ -96,8 +96,8 @@ pub(crate) struct FlowsArguments {
     /// Only those to this upstream
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Only those that are carried so: copy, splice or sockmap
-    #[arg(long, value_parser = ["copy", "splice", "sockmap"])]
+    /// Only those that are carried so: copy, splice, sockmap or packet
+    #[arg(long, value_parser = ["copy", "splice", "sockmap", "packet"])]
     relay: Option<String>,
     /// Only those of clients with this address, or in this network
     #[arg(long, value_name = "ADDR")]

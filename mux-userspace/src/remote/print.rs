@@ -63,12 +63,13 @@ pub(super) fn status(status: &Status) -> String {
     text.push_str(&security(&status.security));
     let _ = writeln!(
         text,
-        "connections: {} ({} sniffing); flows: {} copy, {} splice, {} sockmap; bytes: {} up, {} down",
+        "connections: {} ({} sniffing); flows: {} copy, {} splice, {} sockmap, {} packet; bytes: {} up, {} down",
         status.connections,
         status.sniffing,
         flows.copy,
         flows.splice,
         flows.sockmap,
+        flows.packet,
         size(bytes.up),
         size(bytes.down)
     );
@@ -94,13 +95,18 @@ pub(super) fn status(status: &Status) -> String {
 }
 
 fn relay(relay: &RelayStatus) -> String {
-    let RelayStatus { in_force, why_not, switch, self_test_milliseconds, checks: _ } = relay;
+    let RelayStatus { in_force, why_not, no_packets, switch, self_test_milliseconds, checks: _ } =
+        relay;
     let mut text = format!("relay: {in_force}");
     if let Some(why) = why_not {
         let _ = write!(text, " ({why})");
     }
     if let Some(took) = self_test_milliseconds {
         let _ = write!(text, "; self-test passed in {took:.0} ms");
+    }
+    // That it was switched off is no news.
+    if let Some(why) = no_packets.as_ref().filter(|why| !why.starts_with("switched off")) {
+        let _ = write!(text, "; packet is not in force: {why}");
     }
     // What another version may say is left out.
     text.push_str(match switch.as_str() {

@@ -222,6 +222,9 @@ pub enum RelayChoice {
     /// By evidence.
     #[default]
     Auto,
+    /// The kernel's translation of packets, from the first moment on at which nothing is under way,
+    /// where it can be had.
+    Packet,
     /// The kernel's sockmap from the first byte on, where it can be had.
     Sockmap,
     /// splice(2).
@@ -231,11 +234,15 @@ pub enum RelayChoice {
 }
 
 impl RelayChoice {
+    /// All of them, as errors list them.
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Packet, Self::Sockmap, Self::Splice, Self::Copy];
+
     /// Its name in rules files, on the command line and in logs.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
+            Self::Packet => "packet",
             Self::Sockmap => "sockmap",
             Self::Splice => "splice",
             Self::Copy => "copy",
@@ -655,6 +662,11 @@ pub enum KeeperMode {
 pub struct KernelConfig {
     /// Whether the sockmap relay may be used.
     pub sockmap: SockmapMode,
+    /// Whether the packet relay may be used.
+    pub packet: PacketMode,
+    /// Where the packet relay is attached. `None`: to `lo` and to those that the listeners'
+    /// addresses and the upstreams' routes use. Never empty.
+    pub interfaces: Option<Vec<Arc<str>>>,
     /// `SO_SNDBUF` asked for on spliced sockets, bytes. Default 2 MiB.
     pub send_buffer: u32,
     /// Bytes that may wait in a psock backlog, per direction; at most half of
@@ -668,6 +680,8 @@ impl Default for KernelConfig {
     fn default() -> Self {
         Self {
             sockmap: SockmapMode::Auto,
+            packet: PacketMode::DEFAULT,
+            interfaces: None,
             send_buffer: 2 << 20,
             backlog_limit: 512 << 10,
             flows: mux_common::DEFAULT_FLOWS,
@@ -684,4 +698,20 @@ pub enum SockmapMode {
     Force,
     /// Never.
     Off,
+}
+
+/// `[kernel] packet`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketMode {
+    /// On kernels that pass the self-test, in network namespaces where nothing drops the packets.
+    Auto,
+    /// Wherever the self-test passes.
+    Force,
+    /// Never.
+    Off,
+}
+
+impl PacketMode {
+    /// Where the file does not say.
+    pub const DEFAULT: Self = Self::Off;
 }

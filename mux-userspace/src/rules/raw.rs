@@ -225,8 +225,7 @@ fn rule(mut table: Table<'_, '_>) -> RawRule {
         condition.and_then(|value| matches::matcher(value, problems)).unwrap_or(Matcher::Always);
     let upstream = table.require("upstream", "upstream = \"127.0.0.1:80\"", target);
     let on_no_upstream = table.take("on_no_upstream", string);
-    let relays = [RelayChoice::Auto, RelayChoice::Sockmap, RelayChoice::Splice, RelayChoice::Copy]
-        .map(|relay| (relay.name(), relay));
+    let relays = RelayChoice::ALL.map(|relay| (relay.name(), relay));
     let relay = table.take("relay", |value| choice(value, &relays));
     let max_connections = table.take("max_connections", count);
     let acl = acl(&mut table);

@@ -3,7 +3,7 @@
 //! Each function reads one section; what is not there, or is wrong and recorded, keeps its
 //! default.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use toml::{Spanned, de::DeValue};
 
@@ -11,13 +11,13 @@ use super::{
     address::parse_listen,
     config::{
         AccessFormat, AdminConfig, AdminSocket, Confinement, KeeperMode, KernelConfig, Limits,
-        ListenAddress, LogConfig, SecurityConfig, SockmapMode, Timeouts,
+        ListenAddress, LogConfig, PacketMode, SecurityConfig, SockmapMode, Timeouts,
     },
     diagnostic::Diagnostic,
     identity,
     table::{Problems, Table, Value, into_table},
     units::parse_duration,
-    values::{choice, count, duration, integer, optional_duration, size, string},
+    values::{choice, count, duration, integer, list, optional_duration, size, string},
 };
 use crate::limit::source::Rate;
 
@@ -39,6 +39,10 @@ const ACCESS: [(&str, AccessFormat); 3] =
     [("json", AccessFormat::Json), ("text", AccessFormat::Text), ("off", AccessFormat::Off)];
 const SOCKMAP: [(&str, SockmapMode); 3] =
     [("auto", SockmapMode::Auto), ("force", SockmapMode::Force), ("off", SockmapMode::Off)];
+const PACKET: [(&str, PacketMode); 3] =
+    [("auto", PacketMode::Auto), ("force", PacketMode::Force), ("off", PacketMode::Off)];
+/// `IFNAMSIZ` (include/uapi/linux/if.h), less the end of the string.
+const INTERFACE_NAME: usize = 15;
 const CONFINEMENT: [(&str, Confinement); 2] =
     [("auto", Confinement::Auto), ("off", Confinement::Off)];
 const KEEPER: [(&str, KeeperMode); 2] = [("auto", KeeperMode::Auto), ("off", KeeperMode::Off)];
@@ -248,6 +252,8 @@ pub(super) fn kernel(root: &mut Table<'_, '_>) -> KernelConfig {
     let send_buffer = table.take("send_buffer", bytes);
     let backlog_limit = table.take("backlog_limit", bytes);
     set(&mut kernel.sockmap, table.take("sockmap", |value| choice(value, &SOCKMAP)));
+    set(&mut kernel.packet, table.take("packet", |value| choice(value, &PACKET)));
+    kernel.interfaces = table.take("interfaces", interfaces).map(Spanned::into_inner);
     set(
         &mut kernel.flows,
         table.take("flows", |value| integer(value, 1..=MAX_FLOWS).map(saturated)),
@@ -273,6 +279,39 @@ pub(super) fn kernel(root: &mut Table<'_, '_>) -> KernelConfig {
     }
     table.finish();
     kernel
+}
+
+/// `["eth0", "lo"]`. Whether there are such interfaces is not a matter of the file.
+fn interfaces(value: Value<'_>) -> Result<Vec<Arc<str>>, Diagnostic> {
+    let span = value.span();
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for value in list(value)? {
+        let span = value.span();
+        let name = string(value)?;
+        if !is_interface(&name) {
+            return Err(Diagnostic::new(span, "this cannot be an interface's name")
+                .hint("`ip -brief link` prints their names, such as \"eth0\""));
+        }
+        if names.iter().any(|known| **known == *name) {
+            return Err(Diagnostic::new(span, format!("`{name}` stands twice"))
+                .hint("leave one of them out"));
+        }
+        names.push(name.into());
+    }
+    if names.is_empty() {
+        return Err(Diagnostic::new(span, "without an interface no packet is ever seen")
+            .hint("name some, or leave `interfaces` out, or set `packet = \"off\"`"));
+    }
+    Ok(names)
+}
+
+/// As `dev_valid_name` (net/core/dev.c) has it.
+fn is_interface(name: &str) -> bool {
+    let is_odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c == '\0';
+    !name.is_empty()
+        && name.len() <= INTERFACE_NAME
+        && !matches!(name, "." | "..")
+        && !name.contains(is_odd)
 }
 
 /// For numbers whose range has been checked to fit.

@@ -60,11 +60,11 @@ impl Status {
 }
 
 impl Check {
-    pub(super) fn ok(name: &'static str, found: impl Into<String>) -> Self {
+    pub(crate) fn ok(name: &'static str, found: impl Into<String>) -> Self {
         Self { name, status: Status::Ok, found: found.into(), remedy: String::new() }
     }
 
-    pub(super) fn problem_with(
+    pub(crate) fn problem_with(
         name: &'static str,
         found: impl Into<String>,
         remedy: impl Into<String>,
@@ -233,7 +233,7 @@ fn btf_fields() -> Check {
 }
 
 /// What loading needs: CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON.
-fn capabilities() -> Check {
+pub(super) fn capabilities() -> Check {
     let admin = privileges::has(Capability::CAP_SYS_ADMIN);
     let missing: Vec<&str> = [
         ("CAP_BPF", admin || privileges::has(Capability::CAP_BPF)),

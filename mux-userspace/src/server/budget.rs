@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use crate::{
     admin,
-    rules::config::{Config, Limits},
+    rules::config::{Config, Limits, PacketMode},
 };
 
 /// A flow has a client's and an upstream's connection.
@@ -18,6 +18,10 @@ const PER_PROCESS: u64 = 64;
 const PER_ADMIN: u64 = 2 * (1 + admin::CONNECTIONS as u64);
 /// epolls, the timer, the wakers of a core, and the accepted connection that waits for a place.
 const PER_CORE: u64 = 8;
+/// The packet relay: programs, maps, two links on each network device,
+const PER_PACKETS: u64 = 64;
+/// and a core's own handles to maps, program and routes.
+const PER_PACKETS_CORE: u64 = 8;
 /// An active check of an endpoint: of a name's addresses, so many are checked at once.
 const PER_CHECK: u64 = 4;
 /// Pipes that splice(2) needs while bytes are in them, a core; without any, flows are copied.
@@ -64,7 +68,12 @@ pub(super) fn work_out(
         // A socket and a handle to it for a successor.
         + cores * (PER_CORE + 2 * config.listeners.len() as u64)
         + if config.admin.is_open() { PER_ADMIN } else { 0 }
-        + checks as u64 * PER_CHECK;
+        + checks as u64 * PER_CHECK
+        + if config.kernel.packet == PacketMode::Off {
+            0
+        } else {
+            PER_PACKETS + cores * PER_PACKETS_CORE
+        };
     let free = limit.saturating_sub(fixed);
     let wanted = config.limits.max_connections;
     let pipes = cores * PIPES_PER_CORE * PER_PIPE;

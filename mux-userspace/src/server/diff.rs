@@ -71,12 +71,15 @@ impl Diff {
         loaded: bool,
         after: &Config,
     ) -> Vec<&'static str> {
-        let KernelConfig { sockmap, send_buffer, backlog_limit, flows } = kernel;
+        let KernelConfig { sockmap, packet, interfaces, send_buffer, backlog_limit, flows } =
+            kernel;
         let follows = loaded || after.kernel.sockmap == SockmapMode::Off;
         let SecurityConfig { user, landlock, seccomp, keeper } = security;
         let AdminConfig { socket, metrics } = admin;
         changed([
             ("[kernel] sockmap", follows || *sockmap == after.kernel.sockmap),
+            ("[kernel] packet", *packet == after.kernel.packet),
+            ("[kernel] interfaces", *interfaces == after.kernel.interfaces),
             ("[kernel] send_buffer", *send_buffer == after.kernel.send_buffer),
             ("[kernel] backlog_limit", *backlog_limit == after.kernel.backlog_limit),
             ("[kernel] flows", *flows == after.kernel.flows),

@@ -1,8 +1,9 @@
 //! The keeper: a process that keeps the privileges mux was started with, as far as a start of mux
-//! needs them, for the two things that the daemon cannot do without them.
+//! needs them, for the few things that the daemon cannot do without them.
 //!
 //! It removes our Unix socket files when the daemon is gone, however it went, unless somebody still
-//! listens on them. And it starts the daemon's successor: the program, arguments, environment and
+//! listens on them; likewise, before Linux 6.6, the packet relay's programs on network devices, which
+//! stay there by themselves. And it starts the daemon's successor: the program, arguments, environment and
 //! directory that the daemon itself was started with. All of that it knows from its own start;
 //! nothing that the daemon sends it is a path, an argument or a number. It listens nowhere.
 
@@ -32,7 +33,7 @@ use rustix::{
 };
 
 use super::{channel::Channel, confined, handover, watchdog};
-use crate::{listener::SocketFile, sys};
+use crate::{kernel::packet, listener::SocketFile, sys};
 
 /// The hidden first argument that makes a mux process a keeper.
 pub const ARGUMENT: &str = "keeper-of-privileges";
@@ -65,7 +66,10 @@ pub(super) struct Keeper {
 const ITSELF: &str = "/proc/self/exe";
 
 /// Starts it. Call it while the process has its privileges, and one thread.
-pub(super) fn start<'a>(files: impl Iterator<Item = &'a SocketFile>) -> io::Result<Keeper> {
+pub(super) fn start<'a>(
+    files: impl Iterator<Item = &'a SocketFile>,
+    devices: &[u32],
+) -> io::Result<Keeper> {
     let (control, theirs) = Channel::pair()?;
     let files: Vec<OsString> = files.map(SocketFile::to_argument).collect();
     let program = program();
@@ -82,6 +86,8 @@ pub(super) fn start<'a>(files: impl Iterator<Item = &'a SocketFile>) -> io::Resu
         .arg(getpid().as_raw_nonzero().to_string())
         .arg(files.len().to_string())
         .args(files)
+        .arg(devices.len().to_string())
+        .args(devices.iter().map(ToString::to_string))
         .arg(&program)
         .args(env::args_os())
         .stdin(theirs)
@@ -168,6 +174,13 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let Some((mut keeping, files)) = Keeping::new(arguments) else { return ExitCode::FAILURE };
     keeping.until_the_end();
+    // A successor that serves has its own there, of the same names.
+    if keeping.successor.is_none() {
+        for device in &keeping.devices {
+            // One that is gone has nothing on it.
+            let _ = packet::attach::remove(*device);
+        }
+    }
     let failed = files.iter().filter(|file| file.remove_unused().is_err()).count();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -178,6 +191,8 @@ struct Keeping {
     daemon: Watched,
     /// The daemon's process group, which its successor joins: Ctrl-C is for that, too.
     group: Option<Pid>,
+    /// Network devices to be left as they were.
+    devices: Vec<u32>,
     program: PathBuf,
     /// From the program's name on.
     arguments: Vec<OsString>,
@@ -207,6 +222,9 @@ impl Keeping {
         let count = number(arguments.next()?)?;
         let files: Option<Vec<SocketFile>> =
             (0..count).map(|_| SocketFile::from_argument(&arguments.next()?)).collect();
+        let count = number(arguments.next()?)?;
+        let devices: Option<Vec<u32>> =
+            (0..count).map(|_| u32::try_from(number(arguments.next()?)?).ok()).collect();
         let program = arguments.next()?.into();
         // Another parent: the daemon is gone already.
         let daemon =
@@ -215,6 +233,7 @@ impl Keeping {
             control,
             group: daemon.and_then(sys::process_group),
             daemon: Watched::new(daemon),
+            devices: devices?,
             program,
             arguments: arguments.collect(),
             successor: None,

@@ -7,12 +7,15 @@ mod availability;
 mod budget;
 mod channel;
 mod confined;
+mod devices;
 mod diff;
 mod events;
 mod files;
 mod handover;
 mod keeper;
 pub(crate) mod orders;
+pub mod packets;
+mod packettest;
 pub mod privileges;
 mod reload;
 mod running;
@@ -48,7 +51,7 @@ pub(crate) use self::{
 use self::{sockets::Gathered, upgrade::Upgrades};
 use crate::{
     account::Hooks,
-    kernel::KernelError,
+    kernel::{KernelError, packet::PacketError},
     listener::{self, BindError, Bound},
     metrics,
     rules::config::{Config, KeeperMode, RelayChoice},
@@ -85,11 +88,13 @@ pub enum ServeError {
     /// A listener.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// `--relay sockmap`, and it is not to be had.
+    /// `--relay packet` or `sockmap`, and it is not to be had.
     #[error(
-        "the sockmap relay was required and is not to be had: {why}\nhint: `mux doctor` says what it needs"
+        "the {relay} relay was required and is not to be had: {why}\nhint: `mux doctor` says what it needs"
     )]
     RelayRequired {
+        /// Which.
+        relay: RelayChoice,
         /// Why not.
         why: String,
         /// Whether privileges would do.
@@ -98,6 +103,9 @@ pub enum ServeError {
     /// The kernel refused after it had agreed.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    /// The same, of the packet relay's half.
+    #[error(transparent)]
+    Packets(#[from] PacketError),
     /// The limit of open files.
     #[error(transparent)]
     Descriptors(#[from] TooFewDescriptors),
@@ -174,7 +182,10 @@ pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
     let files = listeners.chain(admin.unix.as_ref().map(|(_, file)| file));
     let keeper = match config.security.keeper {
-        KeeperMode::Auto => Some(keeper::start(files).map_err(io_error("starting the keeper"))?),
+        KeeperMode::Auto => {
+            let keeper = keeper::start(files, &setup.devices_to_clear());
+            Some(keeper.map_err(io_error("starting the keeper"))?)
+        }
         KeeperMode::Off => None,
     };
     let needs = Needs {

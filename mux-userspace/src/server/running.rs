@@ -1,6 +1,7 @@
 //! A serving set of cores: what the daemon and an embedding program have in common.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -15,10 +16,11 @@ use super::{
     handover::Offered,
     io_error,
     orders::Desk,
+    packets::{self, gate},
     privileges,
     reload::{distribute, log_listening},
     transparent,
-    worker::{self, Cores, Sockets, Workers},
+    worker::{self, Cores, Handles, Sockets, Workers},
 };
 use crate::{
     accept::Listening,
@@ -26,12 +28,15 @@ use crate::{
         AccessLog, Counters, Hooks,
         access::{Output, Writer},
     },
-    admin::{self, Admin, Facts, State, view::SecurityStatus},
+    admin::{self, Admin, Facts, Readers, State, view::SecurityStatus},
     errand::Mailbox,
-    kernel::{self, Handle, Kernel, StatsReader},
+    kernel::{
+        self, Kernel, StatsReader,
+        packet::{Mechanism, PacketKernel, PacketStatsReader},
+    },
     limit::{gate::Gate, sniffing::Crowd},
     listener::{Bound, describe, needs_v6_only},
-    rules::config::{AdminConfig, Config, RelayChoice, SecurityConfig},
+    rules::config::{AdminConfig, Config, PacketMode, RelayChoice, SecurityConfig},
     shared::{Owners, Shared},
     snapshot::Snapshot,
     throttle::Throttles,
@@ -46,13 +51,16 @@ pub(crate) struct Setup {
     pub(crate) bound: Vec<Bound>,
     kernel: Option<Kernel>,
     unavailable: Option<String>,
-    handles: Vec<Option<Handle>>,
+    packets: Option<PacketKernel>,
+    no_packets: Option<String>,
+    handles: Vec<Handles>,
     budget: Budget,
     counters: Arc<Counters>,
     access: Output,
     checks: Vec<Check>,
     self_test: Option<Duration>,
     stats: Option<StatsReader>,
+    packet_stats: Option<PacketStatsReader>,
     /// Where the rules come from, if it is from a file that can be read again.
     pub(super) rules_file: Option<PathBuf>,
 }
@@ -66,6 +74,7 @@ pub(crate) struct Running {
     pub(super) watcher: Option<files::Watcher>,
     pub(super) upkeep: Option<Upkeep>,
     kernel: Option<Kernel>,
+    packets: Option<PacketKernel>,
     /// `[security]` as it was at start.
     pub(super) security: SecurityConfig,
     /// `[admin]` as it was at start.
@@ -83,7 +92,7 @@ pub(crate) struct Running {
 struct Telling {
     facts: Facts,
     mailboxes: Vec<Mailbox>,
-    stats: Option<StatsReader>,
+    stats: Readers,
 }
 
 impl Setup {
@@ -97,11 +106,18 @@ impl Setup {
         budget: Budget,
     ) -> Result<Self, ServeError> {
         transparent::permitted(&config)?;
-        let Found { kernel, unavailable, checks, self_test } = kernel_relay(&config, relay)?;
+        let Found { kernel, unavailable, packets, no_packets, checks, self_test } =
+            kernel_relays(&config, relay, &bound)?;
         let stats = kernel.as_ref().map(Kernel::stats_reader).transpose()?;
+        let packet_stats = packets.as_ref().map(PacketKernel::stats_reader).transpose()?;
         let handles = (0..cores)
-            .map(|_| kernel.as_ref().map(Kernel::handle).transpose())
-            .collect::<Result<_, _>>()?;
+            .map(|_| {
+                Ok(Handles {
+                    kernel: kernel.as_ref().map(Kernel::handle).transpose()?,
+                    packets: packets.as_ref().map(gate).transpose()?,
+                })
+            })
+            .collect::<Result<_, ServeError>>()?;
         let counters = Arc::new(Counters::default());
         let access = open_access_log(&config)?;
         Ok(Self {
@@ -110,6 +126,8 @@ impl Setup {
             bound,
             kernel,
             unavailable,
+            packets,
+            no_packets,
             handles,
             budget,
             counters,
@@ -117,13 +135,23 @@ impl Setup {
             checks,
             self_test,
             stats,
+            packet_stats,
             rules_file: None,
         })
     }
 
-    /// Whether the kernel relay is in force.
+    /// Whether one of the kernel's relays is in force.
     pub(crate) fn has_kernel_relay(&self) -> bool {
-        self.kernel.is_some()
+        self.kernel.is_some() || self.packets.is_some()
+    }
+
+    /// Network devices that keep the packet relay's programs when this process is gone.
+    pub(crate) fn devices_to_clear(&self) -> Vec<u32> {
+        let attachments = self.packets.iter().flat_map(|packets| packets.attachments());
+        attachments
+            .filter(|attachment| attachment.mechanism() == Mechanism::Clsact)
+            .map(|attachment| attachment.device())
+            .collect()
     }
 
     /// Starts the cores; when this returns, they accept.
@@ -134,6 +162,8 @@ impl Setup {
             bound,
             mut kernel,
             unavailable,
+            mut packets,
+            no_packets,
             handles,
             budget,
             counters,
@@ -141,6 +171,7 @@ impl Setup {
             checks,
             self_test,
             stats,
+            packet_stats,
             rules_file,
         } = self;
         let (listening, sockets) = listen(&config, bound, handles.len());
@@ -150,6 +181,8 @@ impl Setup {
         let shared = Arc::new(Shared {
             relay,
             unavailable,
+            no_packets,
+            packets: packets.as_ref().map(|packets| Arc::clone(packets.records())),
             books: kernel.as_ref().map(|kernel| Arc::clone(kernel.books())),
             owners: Owners::new(kernel.as_ref().map_or(0, Kernel::capacity)),
             counters,
@@ -179,10 +212,13 @@ impl Setup {
         let upkeep = Upkeep::start(&current.upstreams, &shared.counters)
             .map_err(io_error("starting the upstreams' thread"))?;
         let Cores { workers, nudges, mailboxes } = worker::spawn_all(&shared, sockets, handles)?;
-        let events = match &mut kernel {
-            Some(kernel) => Some(events::spawn(kernel, Arc::clone(&shared), nudges)?),
-            None => None,
+        let events = if kernel.is_some() || packets.is_some() {
+            let shared = Arc::clone(&shared);
+            Some(events::spawn(kernel.as_mut(), packets.as_mut(), shared, nudges)?)
+        } else {
+            None
         };
+        let stats = Readers { verdict: stats, packets: packet_stats };
         let security = config.security.clone();
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let security_status = SecurityStatus::default();
@@ -194,6 +230,7 @@ impl Setup {
             watcher,
             upkeep,
             kernel,
+            packets,
             security,
             opened: config.admin.clone(),
             access_writer,
@@ -241,6 +278,7 @@ impl Running {
             watcher,
             upkeep,
             kernel,
+            packets,
             security: _,
             opened: _,
             access_writer,
@@ -273,6 +311,12 @@ impl Running {
                 Err(error) => warn!("{error}"),
             }
         }
+        if let Some(packets) = &packets {
+            match packets.stats_reader().and_then(|reader| reader.read()) {
+                Ok(stats) => info!("packets: {}", packets::summary(&stats)),
+                Err(error) => warn!("{error}"),
+            }
+        }
         info!("stopped: {}", shared.counters.summary());
         access_writer.finish(&shared.access);
     }
@@ -301,10 +345,12 @@ impl Running {
     }
 }
 
-/// What came of looking for the kernel relay.
+/// What came of looking for the kernel's relays.
 struct Found {
     kernel: Option<Kernel>,
     unavailable: Option<String>,
+    packets: Option<PacketKernel>,
+    no_packets: Option<String>,
     checks: Vec<Check>,
     self_test: Option<Duration>,
 }
@@ -328,31 +374,67 @@ fn listen(config: &Config, bound: Vec<Bound>, cores: usize) -> (Vec<Arc<Listenin
     (all.collect(), sockets)
 }
 
-/// Loads the kernel relay if it is wanted and to be had; says once which relay is in force.
-fn kernel_relay(config: &Config, relay: Option<RelayChoice>) -> Result<Found, ServeError> {
-    if matches!(relay, Some(RelayChoice::Copy | RelayChoice::Splice)) {
-        let why = format!("--relay {}", relay.unwrap_or_default());
+/// Loads the kernel's relays if they are wanted and to be had; says once which is in force.
+fn kernel_relays(
+    config: &Config,
+    relay: Option<RelayChoice>,
+    bound: &[Bound],
+) -> Result<Found, ServeError> {
+    if let Some(choice @ (RelayChoice::Copy | RelayChoice::Splice)) = relay {
+        let why = format!("--relay {choice}");
         info!("relay: user space ({why})");
-        let unavailable = Some(why);
-        return Ok(Found { kernel: None, unavailable, checks: Vec::new(), self_test: None });
+        return Ok(Found {
+            kernel: None,
+            unavailable: Some(why.clone()),
+            packets: None,
+            no_packets: Some(why),
+            checks: Vec::new(),
+            self_test: None,
+        });
     }
-    let Availability { kernel, checks, self_test } = find(&config.kernel);
-    let why_not = checks.iter().find_map(Check::problem);
-    match (kernel, why_not) {
-        (Some(kernel), None) => {
-            info!("relay: sockmap (the kernel carries established flows)");
-            Ok(Found { kernel: Some(kernel), unavailable: None, checks, self_test })
+    let Availability { kernel, mut checks, self_test } = find(&config.kernel);
+    let unavailable = match (&kernel, checks.iter().find_map(Check::problem)) {
+        (Some(_), None) => None,
+        (_, why) => Some(why.unwrap_or_else(|| "unknown".into())),
+    };
+    let listening: Vec<SocketAddr> = bound.iter().filter_map(Bound::ip_address).collect();
+    let packets = packets::find(config, Some(&listening));
+    let no_packets = packets.why_not();
+    let required = match relay {
+        Some(RelayChoice::Sockmap) => unavailable.as_ref(),
+        Some(RelayChoice::Packet) => no_packets.as_ref(),
+        _ => None,
+    };
+    if let (Some(relay), Some(why)) = (relay, required) {
+        let permission = checks.iter().any(Check::is_permission);
+        return Err(ServeError::RelayRequired { relay, why: why.clone(), permission });
+    }
+    let others = unavailable
+        .as_ref()
+        .map_or("sockmap (the kernel carries established flows)", |_| "user space");
+    match (&no_packets, &unavailable) {
+        (None, None) => {
+            info!(
+                "relay: packet (established flows are translated, on {}), then {others}",
+                packets.devices()
+            );
         }
-        (_, why) => {
-            let why = why.unwrap_or_else(|| "unknown".into());
-            if relay == Some(RelayChoice::Sockmap) {
-                let permission = checks.iter().any(Check::is_permission);
-                return Err(ServeError::RelayRequired { why, permission });
-            }
-            warn!("relay: user space; the kernel relay is not in force: {why}");
-            Ok(Found { kernel: None, unavailable: Some(why), checks, self_test })
+        (None, Some(why)) => {
+            warn!(
+                "relay: packet (established flows are translated, on {}), then {others}; sockmap is not in force: {why}",
+                packets.devices()
+            );
+        }
+        (Some(why), None) if config.kernel.packet != PacketMode::Off => {
+            info!("relay: {others}; packet is not in force: {why}");
+        }
+        (Some(_), None) => info!("relay: {others}"),
+        (Some(_), Some(why)) => {
+            warn!("relay: {others}; the kernel relay is not in force: {why}");
         }
     }
+    checks.extend(packets.checks);
+    Ok(Found { kernel, unavailable, packets: packets.kernel, no_packets, checks, self_test })
 }
 
 fn open_access_log(config: &Config) -> Result<Output, ServeError> {

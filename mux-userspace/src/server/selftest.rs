@@ -25,6 +25,7 @@ use crate::{
     relay::{
         Close, Control, Ends, Plan, Tally,
         control::KeptOut,
+        plan::Unavailable,
         pool::{BUFFER_SIZE, Pool},
         sockmap::{self, Entered, Exit, Sizes, Spliced},
         user::{Duplex, Next},
@@ -251,10 +252,12 @@ async fn user_space(
     control: &Control,
     pool: &Pool,
 ) -> Result<Close, String> {
-    let plan = Plan::new(RelayChoice::Copy, ends, false, None);
+    let plan = Plan::new(RelayChoice::Copy, ends, false, Unavailable::default());
     match Duplex::new(Opening::default(), 0).run(ends, tally, control, &plan, pool).await {
         Next::Over(close) => Ok(close),
-        Next::Promote => Err("a flow that is to be copied wants the kernel".into()),
+        Next::Promote | Next::Offer | Next::Withdraw | Next::Packet => {
+            Err("a flow that is to be copied wants the kernel".into())
+        }
     }
 }
 

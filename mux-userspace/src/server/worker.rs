@@ -20,10 +20,10 @@ use super::{ServeError, io_error};
 use crate::{
     accept::{Acceptor, Listening},
     account::Report,
-    core::Core,
+    core::{Core, Nudge},
     errand::{self, Errand, Inbox, Mailbox},
     kernel::Handle,
-    relay::{Stop, evidence},
+    relay::{Stop, evidence, packet::Gate},
     shared::Shared,
 };
 
@@ -31,7 +31,14 @@ use crate::{
 const LAST_ORDERS: Duration = Duration::from_secs(3);
 
 /// Where the events thread sends the keys of flows that want a look; one a core.
-pub(super) type Nudges = Vec<UnboundedSender<u32>>;
+pub(super) type Nudges = Vec<UnboundedSender<Nudge>>;
+
+/// A core's ways to the kernel, as far as its relays are in force.
+#[derive(Debug, Default)]
+pub(crate) struct Handles {
+    pub(super) kernel: Option<Handle>,
+    pub(super) packets: Option<Gate>,
+}
 
 /// Cores that accept.
 pub(super) struct Cores {
@@ -64,13 +71,13 @@ pub(super) struct Workers {
 pub(super) fn spawn_all(
     shared: &Arc<Shared>,
     sockets: Vec<Sockets>,
-    handles: Vec<Option<Handle>>,
+    handles: Vec<Handles>,
 ) -> Result<Cores, ServeError> {
     let mut workers = Workers { threads: Vec::new(), followers: Vec::new() };
     let mut nudges = Vec::new();
     let mut mailboxes = Vec::new();
     let (started, starting) = mpsc::channel();
-    for (index, (sockets, handle)) in sockets.into_iter().zip(handles).enumerate() {
+    for (index, (sockets, handles)) in sockets.into_iter().zip(handles).enumerate() {
         let (nudge, nudged) = unbounded_channel();
         nudges.push(nudge);
         let (mailbox, inbox) = Inbox::new();
@@ -84,7 +91,7 @@ pub(super) fn spawn_all(
             .spawn(move || {
                 let mail = Mail { nudged, orders, errands: inbox.errands };
                 let last = inbox.last;
-                let result = run(index as u16, &shared, handle, sockets, mail, (&started, &last));
+                let result = run(index as u16, &shared, handles, sockets, mail, (&started, &last));
                 if let Err(error) = result {
                     // Its sender is gone with it, which ends the wait below.
                     error!(core = index, %error, "a core cannot serve");
@@ -107,7 +114,7 @@ type Started = mpsc::Sender<io::Result<()>>;
 
 /// What others send a core.
 struct Mail {
-    nudged: UnboundedReceiver<u32>,
+    nudged: UnboundedReceiver<Nudge>,
     orders: UnboundedReceiver<Follow>,
     errands: Receiver<Errand>,
 }
@@ -115,7 +122,7 @@ struct Mail {
 fn run(
     index: u16,
     shared: &Arc<Shared>,
-    handle: Option<Handle>,
+    handles: Handles,
     sockets: Sockets,
     mail: Mail,
     (started, last): (&Started, &OnceLock<Report>),
@@ -125,7 +132,8 @@ fn run(
         .enable_all()
         .on_thread_park(evidence::sleeps)
         .build_local(LocalOptions::default())?;
-    let core = Core::new(index, Arc::clone(shared), handle)?;
+    let Handles { kernel, packets } = handles;
+    let core = Core::new(index, Arc::clone(shared), kernel, packets)?;
     let result = runtime.block_on(serve(Rc::clone(&core), sockets, mail, started));
     // Closes whatever did not end in time. It also ends the task that answers, whose channel is
     // what tells others that there will be no more answers, so the last one comes before.

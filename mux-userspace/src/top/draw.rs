@@ -73,7 +73,7 @@ fn header(model: &Model) -> Text<'static> {
         (None, Some(took)) => second.push(format!(", self-test passed in {took:.0} ms").into()),
         (None, None) => {}
     }
-    let third = format!(
+    let mut third = format!(
         "cores {}, connections {} ({} sniffing), flows: {} copy, {} splice, {} sockmap",
         status.cores.len(),
         status.connections,
@@ -82,6 +82,10 @@ fn header(model: &Model) -> Text<'static> {
         status.flows.splice,
         status.flows.sockmap
     );
+    // Where it is used: 80 columns are full.
+    if status.flows.packet > 0 {
+        third.push_str(&format!(", {} packet", status.flows.packet));
+    }
     Text::from(vec![Line::from(first), Line::from(second), Line::from(third)])
 }
 

@@ -162,6 +162,7 @@ fn relays(model: &Model) -> Rows {
     let of = |name: &str, flows: ByRelay| match name {
         "copy" => flows.copy,
         "splice" => flows.splice,
+        "packet" => flows.packet,
         _ => flows.sockmap,
     };
     let counter = |name: &str| status.counters.get(name).copied().unwrap_or(0);
@@ -170,6 +171,7 @@ fn relays(model: &Model) -> Rows {
         let Ways { up: bytes_up, down: bytes_down } = match name {
             "copy" => status.relayed.copy,
             "splice" => status.relayed.splice,
+            "packet" => status.relayed.packet,
             _ => status.relayed.sockmap,
         };
         let ended = status.rules.iter().map(|rule| of(name, rule.ended)).sum();
@@ -179,6 +181,13 @@ fn relays(model: &Model) -> Rows {
                 ("demoted", "demotions"),
                 ("promotion_refused", "refused"),
                 ("passes", "passes"),
+            ],
+            "packet" => &[
+                ("packet_offered", "offered"),
+                ("packet_on", "on"),
+                ("packet_withdrawn", "withdrawn"),
+                ("packet_ineligible", "ineligible"),
+                ("packet_late", "late"),
             ],
             _ => &[],
         };
@@ -198,7 +207,7 @@ fn relays(model: &Model) -> Rows {
             ],
         }
     };
-    let lines = ["copy", "splice", "sockmap"].map(line).into();
+    let lines = ["copy", "splice", "sockmap", "packet"].map(line).into();
     let headings =
         ["relay", ">flows", ">ended", ">up", ">down", "?>bytes up", "?>bytes down", "events"];
     Rows { columns: columns(&headings), lines }

@@ -19,12 +19,12 @@ use crate::admin::view::{
     UpstreamStatus, Ways,
 };
 
-fn rule(rule: &str, upstream: &str, flows: [u64; 3], bytes: u64) -> RuleStatus {
+fn rule(rule: &str, upstream: &str, flows: [u64; 4], bytes: u64) -> RuleStatus {
     RuleStatus {
         rule: rule.into(),
         upstream: upstream.into(),
         flows: ByRelay::new(flows),
-        ended: ByRelay::new([10, 0, 2]),
+        ended: ByRelay::new([10, 0, 2, 0]),
         bytes: Ways { up: bytes, down: 10 * bytes },
     }
 }
@@ -79,16 +79,17 @@ fn at(seconds: u64, accepted: u64, bytes: u64) -> Sample {
         cores: vec![<_>::default(); 2],
         connections: 7,
         sniffing: 1,
-        flows: ByRelay::new([2, 1, 3]),
+        flows: ByRelay::new([2, 1, 3, 0]),
         bytes: Ways { up: bytes, down: 10 * bytes },
         relayed: Relayed {
             copy: Ways { up: 500, down: 1500 },
             splice: Ways { up: bytes / 2, down: bytes / 2 * 3 },
             sockmap: Ways { up: bytes, down: 3 * bytes },
+            packet: Ways::default(),
         },
         rules: vec![
-            rule("ssh", "127.0.0.1:22", [1, 0, 0], 500),
-            rule("web", "web", [1, 1, 3], bytes),
+            rule("ssh", "127.0.0.1:22", [1, 0, 0, 0], 500),
+            rule("web", "web", [1, 1, 3, 0], bytes),
         ],
         upstreams: vec![
             UpstreamStatus {
@@ -284,7 +285,7 @@ fn rates_by_upstream_and_relay_are_those_of_their_flows() {
     is(&model.relay_rates["sockmap"], mib, 3.0 * mib);
     // Another rule to the same upstream counts for that, too.
     let mut next = sample(7);
-    next.status.rules.push(rule("more", "web", [0; 3], 1 << 20));
+    next.status.rules.push(rule("more", "web", [0; 4], 1 << 20));
     model.update(next);
     is(&model.upstream_rates["web"], 2.0 * mib, 20.0 * mib);
 }

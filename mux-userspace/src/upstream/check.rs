@@ -247,6 +247,7 @@ mod tests {
         let manner = Manner {
             source: None,
             client: None,
+            segment: None,
             sticky: None,
             timers: TcpTimers::default(),
             counters: &counters,

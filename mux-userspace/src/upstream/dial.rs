@@ -198,7 +198,14 @@ mod tests {
     use crate::{account::Counters, net::TcpTimers};
 
     fn manner(counters: &Counters) -> Manner<'_> {
-        Manner { source: None, client: None, sticky: None, timers: TcpTimers::default(), counters }
+        Manner {
+            segment: None,
+            source: None,
+            client: None,
+            sticky: None,
+            timers: TcpTimers::default(),
+            counters,
+        }
     }
 
     #[tokio::test]

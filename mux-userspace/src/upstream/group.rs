@@ -155,6 +155,7 @@ impl Group {
         Manner {
             source: self.config.source.as_ref(),
             client,
+            segment: None,
             sticky: client.filter(|_| by_source).and_then(|client| client.ip()),
             timers: self.timers,
             counters,

@@ -32,13 +32,13 @@ pub mod source;
 mod tally;
 mod upkeep;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{net::UnixStream, time::Instant};
 use tracing::warn;
 
-use self::{dial::Failures, endpoint::Seat, group::Admission, opening::Opening};
+use self::{dial::Failures, endpoint::Seat, group::Admission, opening::Opening, source::Manner};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
@@ -51,10 +51,10 @@ use crate::{
     limit::{Permit, room::Place},
     net::{Peer, Stream},
     proxy::Version,
-    relay::watch::Interest,
-    rules::config::{Builtin, HalfClosed, Otherwise, RuleId},
+    relay::{packet::eligible::longest_segment, watch::Interest},
+    rules::config::{Builtin, HalfClosed, Otherwise, RelayChoice, RuleId},
     snapshot::Snapshot,
-    throttle,
+    sys, throttle,
 };
 
 /// Pause before a group's only endpoint is tried again; doubled each time.
@@ -199,7 +199,9 @@ pub async fn connect(
         let group = &snapshot.upstreams[config.upstream];
         let header = config.proxy_protocol.map(|version| announce(version, opening.prefix()));
         opening.announce(header);
-        let connected = connect_to(core, rule, group, visitor, opening.bytes(), &mut permits).await;
+        let segment = segment(core, visitor, config.relay);
+        let first = (opening.bytes(), segment);
+        let connected = connect_to(core, rule, group, visitor, first, &mut permits).await;
         let refused = match connected {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
@@ -240,6 +242,18 @@ pub async fn connect(
     }
 }
 
+/// The longest segment that an upstream of this client's is to send, where its packets may come to be
+/// translated.
+fn segment(core: &Core, visitor: Visitor<'_>, choice: RelayChoice) -> Option<u32> {
+    let choice = core.shared.relay.unwrap_or(choice);
+    let may = core.packets.is_some()
+        && matches!(choice, RelayChoice::Auto | RelayChoice::Packet)
+        && visitor.client.is_tcp();
+    may.then(|| sys::tcp_terms(visitor.client.as_fd()).ok())
+        .flatten()
+        .and_then(|terms| longest_segment(&terms))
+}
+
 /// Connects to a group: to at most 1 + `retries` endpoints, one after the other. The flow's places
 /// take over the permits.
 async fn connect_to(
@@ -247,7 +261,7 @@ async fn connect_to(
     rule: RuleId,
     group: &Group,
     visitor: Visitor<'_>,
-    first: &[u8],
+    (first, segment): (&[u8], Option<u32>),
     permits: &mut Vec<Permit>,
 ) -> Result<Connected, Refused> {
     let counters = &core.shared.counters;
@@ -272,6 +286,7 @@ async fn connect_to(
             time = deadline.saturating_duration_since(Instant::now());
         }
         let manner = group.manner(Some(visitor.peer), counters);
+        let manner = Manner { segment, ..manner };
         let fault = match dial::dial(seat.endpoint(), time, &manner, first).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);

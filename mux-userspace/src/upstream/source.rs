@@ -23,6 +23,8 @@ pub struct Manner<'a> {
     pub source: Option<&'a Source>,
     /// Whose flow it is; `None`: mux's own, such as a health check.
     pub client: Option<Peer>,
+    /// The longest segment that the upstream is told to send, for the packet relay.
+    pub segment: Option<u32>,
     /// The client at whose own address a name's addresses begin; `None`: they take turns.
     pub sticky: Option<IpAddr>,
     /// The upstream's timers.
@@ -48,6 +50,10 @@ impl Manner<'_> {
     /// own for one that it trusts; or the system refuses the one it has.
     pub fn prepare(&self, socket: impl AsFd, to: SocketAddr) -> io::Result<()> {
         self.timers.apply(&socket)?;
+        if let Some(segment) = self.segment {
+            // Refused, the flow is not for the packet relay, and that is found out.
+            let _ = SockRef::from(&socket).set_tcp_mss(segment);
+        }
         match self.address(to) {
             Ok(None) => Ok(()),
             Ok(Some(address)) => {
@@ -120,7 +126,14 @@ mod tests {
         counters: &'a Counters,
     ) -> Manner<'a> {
         let client = client.map(|client| Peer::from_ip(client.parse().unwrap()));
-        Manner { source, client, sticky: None, timers: TcpTimers::default(), counters }
+        Manner {
+            source,
+            client,
+            segment: None,
+            sticky: None,
+            timers: TcpTimers::default(),
+            counters,
+        }
     }
 
     #[test]

@@ -202,6 +202,33 @@ fn words_that_are_not_of_the_choice() {
         "unknown value `on`",
         "one of: `auto`",
     );
+    refused(
+        &format!("{rest}[kernel]\npacket = 'yes'\n"),
+        "'yes'",
+        "unknown value `yes`",
+        "one of: `auto`, `force`",
+    );
+}
+
+#[test]
+fn interfaces_that_cannot_be() {
+    let rest = format!("{LISTEN}{RULE}[kernel]\n");
+    refused(
+        &format!("{rest}interfaces = []\n"),
+        "[]",
+        "without an interface no packet is ever seen",
+        "name some, or leave `interfaces` out",
+    );
+    for name in ["", "..", "eth/0", "a-name-of-16-byte", "eth 0"] {
+        refused(
+            &format!("{rest}interfaces = ['lo', '{name}']\n"),
+            &format!("'{name}'"),
+            "this cannot be an interface's name",
+            "`ip -brief link`",
+        );
+    }
+    let twice = format!("{rest}interfaces = ['lo', \"lo\"]\n");
+    refused(&twice, "\"lo\"", "`lo` stands twice", "leave one of them out");
 }
 
 #[test]

@@ -9,7 +9,8 @@ use crate::{
     rules::{
         config::{
             AccessFormat, Address, Balance, Builtin, Confinement, EndpointConfig, KeeperMode,
-            ListenAddress, Otherwise, RelayChoice, RuleId, SecurityConfig, SockmapMode, UpstreamId,
+            ListenAddress, Otherwise, PacketMode, RelayChoice, RuleId, SecurityConfig, SockmapMode,
+            UpstreamId,
         },
         load,
     },
@@ -75,6 +76,8 @@ upstream = "unix:/run/sshd.sock"    # a bare absolute path is a Unix socket too
     assert_eq!((landlock, seccomp), (Confinement::Auto, Confinement::Auto));
     assert_eq!(keeper, KeeperMode::Auto);
     assert_eq!(config.kernel.sockmap, SockmapMode::Auto);
+    assert_eq!(config.kernel.packet, PacketMode::DEFAULT);
+    assert_eq!(config.kernel.interfaces, None);
 }
 
 #[test]
@@ -198,6 +201,10 @@ match = "http"
 upstream = "10.0.0.1:22"
 relay = "copy"
 [[rule]]
+match = "smtp"
+upstream = "10.0.0.1:22"
+relay = "packet"
+[[rule]]
 upstream = "plain"
 relay = "auto"
 
@@ -215,12 +222,15 @@ balance = "round-robin"
 "#,
     );
     let relays: Vec<RelayChoice> = config.rules.iter().map(|rule| rule.relay).collect();
-    let [auto, sockmap] = [RelayChoice::Auto, RelayChoice::Sockmap];
-    assert_eq!(relays, [sockmap, RelayChoice::Splice, RelayChoice::Copy, auto]);
+    let [auto, packet, sockmap, splice, copy] = RelayChoice::ALL;
+    assert_eq!(relays, [sockmap, splice, copy, packet, auto]);
     assert_eq!(config.rules[0].max_connections.map(u32::from), Some(1000));
     // Groups first; one upstream for an address that two rules name.
     let targets: Vec<UpstreamId> = config.rules.iter().map(|rule| rule.upstream).collect();
-    assert_eq!(targets, [UpstreamId(0), UpstreamId(2), UpstreamId(2), UpstreamId(1)]);
+    assert_eq!(
+        targets,
+        [UpstreamId(0), UpstreamId(2), UpstreamId(2), UpstreamId(2), UpstreamId(1)]
+    );
 
     let web = &config.upstreams[0];
     assert_eq!((&*web.name, web.endpoints.len()), ("web", 2));
@@ -314,6 +324,8 @@ seccomp = "off"
 keeper = "off"
 [kernel]
 sockmap = "force"
+packet = "auto"
+interfaces = ["lo", "eth0"]
 send_buffer = "1MiB"
 backlog_limit = "512KiB"
 flows = 1024
@@ -338,6 +350,9 @@ flows = 1024
     assert_eq!(config.kernel.sockmap, SockmapMode::Force);
     assert_eq!((config.kernel.send_buffer, config.kernel.backlog_limit), (1 << 20, 512 << 10));
     assert_eq!(config.kernel.flows, 1024);
+    assert_eq!(config.kernel.packet, PacketMode::Auto);
+    let interfaces = config.kernel.interfaces.as_deref().expect("given");
+    assert_eq!(interfaces.iter().map(|name| &**name).collect::<Vec<_>>(), ["lo", "eth0"]);
 }
 
 #[test]

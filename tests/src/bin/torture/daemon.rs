@@ -87,9 +87,9 @@ impl Daemon {
         rules.write_all(format!("{text}\n{}", admin.rules()).as_bytes())?;
         let mut command = Command::new(mux);
         command.arg("--rules").arg(rules.path());
-        if settings.relay == "sockmap" {
+        if let "packet" | "sockmap" = &*settings.relay {
             // A run that quietly tortures another relay would prove nothing.
-            command.args(["--relay", "sockmap"]);
+            command.args(["--relay", &settings.relay]);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = place
@@ -195,6 +195,7 @@ fn rules_file(listen: Ipv4Addr, server: SocketAddr, settings: &Settings) -> Stri
     let buffers = send_buffer.map_or_else(String::new, |size| {
         format!("send_buffer = {size}\nbacklog_limit = {}\n", (size / 4).max(4096))
     });
+    let packet = if relay == "packet" { "force" } else { "off" };
     format!(
         r#"[[listener]]
 name = "much"
@@ -226,6 +227,7 @@ access = "json"
 
 [kernel]
 sockmap = "{sockmap}"
+packet = "{packet}"
 {buffers}"#
     )
 }

@@ -67,7 +67,7 @@ struct Args {
     #[arg(long)]
     seed: Option<u64>,
     /// The rule's relay
-    #[arg(long, default_value = "sockmap", value_parser = ["auto", "sockmap", "splice", "copy"])]
+    #[arg(long, default_value = "sockmap", value_parser = ["auto", "packet", "sockmap", "splice", "copy"])]
     relay: String,
     /// `[kernel]` sockmap
     #[arg(long, default_value = "auto", value_parser = ["auto", "force", "off"])]
