@@ -144,7 +144,7 @@ fn a_flow_is_killed(relay: Relay) -> Result<()> {
     server.expect_reset()?;
     let access = daemon.access_of(own)?;
     ensure!(access.close() == "killed" && access.id() == id, "{access:?}");
-    ensure!(access.bytes() == (5, 5), "{access:?}");
+    ensure!(access.bytes() == (relay.hello(), relay.hello()), "{access:?}");
     // The other one has noticed nothing.
     other.send("still here")?;
     other_server.expect("still here")?;
@@ -159,6 +159,7 @@ fn a_flow_is_killed(relay: Relay) -> Result<()> {
 
 fn bytes_are_what_both_ends_counted(relay: Relay) -> Result<()> {
     const LENGTH: u64 = 300_000;
+    let (all_up, all_down) = (LENGTH + relay.hello(), 1000 + relay.hello());
     let (daemon, socket, upstream) = with_relay(relay)?;
     let up = "mux_relayed_bytes_total{direction=\"up\"}";
     let down = "mux_relayed_bytes_total{direction=\"down\"}";
@@ -173,10 +174,10 @@ fn bytes_are_what_both_ends_counted(relay: Relay) -> Result<()> {
     client.expect_pattern(DOWN, 0, 1000)?;
 
     // The flow is alive, and its bytes are in.
-    socket.wait_metric(up, (LENGTH + 5) as f64)?;
-    socket.wait_metric(down, 1005.0)?;
+    socket.wait_metric(up, all_up as f64)?;
+    socket.wait_metric(down, all_down as f64)?;
     let flow = flows(&socket, "")?.pop().context("a flow")?;
-    ensure!(flow["bytes_up"] == LENGTH + 5 && flow["bytes_down"] == 1005, "{flow}");
+    ensure!(flow["bytes_up"] == all_up && flow["bytes_down"] == all_down, "{flow}");
     ensure!(flow["relay"] == relay.name(), "{flow}");
     let alive = format!("mux_flows_alive{{relay=\"{}\"}}", relay.name());
     ensure!(socket.metric(&alive)? == Some(1.0), "{alive}");
@@ -186,11 +187,11 @@ fn bytes_are_what_both_ends_counted(relay: Relay) -> Result<()> {
     drop(server);
     client.expect_end()?;
     let access = daemon.access_of(client.local()?)?;
-    ensure!(access.bytes() == (LENGTH + 5, 1005), "{access:?}");
+    ensure!(access.bytes() == (all_up, all_down), "{access:?}");
     // It is over, and they are in once.
     socket.wait_metric(&alive, 0.0)?;
-    ensure!(socket.metric(up)? == Some((LENGTH + 5) as f64), "counted twice, or not");
-    ensure!(socket.metric(down)? == Some(1005.0), "counted twice, or not");
+    ensure!(socket.metric(up)? == Some(all_up as f64), "counted twice, or not");
+    ensure!(socket.metric(down)? == Some(all_down as f64), "counted twice, or not");
     let name = upstream.name();
     let relay = relay.name();
     let ended = format!("mux_flows_total{{rule=\"all\",upstream=\"{name}\",relay=\"{relay}\"}}");

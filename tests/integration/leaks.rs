@@ -33,7 +33,7 @@ fn ten_thousand_short_connections(relay: Relay) -> Result<()> {
     let proc = daemon.proc();
     let map = match relay {
         Relay::Sockmap => Some(Objects::of(&daemon)?.map(MAP_SLOTS)?),
-        Relay::Copy | Relay::Splice => None,
+        Relay::Copy | Relay::Splice | Relay::Packet => None,
     };
     let logged = |count: usize| {
         eventually_true("every connection is in the access log", || daemon.access_count() == count)
@@ -56,7 +56,9 @@ fn ten_thousand_short_connections(relay: Relay) -> Result<()> {
 
     let access = daemon.stop()?.access;
     for line in &access {
-        ensure!(line.relay() == relay.name() && line.close() == "finished", "{line:?}");
+        // Each is over before the packet relay has had a moment for it.
+        let is_right = line.relay() == relay.name() || relay == Relay::Packet;
+        ensure!(is_right && line.close() == "finished", "{line:?}");
         let (up, down) = line.bytes();
         ensure!(up == down && up > 0, "{line:?}");
     }

@@ -20,6 +20,7 @@ mod limits;
 mod many_clients;
 mod names;
 mod package;
+mod packets;
 mod portmux;
 mod privileges;
 mod proxies;

@@ -43,18 +43,21 @@ fn listener(trusted: &str, rules: &str) -> String {
 }
 
 /// Some bytes each way, one after the other, then a lot each way at once, then the end.
-fn exchange(client: &Conn, server: &Conn) -> Result<()> {
-    client.send("hello")?;
-    server.expect("hello")?;
-    server.send("olleh")?;
-    client.expect("olleh")?;
+fn exchange(relay: Relay, client: &Conn, server: &Conn) -> Result<()> {
+    for _ in 0..relay.greetings() {
+        relay.pause();
+        client.send("hello")?;
+        server.expect("hello")?;
+        server.send("olleh")?;
+        client.expect("olleh")?;
+    }
     mux_tests::exchange((client, UP, LENGTH), (server, DOWN, LENGTH))
 }
 
 /// Checks the line of a flow that has made the [`exchange`] and sent `extra` bytes before it.
 fn exact(access: &Access, relay: Relay, extra: u64) -> Result<()> {
     ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
-    ensure!(access.bytes() == (LENGTH + 5 + extra, LENGTH + 5), "{access:?}");
+    ensure!(access.bytes() == (LENGTH + relay.hello() + extra, LENGTH + relay.hello()), "{access:?}");
     Ok(())
 }
 
@@ -83,10 +86,10 @@ fn a_header_goes_before_the_stream_and_is_in_no_count(relay: Relay) -> Result<()
         ensure!(header.ends == Some((client.local()?, daemon.address())), "{header:?}");
         server.send("220 ")?;
         client.expect("220 ")?;
-        exchange(&client, &server)?;
+        exchange(relay, &client, &server)?;
         let access = daemon.access_of(client.local()?)?;
         ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
-        ensure!(access.bytes() == (LENGTH + 5, LENGTH + 9), "{version}: {access:?}");
+        ensure!(access.bytes() == (LENGTH + relay.hello(), LENGTH + relay.hello() + 4), "{version}: {access:?}");
         let id = header.tlvs.get(&tlv::UNIQUE_ID).map(|id| String::from_utf8_lossy(id));
         match version {
             "v1" => ensure!(header.tlvs.is_empty()),
@@ -123,7 +126,7 @@ fn a_believed_header_is_not_of_the_stream(relay: Relay) -> Result<()> {
             client.send([second, b"with it"].concat())?;
             let server = upstream.accept()?;
             server.expect("with it")?;
-            exchange(&client, &server)?;
+            exchange(relay, &client, &server)?;
             let peer = client.local()?.to_string();
             let access = daemon.wait_access(|access| access.peer() == peer)?;
             ensure!(access.client() == claimed, "{access:?}");
@@ -150,7 +153,7 @@ fn a_header_that_comes_in_goes_out(relay: Relay) -> Result<()> {
         ensure!(header.tlvs.get(&kind).is_some_and(|found| found == value), "{header:?}");
     }
     ensure!(header.tlvs.contains_key(&tlv::CRC32C), "{header:?}");
-    exchange(&client, &server)?;
+    exchange(relay, &client, &server)?;
     let access = daemon.access_of(address(CLAIMED))?;
     exact(&access, relay, 0)?;
     let told = access.proxy();
@@ -202,7 +205,7 @@ fn who_is_not_trusted_is_served_all_the_same(relay: Relay) -> Result<()> {
         let server = upstream.accept()?;
         client.send(beginning)?;
         server.expect(beginning)?;
-        exchange(&client, &server)?;
+        exchange(relay, &client, &server)?;
         let access = daemon.access_of(client.local()?)?;
         ensure!(access.peer().is_empty() && access.proxy().is_null(), "{access:?}");
         exact(&access, relay, beginning.len() as u64)?;

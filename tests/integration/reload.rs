@@ -73,7 +73,7 @@ fn reloads_under_load_fail_nobody(relay: Relay) -> Result<()> {
     let upstream = Upstream::tcp()?;
     let live = upstream.name();
     let daemon = match relay {
-        Relay::Sockmap => Daemon::start(&round(0, relay, &live, names), &["--threads", "2"])?,
+        Relay::Sockmap | Relay::Packet => Daemon::start(&round(0, relay, &live, names), &["--threads", "2"])?,
         Relay::Copy | Relay::Splice => Daemon::start(
             &round(0, relay, &live, names),
             &["--threads", "2", "--relay", relay.name()],

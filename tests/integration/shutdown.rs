@@ -40,7 +40,7 @@ fn sigterm_lets_a_flow_end(relay: Relay) -> Result<()> {
     let access = daemon.wait()?.access;
     let access = access.iter().find(|access| access.client() == local).context("no entry")?;
     ensure!(access.close() == "finished" && access.relay() == relay.name(), "{access:?}");
-    ensure!(access.bytes() == (5 + 1200, 5 + 300 + 3), "{access:?}");
+    ensure!(access.bytes() == (relay.hello() + 1200, relay.hello() + 300 + 3), "{access:?}");
     Ok(())
 }
 
@@ -54,7 +54,7 @@ fn the_drain_deadline_resets_what_is_left(relay: Relay) -> Result<()> {
     ensure!(server.expect_reset()? == 0);
     let access = daemon.wait()?.access;
     ensure!(access.len() == 1 && access[0].close() == "drain-deadline", "{access:?}");
-    ensure!(access[0].relay() == relay.name() && access[0].bytes() == (5, 5), "{access:?}");
+    ensure!(access[0].relay() == relay.name() && access[0].bytes() == (relay.hello(), relay.hello()), "{access:?}");
     Ok(())
 }
 

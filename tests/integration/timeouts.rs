@@ -16,9 +16,7 @@ fn flow(relay: Relay, timeouts: &str) -> Result<(Daemon, Conn, Conn)> {
     let upstream = Upstream::tcp()?;
     let rules = format!("{}[timeouts]\n{timeouts}\n", relay.rule(&upstream.name()));
     let daemon = Daemon::start(&rules, &[])?;
-    let client = daemon.connect()?;
-    let server = upstream.accept()?;
-    round_trip(&client, &server)?;
+    let (client, server) = daemon.flow(&upstream)?;
     Ok((daemon, client, server))
 }
 

@@ -39,10 +39,16 @@ impl Conn {
     /// # Errors
     /// bind(2)'s and connect(2)'s.
     pub fn tcp_from(source: IpAddr, address: SocketAddr) -> Result<Self> {
+        Self::tcp_between(SocketAddr::new(source, 0), address)
+    }
+
+    /// Connects over TCP from an address and port.
+    ///
+    /// # Errors
+    /// bind(2)'s and connect(2)'s.
+    pub fn tcp_between(source: SocketAddr, address: SocketAddr) -> Result<Self> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket
-            .bind(&SocketAddr::new(source, 0).into())
-            .with_context(|| format!("binding to {source}"))?;
+        socket.bind(&source.into()).with_context(|| format!("binding to {source}"))?;
         socket
             .connect_timeout(&address.into(), deadline())
             .with_context(|| format!("connecting from {source} to {address}"))?;

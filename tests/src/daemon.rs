@@ -10,7 +10,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 
-use crate::{Access, Conn, Process, Scratch, Starter, Upstream, eventually, procfs::Proc, starter};
+use crate::{
+    Access, Conn, Process, Relay, Scratch, Starter, Upstream, eventually, procfs::Proc, starter,
+};
 
 /// A daemon of the test's own. Dropping it ends it with SIGTERM (twice: at once) and panics if it
 /// did not end well; a test that panics kills it.
@@ -154,11 +156,21 @@ impl Daemon {
     pub fn flow(&self, upstream: &Upstream) -> Result<(Conn, Conn)> {
         let client = self.connect()?;
         let server = upstream.accept()?;
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
+        let relay = self.relay();
+        for _ in 0..relay.greetings() {
+            relay.pause();
+            client.send("hello")?;
+            server.expect("hello")?;
+            server.send("olleh")?;
+            client.expect("olleh")?;
+        }
         Ok((client, server))
+    }
+
+    /// What its rules ask for, as far as it makes a difference to how a flow is opened.
+    fn relay(&self) -> Relay {
+        let rules = std::fs::read_to_string(self.path("rules.toml")).unwrap_or_default();
+        if rules.contains("relay = \"packet\"") { Relay::Packet } else { Relay::Copy }
     }
 
     /// Replaces its rules file (see [`Starter::new`]), has it reload, and waits for the outcome: the

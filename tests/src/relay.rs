@@ -2,6 +2,9 @@
 
 use crate::Need;
 
+/// Rules that have this in quotes ask for the packet relay.
+pub(crate) const PACKET: &str = "packet";
+
 /// A relay, as `relay = "…"` and the access log name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Relay {
@@ -11,11 +14,13 @@ pub enum Relay {
     Splice,
     /// The kernel's sockmap.
     Sockmap,
+    /// The kernel's translation of packets.
+    Packet,
 }
 
 impl Relay {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Copy, Self::Splice, Self::Sockmap];
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Splice, Self::Sockmap, Self::Packet];
 
     /// Its name.
     #[must_use]
@@ -24,6 +29,7 @@ impl Relay {
             Self::Copy => "copy",
             Self::Splice => "splice",
             Self::Sockmap => "sockmap",
+            Self::Packet => PACKET,
         }
     }
 
@@ -32,8 +38,29 @@ impl Relay {
     pub fn missing(self) -> Option<&'static str> {
         match self {
             Self::Copy | Self::Splice => None,
-            Self::Sockmap => Need::Root.missing(),
+            Self::Sockmap | Self::Packet => Need::Root.missing(),
         }
+    }
+
+    /// Greetings each way after which a flow is sure to be on it: the packet relay has to have seen
+    /// packets of both ways, and then one some time after the others ([`Self::pause`]).
+    #[must_use]
+    pub fn greetings(self) -> u64 {
+        if self == Self::Packet { 4 } else { 1 }
+    }
+
+    /// Lets a moment pass in which nothing is under way, for a relay that waits for one (30 µs). It
+    /// is the one thing that has to be slept for: there is nothing to be seen that ends it.
+    pub fn pause(self) {
+        if self == Self::Packet {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Bytes that go each way while a flow is opened ([`crate::Daemon::flow`]).
+    #[must_use]
+    pub fn hello(self) -> u64 {
+        5 * self.greetings()
     }
 
     /// A rule for everything, to this upstream, with this relay.
@@ -53,6 +80,7 @@ macro_rules! on_each_relay {
         $crate::on_each_relay!(@module copy Copy $($name)*);
         $crate::on_each_relay!(@module splice Splice $($name)*);
         $crate::on_each_relay!(@module sockmap Sockmap $($name)*);
+        $crate::on_each_relay!(@module packet Packet $($name)*);
     };
     (@module $module:ident $relay:ident $($name:ident)*) => {
         mod $module {

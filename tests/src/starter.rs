@@ -28,7 +28,7 @@ enum Rules {
 
 impl Starter {
     /// With these rules. What they leave out is added: `listen = "127.0.0.1:0"`, the access log as
-    /// JSON, and `[kernel]` from `MUX_TEST_SOCKMAP`.
+    /// JSON, and `[kernel]`: from `MUX_TEST_SOCKMAP`, or with the packet relay if a rule asks for it.
     #[must_use]
     pub fn new(rules: &str) -> Self {
         Self { rules: Rules::Text(complete(rules)), ..Self::file(Path::new("")) }
@@ -192,9 +192,14 @@ pub(crate) fn complete(rules: &str) -> String {
     if !rules.contains("[log]") {
         text.push_str("\n[log]\naccess = \"json\"\n");
     }
-    if !rules.contains("[kernel]")
-        && let Ok(mode) = std::env::var("MUX_TEST_SOCKMAP")
-    {
+    if rules.contains("[kernel]") {
+        return text;
+    }
+    // Packets are forced: the machine that tests run on may track connections. The other relay's
+    // self-test costs a good part of a second.
+    if rules.contains("relay = \"packet\"") {
+        text.push_str("\n[kernel]\npacket = \"force\"\nsockmap = \"off\"\n");
+    } else if let Ok(mode) = std::env::var("MUX_TEST_SOCKMAP") {
         text.push_str(&format!("\n[kernel]\nsockmap = \"{mode}\"\n"));
     }
     text
