@@ -83,8 +83,9 @@ pub struct KernelBook {
     pub passes: u32,
     /// 1 if `cb[0]` of the first skb was `copied_seq`; the self-test looks at it.
     pub first_seq_matched: u32,
-    /// Padding to a cache line.
-    pub reserved: u32,
+    /// Sixteen times the average number of bytes in a redirected message, of late
+    /// ([`verdict::average`]); 0: none was redirected.
+    pub average: u32,
 }
 
 /// What user space writes of one direction. The kernel only reads it.
@@ -122,8 +123,6 @@ pub mod broken {
     pub const SEQUENCE_GAP: u32 = 2;
     /// The source is not a TCP socket, or its fields cannot be read.
     pub const NOT_TCP: u32 = 3;
-    /// The redirect helper refused.
-    pub const REDIRECT_FAILED: u32 = 4;
 }
 
 /// The decisions of the verdict about an skb's fresh bytes, as pure functions: the eBPF program
@@ -166,8 +165,24 @@ pub mod verdict {
         None
     }
 
+    /// Memory that a message takes in a psock besides its bytes, roughly: `struct sk_buff`, the head
+    /// with room for headers, `struct skb_shared_info`.
+    pub const OVERHEAD: u64 = 1024;
+
+    /// The next [`KernelBook::average`](super::KernelBook::average), after a message of so many bytes
+    /// more: one eighth is the new one's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn average(before: u32, bytes: u32) -> u32 {
+        if before == 0 {
+            return bytes.wrapping_mul(16);
+        }
+        (before - before / 8).wrapping_add(bytes.wrapping_mul(2))
+    }
+
     /// Whether `fresh` bytes must be passed because of the destination: `redirected` and `written`
-    /// is what it was given so far, `limit` what may wait in its psock.
+    /// is what it was given so far, in messages of this `average`; `limit` is what may wait in its
+    /// psock, bytes of memory.
     #[inline(always)]
     #[must_use]
     pub const fn must_wait(
@@ -176,12 +191,17 @@ pub mod verdict {
         written: u64,
         limit: u64,
         fresh: u64,
+        average: u32,
     ) -> Option<Reason> {
         // Bytes that it was given and that its TCP has not taken yet: they wait in its psock,
         // uncharged to anybody. The fields are read without its lock and can be an ACK apart, so
         // the difference can be off by that ACK, and below zero.
         let backlog = redirected.wrapping_add(written).wrapping_sub(destination.sent) as i64;
-        if backlog > limit as i64 {
+        let waiting = if backlog > 0 { backlog } else { 0 };
+        // A message of one byte takes a thousand times its size.
+        let average = if average == 0 { 1 } else { average as u64 };
+        let memory = waiting as u64 + (waiting as u64).wrapping_mul(16 * OVERHEAD) / average;
+        if memory > limit {
             // A redirect uncharges the skb from its receiver at once; only passing closes the
             // source's window, which is TCP's own back-pressure.
             return Some(Reason::Backlog);
@@ -189,7 +209,6 @@ pub mod verdict {
         // What the send buffer cannot take, the kworker would try again a jiffy later, so that the
         // flow would crawl at a buffer per jiffy. User space is woken the moment there is room. A
         // quarter more than the bytes, for what the kernel adds to each skb.
-        let waiting = if backlog > 0 { backlog } else { 0 };
         let needed = waiting + fresh as i64;
         if needed + (needed >> 2) > destination.room {
             return Some(Reason::Full);
@@ -219,7 +238,8 @@ pub mod event {
     pub const BROKEN: u32 = 2;
 }
 
-/// Counters of the verdict, one copy per CPU, messages unless they say bytes.
+/// Counters of the verdict, one copy per CPU, messages unless they say bytes. Approximate: a verdict
+/// that interrupts another on the same CPU can lose it an increment. The books are exact.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stats {
@@ -237,7 +257,7 @@ pub struct Stats {
     pub passed_full: u64,
     /// Passed because user space holds the direction.
     pub passed_hold: u64,
-    /// Messages from which an overlap was taken off.
+    /// Messages from which an overlap with earlier ones was taken off.
     pub trimmed: u64,
     /// Bytes taken off.
     pub trimmed_bytes: u64,
@@ -251,6 +271,8 @@ pub struct Stats {
     pub broken: u64,
     /// Events that found the ring full.
     pub events_lost: u64,
+    /// First messages of a direction from which was taken off what had been read before the handoff.
+    pub half_read: u64,
 }
 
 impl Stats {
@@ -272,6 +294,7 @@ impl Stats {
             no_slot: self.no_slot + other.no_slot,
             broken: self.broken + other.broken,
             events_lost: self.events_lost + other.events_lost,
+            half_read: self.half_read + other.half_read,
         }
     }
 }
@@ -286,7 +309,7 @@ const _: () = {
     assert!(offset_of!(UserBook, read) == 0 && offset_of!(UserBook, written) == 8);
     assert!(offset_of!(UserBook, backlog_limit) == 16 && offset_of!(UserBook, hold) == 24);
     assert!(size_of::<Event>() == 16 && align_of::<Event>() == 8);
-    assert!(size_of::<Stats>() == 14 * 8);
+    assert!(size_of::<Stats>() == 15 * 8);
     assert!(EVENTS_SIZE.is_power_of_two());
 };
 
@@ -305,4 +328,44 @@ mod pod {
     unsafe impl aya::Pod for Event {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Stats {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict::{Destination, Reason, average, must_wait};
+
+    /// A destination that has taken nothing of `waiting` bytes and has room for everything.
+    fn waits(waiting: u64, average: u32) -> Option<Reason> {
+        let destination = Destination { sent: 0, room: i64::MAX / 4 };
+        must_wait(&destination, waiting, 0, 512 * 1024, 1, average)
+    }
+
+    #[test]
+    fn one_byte_messages_are_charged_for_the_memory_that_they_take() {
+        let tiny = average(0, 1);
+        assert_eq!(waits(500, tiny), None);
+        assert_eq!(waits(520, tiny), Some(Reason::Backlog));
+        let large = average(0, 65_536);
+        assert_eq!(waits(500_000, large), None);
+        assert_eq!(waits(524_288, large), Some(Reason::Backlog));
+    }
+
+    #[test]
+    fn the_average_follows_in_both_directions_and_down_to_one() {
+        let mut now = average(0, 1);
+        for _ in 0..100 {
+            now = average(now, 60_000);
+        }
+        assert!((59_000 * 16..=60_000 * 16).contains(&now), "{now}");
+        for _ in 0..200 {
+            now = average(now, 1);
+        }
+        assert!((16..32).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn a_destination_that_is_ahead_of_the_books_has_no_backlog() {
+        let destination = Destination { sent: 10, room: 1 << 20 };
+        assert_eq!(must_wait(&destination, 5, 4, 0, 1, 16), None);
+    }
 }

@@ -24,7 +24,7 @@ use aya_log_ebpf::{debug, trace};
 use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, Event, KernelBook, Stats, TRIM_STEP, TRIM_STEPS, broken,
     event,
-    verdict::{Destination, Reason, must_pass, must_wait},
+    verdict::{Destination, Reason, average, must_pass, must_wait},
 };
 
 use crate::socket::{
@@ -62,8 +62,10 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
         // Cannot be: the array has one entry. Passing keeps the byte for user space.
         return PASS;
     };
-    // SAFETY: a per-CPU value; a program of ours never interrupts another on one CPU
-    // (softirq, or process context with bottom halves off).
+    // SAFETY: a per-CPU value, which outlives the program. Another verdict may interrupt this one and
+    // write to it: release_sock() runs a socket's backlog with bottom halves on. That can cost the
+    // counters, which are for people, an increment (an atomic add each would be dearer than the rest);
+    // the books have one writer, under the socket's lock.
     let stats = unsafe { &mut *stats };
 
     // SAFETY: the verifier rewrites context accesses.
@@ -102,7 +104,8 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
     // SAFETY: cb[0] of an sk_skb program is TCP_SKB_CB(skb)->seq (net/core/filter.c,
     // sk_skb_convert_ctx_access; include/net/tcp.h).
     let seq = unsafe { (*skb).cb[0] };
-    if book.started == 0 {
+    let first = book.started == 0;
+    if first {
         let Some(copied) = copied_seq(skb) else {
             return give_up(stats, book, slot, cookie, broken::NOT_TCP);
         };
@@ -125,8 +128,12 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
         if !trim(skb, cut) {
             return give_up(stats, book, slot, cookie, broken::TRIM_FAILED);
         }
-        stats.trimmed += 1;
-        stats.trimmed_bytes += cut as u64;
+        if first {
+            stats.half_read += 1;
+        } else {
+            stats.trimmed += 1;
+            stats.trimmed_bytes += cut as u64;
+        }
         book.trimmed += cut as u64;
         debug!(&ctx, "slot {}: {} of {} bytes trimmed", slot, cut, len);
         fresh = len - cut;
@@ -139,6 +146,7 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
     }
     book.next_seq = book.next_seq.wrapping_add(fresh);
     book.messages += 1;
+    let length = fresh;
     let fresh = fresh as u64;
 
     // SAFETY: in the map's value; volatile because user space writes it meanwhile.
@@ -160,7 +168,9 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
             (&raw const (*user).backlog_limit).read_volatile(),
         )
     };
-    if let Some(reason) = must_wait(&destination, book.redirected, written, limit, fresh) {
+    if let Some(reason) =
+        must_wait(&destination, book.redirected, written, limit, fresh, book.average)
+    {
         return pass(stats, direction, slot, cookie, fresh, reason);
     }
 
@@ -172,6 +182,7 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
         return pass(stats, direction, slot, cookie, fresh, Reason::NoPeer);
     }
     book.redirected += fresh;
+    book.average = average(book.average, length);
     stats.redirected += 1;
     stats.redirected_bytes += fresh;
     trace!(&ctx, "slot {}: {} bytes redirected", slot, fresh);

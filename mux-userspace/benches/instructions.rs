@@ -1,4 +1,4 @@
-//! Instructions of matching, which a busy machine does not change: `cargo bench -p mux-userspace --bench instructions`.
+//! Instructions of matching and of the relay's decisions, which a busy machine does not change: `cargo bench -p mux-userspace --bench instructions`.
 //! Wants valgrind (Debian's package) and `cargo install gungraun-runner --version 0.20.0`.
 #![expect(unused_qualifications, missing_docs, reason = "of gungraun's macros")]
 
@@ -7,9 +7,15 @@ mod common;
 use std::hint::black_box;
 
 use gungraun::{library_benchmark, library_benchmark_group, main};
-use mux::{Probe, Verdict, route::Outcome, rules::Config};
+use mux::{
+    Probe, Verdict,
+    relay::{demotion::Before, evidence::Evidence, ledger::Ledger},
+    route::Outcome,
+    rules::Config,
+};
+use mux_common::KernelBook;
 
-use self::common::Kind;
+use self::common::{First, Kind};
 
 #[library_benchmark]
 #[bench::prefix_10(common::rules_file(Kind::Prefix, 10))]
@@ -30,8 +36,12 @@ fn parse(text: String) -> Config {
 #[bench::sni_1000(common::last_of(Kind::Sni, 1000))]
 #[bench::host_10(common::last_of(Kind::Host, 10))]
 #[bench::host_1000(common::last_of(Kind::Host, 1000))]
-fn route((config, chunk): (Config, Vec<u8>)) -> Outcome {
-    let outcome = common::decide(&config, &chunk);
+#[bench::path_prefix_10(common::last_of(Kind::PathPrefix, 10))]
+#[bench::path_prefix_1000(common::last_of(Kind::PathPrefix, 1000))]
+#[bench::client_10(common::last_of(Kind::Client, 10))]
+#[bench::client_1000(common::last_of(Kind::Client, 1000))]
+fn route((config, first): (Config, First)) -> Outcome {
+    let outcome = common::decide(&config, &first);
     // Not what it costs to drop a configuration.
     std::mem::forget(config);
     outcome
@@ -53,5 +63,21 @@ fn probe((probe, chunk): (Probe, Vec<u8>)) -> Verdict<()> {
     probe.examine(black_box(&chunk))
 }
 
+#[library_benchmark]
+fn exchange() -> bool {
+    common::exchange(&mut black_box(Evidence::default()))
+}
+
+#[library_benchmark]
+fn carry() -> (u64, u64) {
+    common::carry(&mut black_box(Ledger::new(0, 1)), &mut KernelBook::default())
+}
+
+#[library_benchmark]
+fn look() -> bool {
+    common::look(&mut black_box(Before::default()), &mut [KernelBook::default(); 2])
+}
+
 library_benchmark_group!(name = matching, benchmarks = [parse, route, probe]);
-main!(library_benchmark_groups = matching);
+library_benchmark_group!(name = handoff, benchmarks = [exchange, carry, look]);
+main!(library_benchmark_groups = matching, handoff);

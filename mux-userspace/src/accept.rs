@@ -4,27 +4,25 @@
 //! them wait in the backlog. A listener is the same through all configurations that name its
 //! address; each connection is served by the one that is in force.
 
-use std::{
-    cell::RefCell,
-    io,
-    os::fd::OwnedFd,
-    rc::Rc,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, io, num::NonZeroU32, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
 
 use socket2::{SockRef, Socket};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     account::Counter,
     core::Core,
     flow,
-    limit::{gate::Gate, room::Place},
+    limit::{
+        gate::Gate,
+        reached::Kind,
+        room::Place,
+        sniffing::{Crowd, Sniffing},
+    },
     listener::{Bound, SocketFile, Spares},
-    net::{Peer, Stream, TcpTimers},
+    net::{self, Peer, Stream, TcpTimers},
     presence::{Present, until_paused},
     rules::config::{ListenAddress, ListenerConfig},
     snapshot::{Service, Snapshot},
@@ -47,20 +45,27 @@ pub struct Listening {
     pub file: Option<SocketFile>,
     /// Its connections at once; accepting waits for a place.
     pub gate: Gate,
+    /// Those of them that are being sniffed, if they are limited.
+    pub sniffing: Arc<Crowd>,
     /// What a successor gets.
     pub spares: Arc<Spares>,
+    /// Its sockets were listening before they were set up, and there may be connections that did not
+    /// inherit that.
+    adopted: bool,
 }
 
 impl Listening {
-    /// Of these sockets, with the configuration's limit.
+    /// Of these sockets, on so many cores, with the configuration's limit.
     #[must_use]
-    pub fn new(bound: &Bound, v6_only: bool, config: &ListenerConfig) -> Arc<Self> {
+    pub fn new(bound: &Bound, v6_only: bool, config: &ListenerConfig, cores: usize) -> Arc<Self> {
         Arc::new(Self {
             address: bound.address.clone(),
             v6_only,
             file: bound.file.clone(),
             gate: Gate::new(config.max_connections),
+            sniffing: Crowd::new(None, cores),
             spares: Arc::clone(&bound.spares),
+            adopted: bound.adopted,
         })
     }
 }
@@ -70,6 +75,8 @@ impl Listening {
 pub struct Acceptor {
     listening: Arc<Listening>,
     socket: AnyListener,
+    /// Its connections that are being sniffed on this core.
+    sniffing: Rc<Sniffing>,
     /// What serves the next connection.
     service: RefCell<Service>,
     /// The configuration in force does not have the listener, or mux drains.
@@ -138,6 +145,7 @@ impl Acceptor {
     ) -> io::Result<Option<Self>> {
         let Some(service) = Service::find(snapshot, &listening) else { return Ok(None) };
         Ok(Some(Self {
+            sniffing: Rc::new(Sniffing::new(Arc::clone(&listening.sniffing), core.index)),
             listening,
             socket: AnyListener::new(socket)?,
             service: RefCell::new(service),
@@ -177,6 +185,13 @@ impl Acceptor {
 
     /// Accepts until the listener is closed or the daemon drains; not while a successor serves.
     pub async fn run(self: Rc<Self>, core: Rc<Core>) {
+        tokio::select! {
+            () = self.accept_all(&core) => {}
+            () = self.sniffing.run() => {}
+        }
+    }
+
+    async fn accept_all(&self, core: &Rc<Core>) {
         let presence = Arc::clone(&core.shared.presence);
         let mut orders = presence.orders();
         // `None`: paused; what is in the queue is the successor's.
@@ -200,24 +215,20 @@ impl Acceptor {
                     // connection beyond the limit waits here, those after it in the backlog.
                     let places = tokio::select! {
                         biased;
-                        places = self.places(&core) => places,
+                        places = self.places(core) => places,
                         () = self.closed() => {
                             client.reset();
                             core.shared.counters.count(Counter::ListenerClosed);
                             break;
                         }
                     };
-                    self.serve(&core, client, peer, (places, present));
+                    self.serve(core, client, peer, (places, present));
                 }
                 Err(error) if is_exhaustion(&error) => {
                     core.shared.counters.count(Counter::AcceptExhausted);
                     // Once per shortage, not once per attempt.
-                    if pause == BACK_OFF.0
-                        && let Some(held) = core.shared.throttles.accept.admit(Instant::now())
-                    {
-                        let listener = Arc::clone(&self.service.borrow().listener().name);
-                        let suppressed = throttle::some(held);
-                        warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
+                    if pause == BACK_OFF.0 {
+                        self.tell(core, &error);
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);
@@ -228,7 +239,16 @@ impl Acceptor {
             }
         }
         if accepting.is_some() && !core.shared.drain.is_cancelled() {
-            self.serve_the_last(&core);
+            self.serve_the_last(core);
+        }
+    }
+
+    /// Logs that accepting fails, unless that has been said often enough.
+    fn tell(&self, core: &Core, error: &io::Error) {
+        if let Some(held) = core.shared.counters.limits.count(Kind::Descriptors) {
+            let listener = Arc::clone(&self.service.borrow().listener().name);
+            let suppressed = throttle::some(held);
+            warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
         }
     }
 
@@ -254,8 +274,16 @@ impl Acceptor {
     }
 
     fn serve(&self, core: &Rc<Core>, client: Stream, peer: Peer, held: ([Place; 2], Present)) {
+        if self.listening.adopted
+            && client.is_tcp()
+            && let Err(error) = net::set_up(&SockRef::from(&client))
+        {
+            debug!(%error, "a connection is as it was made");
+        }
         let service = self.service(core);
-        let flow = flow::serve(Rc::clone(core), service, client, peer);
+        let sniffing =
+            service.listener().max_connections.is_some().then(|| Rc::clone(&self.sniffing));
+        let flow = flow::serve(Rc::clone(core), service, client, peer, sniffing);
         core.tasks.spawn_local(async move {
             flow.await;
             drop(held);
@@ -270,13 +298,34 @@ impl Acceptor {
         }
     }
 
-    /// Waits for a place under the global and the listener's limit.
+    /// Waits for a place under the listener's and the global limit. The listener's first: who waits
+    /// for that must not hold one that other listeners' connections could have.
     async fn places(&self, core: &Core) -> [Place; 2] {
-        [core.shared.connections.enter().await, self.listening.gate.enter().await]
+        let Self { listening, sniffing, .. } = self;
+        let met = &core.shared.counters.limits;
+        let own = listening.gate.enter_or(|| {
+            met.met(Kind::Listener, Some(&self.service.borrow().listener().name));
+            make_room(&listening.gate, sniffing);
+        });
+        let own = own.await;
+        let all = core.shared.connections.enter_or(|| {
+            met.met(Kind::Connections, None);
+            make_room(&core.shared.connections, &core.sniffing);
+        });
+        [own, all.await]
     }
 
     fn try_places(&self, core: &Core) -> Option<[Place; 2]> {
-        Some([core.shared.connections.try_enter()?, self.listening.gate.try_enter()?])
+        Some([self.listening.gate.try_enter()?, core.shared.connections.try_enter()?])
+    }
+}
+
+/// Where all places are taken, and half of them or more by connections that are being sniffed, has
+/// the oldest of these end: slow clients must not keep others out, however the limits are set.
+fn make_room(gate: &Gate, sniffing: &Sniffing) {
+    let most = gate.most().map_or(u32::MAX, NonZeroU32::get);
+    if sniffing.crowd().in_use() >= most.div_ceil(2) {
+        sniffing.evict();
     }
 }
 

@@ -231,6 +231,7 @@ fn exit_code(error: &ServeError) -> u8 {
         | ServeError::RelayRequired { permission: false, .. }
         | ServeError::Kernel(_)
         | ServeError::Packets(_)
+        | ServeError::Cancelled
         | ServeError::Passed { .. }
         | ServeError::Privileges(_)
         | ServeError::AccessLog { .. }

@@ -28,11 +28,13 @@ use crate::{
     limit::sniffing::Sniffing,
     relay::{
         Control, Stop,
+        control::KeptOut,
+        demotion::{self, Before, Reason},
         packet::{self, Gate, books::carried},
         pool::Pool,
         watch::Watch,
     },
-    rules::config::Timeouts,
+    rules::config::{SockmapMode, Timeouts},
     shared::Shared,
     sys,
 };
@@ -61,7 +63,11 @@ pub struct Core {
     flows: RefCell<Slab<Entry>>,
     sequence: Cell<u32>,
     /// `mux relay off`: flows stay out of the kernel.
-    kernel_off: Cell<bool>,
+    ordered_out: Cell<bool>,
+    /// `[kernel] sockmap = "off"` in the configuration in force: the same.
+    configured_out: Cell<bool>,
+    /// When the flows in the kernel were last looked at.
+    judged: Cell<Instant>,
 }
 
 /// A flow that wants a look, as an event of the kernel's says.
@@ -80,6 +86,8 @@ struct Entry {
     live: Rc<Live>,
     last_activity: u64,
     active_at: Instant,
+    /// What the books said at the last look, of a flow that chose the kernel by evidence.
+    before: Before,
 }
 
 /// A flow's place in the core's table; given up by `Drop`.
@@ -112,13 +120,15 @@ impl Core {
             packets,
             watch: Watch::new()?,
             pool: Pool::new(limits.pipes_per_core),
-            sniffing: Sniffing::new(limits.sniffing_per_core),
+            sniffing: Sniffing::new(Arc::clone(&shared.sniffing), index),
             tasks: TaskTracker::new(),
             shared,
             totals: Totals::default(),
             flows: RefCell::default(),
             sequence: Cell::new(0),
-            kernel_off: Cell::new(false),
+            ordered_out: Cell::new(false),
+            configured_out: Cell::new(false),
+            judged: Cell::new(Instant::now()),
         }))
     }
 
@@ -134,8 +144,8 @@ impl Core {
     #[must_use]
     pub fn enter(self: &Rc<Self>, record: &Record) -> FlowHandle {
         let control = Rc::new(Control::default());
-        if self.kernel_off.get() {
-            control.leave_kernel();
+        if let Some(why) = self.kept_out() {
+            control.keep_out(Some(why));
         }
         let live = Rc::new(Live::new(record));
         let key = self.flows.borrow_mut().insert(Entry {
@@ -143,6 +153,7 @@ impl Core {
             live: Rc::clone(&live),
             last_activity: 0,
             active_at: Instant::now(),
+            before: Before::default(),
         });
         FlowHandle { core: Rc::clone(self), key, control, live }
     }
@@ -183,16 +194,36 @@ impl Core {
     }
 
     /// Lets flows into the kernel, or takes all of them out and keeps them out. Returns how many
-    /// were in it.
+    /// were in it. What the configuration forbids it does not allow.
     pub(crate) fn switch_kernel(&self, allowed: bool) -> usize {
-        self.kernel_off.set(!allowed);
+        self.ordered_out.set(!allowed);
+        self.keep_flows_out(self.kept_out())
+    }
+
+    /// The same as `[kernel] sockmap` says, where it has changed. Returns how many were in it.
+    pub(crate) fn follow_kernel_setting(&self, mode: SockmapMode) -> usize {
+        let out = match mode {
+            SockmapMode::Off => true,
+            SockmapMode::Auto | SockmapMode::Force => false,
+        };
+        if self.configured_out.replace(out) == out {
+            return 0;
+        }
+        self.keep_flows_out(self.kept_out())
+    }
+
+    fn kept_out(&self) -> Option<KeptOut> {
+        if self.configured_out.get() {
+            Some(KeptOut::Configured)
+        } else {
+            self.ordered_out.get().then_some(KeptOut::Ordered)
+        }
+    }
+
+    fn keep_flows_out(&self, why: Option<KeptOut>) -> usize {
         let flows = self.flows.borrow();
         for (_, entry) in flows.iter() {
-            if allowed {
-                entry.control.allow_kernel();
-            } else {
-                entry.control.leave_kernel();
-            }
+            entry.control.keep_out(why);
         }
         flows.iter().filter(|(_, entry)| entry.control.pair().is_some()).count()
     }
@@ -238,6 +269,11 @@ impl Core {
         }
     }
 
+    /// Ends sniffed connections as other cores ask, for ever.
+    pub async fn run_sniffing(self: Rc<Self>) {
+        self.sniffing.run().await;
+    }
+
     /// Delivers the kernel's events, which one thread reads for all cores.
     pub async fn run_nudges(self: Rc<Self>, mut nudges: UnboundedReceiver<Nudge>) {
         while let Some(nudge) = nudges.recv().await {
@@ -265,7 +301,9 @@ impl Core {
             tokio::time::sleep(period).await;
             let now = Instant::now();
             self.sweep(now);
+            self.judge(now);
             self.shared.throttles.settle(now);
+            self.shared.counters.limits.settle(now);
         }
     }
 
@@ -303,7 +341,8 @@ impl Core {
                     entry.control.packet_news();
                 }
             }
-            if activity != entry.last_activity {
+            let is_flow = entry.live.stage().is_flow();
+            if activity != entry.last_activity || !is_flow {
                 entry.last_activity = activity;
                 entry.active_at = now;
             }
@@ -311,7 +350,7 @@ impl Core {
             let over = |limit: Option<Duration>| limit.is_some_and(|limit| idle >= limit);
             if entry.control.half_closed() && over(timeouts.half_closed) {
                 entry.control.stop(Stop::HalfClosed);
-            } else if over(timeouts.idle) {
+            } else if is_flow && over(timeouts.idle) {
                 entry.control.stop(Stop::Idle);
             } else if timeouts
                 .lifetime
@@ -319,6 +358,31 @@ impl Core {
             {
                 entry.control.stop(Stop::Lifetime);
             }
+        }
+    }
+
+    /// Orders flows out of the kernel that user space serves better by now.
+    fn judge(&self, now: Instant) {
+        let Some(books) = &self.shared.books else { return };
+        if now.duration_since(self.judged.get()) < demotion::EVERY {
+            return;
+        }
+        self.judged.set(now);
+        let mut busy = Vec::new();
+        for (_, entry) in self.flows.borrow_mut().iter_mut() {
+            let Some(pair) = entry.control.pair() else { continue };
+            if !entry.control.goes_by_evidence() {
+                continue;
+            }
+            let look = entry.before.look(Way::BOTH.map(|way| books.record(pair, way).kernel()));
+            if let Some(reason) = look.reason {
+                entry.control.demote(reason);
+            } else if look.messages >= demotion::BUSY {
+                busy.push(Rc::clone(&entry.control));
+            }
+        }
+        if busy.len() > demotion::MOST_BUSY {
+            busy.iter().for_each(|control| control.demote(Reason::Crowd));
         }
     }
 }
@@ -365,7 +429,7 @@ impl Drop for FlowHandle {
     fn drop(&mut self) {
         if !self.live.is_accounted() {
             // Its task was dropped in the middle: its bytes were carried all the same.
-            self.core.totals.carried(self.core.given(&self.control));
+            self.core.totals.carried(self.control.mode(), self.core.given(&self.control));
         }
         self.unspliced();
         self.core.flows.borrow_mut().remove(self.key);

@@ -18,8 +18,11 @@ use self::translating::{Translating, linger};
 use crate::{
     account::{self, Counter, Record, Stage},
     core::{Core, FlowHandle},
+    kernel::{InsertError, object},
     limit::{
         Permit,
+        reached::Kind,
+        sniffing::Sniffing,
         source::{self, Place},
     },
     net::{Peer, Stream},
@@ -32,11 +35,11 @@ use crate::{
         user::{Duplex, Next},
     },
     route::{Decision, Outcome, Phase},
-    rules::config::Source,
+    rules::config::{RelayChoice, Source},
     snapshot::{Service, Snapshot},
     sniff::{Aborted, Sniff, Sniffer},
     sys, throttle,
-    upstream::{self, Places, Visitor, builtin},
+    upstream::{self, Failure, Places, Refused, Visitor, builtin, opening::Opening},
 };
 
 /// How long the connection that did not fail may take to get its peer's acknowledgement of what
@@ -55,19 +58,27 @@ enum Early {
     /// Refused at a limit or by an access list.
     Refused(&'static str, Counter),
     /// No upstream to be had.
-    NoUpstream(upstream::Failure),
+    NoUpstream(Failure),
     /// Ordered to end.
     Stopped(Stop),
 }
 
-/// Serves one accepted connection to its end.
-pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer) {
+/// Serves one accepted connection to its end. `sniffing` are those of its listener's that are being
+/// sniffed, if these are limited.
+pub async fn serve(
+    core: Rc<Core>,
+    service: Service,
+    client: Stream,
+    peer: Peer,
+    sniffing: Option<Rc<Sniffing>>,
+) {
     let mut record = Record::new(core.next_id(), peer, Arc::clone(&service.listener().name));
     let handle = core.enter(&record);
     core.shared.counters.count(Counter::Accepted);
 
     // A flow that is open has what it needs: an old configuration is not kept for it.
-    match open(&core, service, client, peer, &mut record, &handle).await {
+    let own = sniffing.as_deref();
+    match open(&core, service, client, peer, own, &mut record, &handle).await {
         Ok(flow) => {
             if let Some(hook) = &core.shared.hooks.on_connect {
                 hook(&account::Flow::new(&record, None));
@@ -83,6 +94,9 @@ pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer)
             linger(&core, rest).await;
         }
         Err(early) => {
+            if let Some((kind, name)) = early.limit(&record) {
+                core.shared.counters.limits.met(kind, name);
+            }
             let (close, error, counter) = early.describe();
             core.totals.closed(close);
             if let Some(counter) = counter {
@@ -97,9 +111,9 @@ pub async fn serve(core: Rc<Core>, service: Service, client: Stream, peer: Peer)
 #[derive(Debug)]
 struct Flow {
     ends: Ends,
-    /// The upstream's PROXY header.
-    header: Option<Vec<u8>>,
-    prefix: Vec<u8>,
+    opening: Opening,
+    /// So many bytes of it the upstream has.
+    sent: usize,
     guard: Option<Guard>,
     plan: Plan,
     _permit: Permit,
@@ -113,11 +127,12 @@ async fn open(
     service: Service,
     mut client: Stream,
     peer: Peer,
+    own: Option<&Sniffing>,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Flow, Early> {
     let Snapshot { config, limits, .. } = &*service.snapshot;
-    let entered = enter(core, &service, &mut client, peer, record, handle).await;
+    let entered = enter(core, &service, &mut client, peer, own, record, handle).await;
     let Entrance { place, header, sniff } = match entered {
         Ok(entrance) => entrance,
         Err(early) => {
@@ -159,9 +174,21 @@ async fn open(
 
     let start = Instant::now();
     let visitor = Visitor { client: &client, peer: record.client, handle };
-    let connected =
-        or_stopped(handle, upstream::connect(core, &service.snapshot, decision.rule, visitor))
-            .await?;
+    let mut opening = Opening::new(prefix);
+    let announce = |version, prefix: &[u8]| {
+        let flow = Announcement {
+            client: record.client,
+            accepted: &client,
+            received: header.as_ref(),
+            prefix,
+            id: &record.id_text(),
+        };
+        proxy::announce(version, &flow)
+    };
+    let snapshot = &service.snapshot;
+    let connecting =
+        upstream::connect(core, snapshot, decision.rule, visitor, &mut opening, announce);
+    let connected = or_stopped(handle, connecting).await?;
     let connected = match connected {
         Ok(connected) => connected,
         Err(failure) => {
@@ -177,20 +204,14 @@ async fn open(
     record.connected = Some(took);
     core.totals.connecting.observe(took);
     record.upstream = Some(connected.upstream);
-    record.endpoint = Some(connected.endpoint.into());
+    record.endpoint = Some(connected.endpoint);
     handle.live.learn(record, Stage::Relaying);
+    // `[timeouts] idle` counts from here.
+    handle.control.touch();
 
-    let announced = config.rules[connected.rule.0].proxy_protocol;
-    let header = announced.map(|version| {
-        let flow = Announcement {
-            client: record.client,
-            accepted: &client,
-            received: header.as_ref(),
-            prefix: &prefix,
-            id: &record.id_text(),
-        };
-        proxy::announce(version, &flow)
-    });
+    let sent = connected.sent;
+    record.tally.up.given = sent.saturating_sub(opening.header()) as u64;
+    handle.control.set_given(record.tally.up.given, 0);
     let ends = Ends { client, upstream: connected.stream };
     let choice = core.shared.relay.unwrap_or(rule.relay);
     let unavailable = Unavailable {
@@ -199,8 +220,7 @@ async fn open(
     };
     let mut plan = Plan::new(choice, &ends, connected.builtin.is_some(), unavailable);
     let group = config.rules[connected.rule.0].upstream;
-    if plan.packet == Offering::May
-        && config.upstreams[group.0].source == Some(Source::Transparent)
+    if plan.packet == Offering::May && config.upstreams[group.0].source == Some(Source::Transparent)
     {
         plan.refuse_packet(Ineligible::Transparent.to_string());
     }
@@ -212,11 +232,14 @@ async fn open(
         });
     }
     handle.live.set_why_not(plan.why_not.clone());
+    if choice == RelayChoice::Auto {
+        handle.control.set_by_evidence();
+    }
     record.seen = decision.seen;
     Ok(Flow {
         ends,
-        header,
-        prefix,
+        opening,
+        sent,
         guard,
         plan,
         _permit: permit,
@@ -240,6 +263,7 @@ async fn enter(
     service: &Service,
     stream: &mut Stream,
     peer: Peer,
+    own: Option<&Sniffing>,
     record: &mut Record,
     handle: &FlowHandle,
 ) -> Result<Entrance, Early> {
@@ -249,10 +273,7 @@ async fn enter(
     if trusted != Some(true) {
         place = admit(service, peer)?;
     }
-    let (_sniffing, evicted) = core.sniffing.enter(&handle.control);
-    if evicted {
-        core.shared.counters.count(Counter::SniffingLimit);
-    }
+    let _places = [Some(&core.sniffing), own].map(|all| all.map(|all| all.enter(&handle.control)));
     let mut sniffer = Sniffer::new(stream, listener, &core.pool);
     let mut header = None;
     if trusted == Some(true) {
@@ -319,7 +340,7 @@ fn about(
         details: seen.map(|seen| seen.details.to_json()),
         details_text: seen.map(|seen| seen.details.to_string()).unwrap_or_default(),
         relay: Mode::Copy.name(),
-        relay_note: plan.note(Mode::Copy, &handle.control),
+        relay_note: plan.note(Mode::Copy, &handle.control).into_owned(),
         server: concat!("mux/", env!("CARGO_PKG_VERSION")),
     }
 }
@@ -332,8 +353,8 @@ async fn relay<'a>(
     record: &mut Record,
     handle: &FlowHandle,
 ) -> (Close, Option<Packets<'a>>) {
-    let Flow { mut ends, header, prefix, guard, mut plan, _permit, _place, _places } = flow;
-    let mut duplex = Duplex::new(prefix).announced_by(header).guarded_by(guard);
+    let Flow { mut ends, opening, sent, guard, mut plan, _permit, _place, _places } = flow;
+    let mut duplex = Duplex::new(opening, sent).guarded_by(guard);
     let mut packets = Translating::new(core, handle);
     loop {
         let next = duplex.run(&mut ends, &mut record.tally, &handle.control, &plan, &core.pool);
@@ -375,13 +396,25 @@ async fn relay<'a>(
         };
         let token = handle.token();
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
+            // On the heap: most flows never come here, and a task is as large as its largest part.
             Entered::In(spliced) => {
                 record.relay_note = plan.note(Mode::Sockmap, &handle.control);
-                match relay_spliced(core, spliced, record, handle).await {
-                    // Until it may come back: `Control::is_to_leave_kernel`.
-                    Ok(back) => ends = back,
+                match Box::pin(relay_spliced(core, spliced, record, handle)).await {
+                    // Until it may come back: `Control::is_to_leave_kernel`, `Plan::wants_sockmap`.
+                    Ok(back) => {
+                        ends = back;
+                        if let Some(reason) = handle.control.take_demotion() {
+                            core.shared.counters.count(Counter::DemotedByEvidence);
+                            plan.back_off(reason);
+                            handle.live.set_why_not(plan.why_not.clone());
+                        }
+                    }
                     Err(close) => return (close, None),
                 }
+            }
+            Entered::Out(back, Refusal::Busy) => {
+                ends = back;
+                plan.try_later(&record.tally);
             }
             Entered::Out(back, refusal) => {
                 ends = back;
@@ -396,6 +429,9 @@ async fn relay<'a>(
 
 fn refused(core: &Core, plan: &mut Plan, refusal: &Refusal, record: &Record, handle: &FlowHandle) {
     core.shared.counters.count(Counter::PromotionRefused);
+    if let Refusal::Insert(InsertError::Full) = refusal {
+        core.shared.counters.limits.met(Kind::KernelFlows, None);
+    }
     debug!(id = record.id_text(), %refusal, "stays in user space");
     stay(plan, refusal.to_string(), handle);
 }
@@ -419,25 +455,33 @@ async fn relay_spliced(
     handle.spliced(spliced.pair());
     let mut close = match spliced.run(&handle.control, &core.pool).await {
         Exit::Over(close) => close,
-        Exit::Left => {
-            settle(&spliced, record, handle);
-            core.shared.counters.count(Counter::Demoted);
-            return spliced
-                .into_user_space()
-                .map_err(|error| Close::Failed { side: Side::Downstream, error });
-        }
+        Exit::Left => match spliced.audit_left() {
+            Ok(()) => {
+                settle(&spliced, record, handle);
+                record.tally.demotions += 1;
+                core.shared.counters.count(Counter::Demoted);
+                return spliced
+                    .into_user_space()
+                    .map_err(|error| Close::Failed { side: Side::Downstream, error });
+            }
+            Err(imbalance) => imbalance,
+        },
     };
     handle.live.set_stage(Stage::Ending);
     match &close {
         Close::Finished => {
-            if let Err(imbalance) = spliced.audit() {
+            if let Err(imbalance) = spliced.finish() {
                 close = imbalance;
             }
         }
-        Close::Failed { side, .. } => spliced.abort(Some(*side), PATIENCE).await,
-        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
-            spliced.abort(None, PATIENCE).await;
+        Close::Failed { .. } | Close::Stopped(_) | Close::Forged | Close::Torn { .. } => {
+            let audit = spliced.audit_cut_short();
+            spliced.abort(close.failed(), PATIENCE).await;
+            if let Err(imbalance) = audit.and_then(|()| spliced.audit_cut_short()) {
+                close = imbalance;
+            }
         }
+        Close::Broken { .. } | Close::Imbalance { .. } => spliced.abort(None, PATIENCE).await,
     }
     settle(&spliced, record, handle);
     Err(close)
@@ -457,15 +501,22 @@ async fn end(ends: Ends, close: &Close) {
         Close::Finished => {}
         Close::Failed { side, .. } => {
             // The reset follows the bytes that came before it, as it would without us.
-            match side {
-                Side::Downstream => delivered(&upstream).await,
-                Side::Upstream => delivered(&client).await,
-            }
+            let survivor = match side {
+                Side::Downstream => &upstream,
+                Side::Upstream => &client,
+            };
+            // What was to leave with an end that does not come.
+            survivor.without_delay();
+            delivered(survivor).await;
             client.reset();
             upstream.reset();
         }
         // RST: a clean end in the middle of a stream could pass for its end.
-        Close::Stopped(_) | Close::Forged | Close::Broken { .. } | Close::Imbalance { .. } => {
+        Close::Stopped(_)
+        | Close::Forged
+        | Close::Broken { .. }
+        | Close::Imbalance { .. }
+        | Close::Torn { .. } => {
             client.reset();
             upstream.reset();
         }
@@ -493,25 +544,44 @@ fn account(core: &Core, record: &Record, close: &Close) {
     counters.add(Counter::Passes, u64::from(record.tally.passes));
     core.totals.ended(record);
     core.totals.closed(close.name());
+    let mut known = "";
     let counter = match close {
         Close::Forged => {
             counters.count(proxy::Refusal::Untrusted.counter());
             return;
         }
+        Close::Torn { .. } => {
+            counters.count(Counter::Torn);
+            return;
+        }
         Close::Broken { .. } => Counter::Broken,
-        Close::Imbalance { .. } => Counter::Imbalance,
+        Close::Imbalance { known: all, .. } => {
+            known = all;
+            Counter::Imbalance
+        }
         Close::Finished | Close::Failed { .. } | Close::Stopped(_) => return,
     };
     // Neither can be caused from outside: not a peer's misbehaviour, but ours or the kernel's.
     counters.count(counter);
-    if let Some(held) = core.shared.throttles.books.admit(Instant::now()) {
-        tracing::error!(
-            id = record.id_text(),
-            tally = ?record.tally,
-            suppressed = throttle::some(held),
-            "the kernel relay's books: {close}; please report this"
-        );
-    }
+    let Some(held) = core.shared.throttles.books.admit(Instant::now()) else {
+        counters.count(Counter::LogSuppressed);
+        return;
+    };
+    tracing::error!(
+        id = record.id_text(),
+        tally = ?record.tally,
+        known,
+        kernel = kernel(),
+        object = object::HASH,
+        suppressed = throttle::some(held),
+        "the kernel relay's books: {close}; please report this"
+    );
+}
+
+/// The running kernel, for a report.
+fn kernel() -> String {
+    let uname = rustix::system::uname();
+    format!("{} {}", uname.release().to_string_lossy(), uname.version().to_string_lossy())
 }
 
 impl From<Aborted> for Early {
@@ -524,6 +594,26 @@ impl From<Aborted> for Early {
 }
 
 impl Early {
+    /// The limit that was met, and whose it is. Those of upstreams are counted where they are met: a
+    /// connection may wait there, and be served.
+    fn limit<'a>(&'a self, record: &'a Record) -> Option<(Kind, Option<&'a str>)> {
+        match self {
+            Self::Refused(_, Counter::SourceLimit) => Some((Kind::Source, None)),
+            Self::Refused(_, Counter::SourceRate) => Some((Kind::Rate, None)),
+            Self::Refused(_, Counter::RuleLimit) => Some((Kind::Rule, record.rule.as_deref())),
+            Self::Stopped(Stop::Evicted) => Some((Kind::Sniffing, None)),
+            Self::NoUpstream(Failure { refused: Refused::RuleFull(rule), .. }) => {
+                Some((Kind::Rule, Some(rule)))
+            }
+            Self::SniffAborted(_)
+            | Self::ProxyHeader(_)
+            | Self::NoRule { .. }
+            | Self::Refused(..)
+            | Self::NoUpstream(_)
+            | Self::Stopped(_) => None,
+        }
+    }
+
     /// Close reason, error text, counter.
     fn describe(&self) -> (&'static str, String, Option<Counter>) {
         match self {
@@ -545,7 +635,26 @@ impl Early {
                 let refused = &failure.refused;
                 (refused.name(), failure.error.clone(), Some(refused.counter()))
             }
+            Self::Stopped(Stop::Evicted) => {
+                (Stop::Evicted.name(), String::new(), Some(Counter::SniffingLimit))
+            }
             Self::Stopped(stop) => (stop.name(), String::new(), None),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, C, D, E, F: Future>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Every connection's task is allocated, moved there, and freed.
+    #[test]
+    fn a_connections_task_is_small() {
+        let size = size(serve);
+        assert!(size <= 4096, "{size} bytes");
     }
 }

@@ -8,12 +8,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    net::TcpTimers,
+    net::{self, TcpTimers},
     rules::config::{ListenAddress, ListenerConfig},
 };
 
@@ -31,6 +31,8 @@ pub struct Bound {
     pub file: Option<SocketFile>,
     /// What a successor gets.
     pub spares: Arc<Spares>,
+    /// Who bound them was another, so that connections may be in their queues already.
+    pub adopted: bool,
 }
 
 impl Bound {
@@ -178,7 +180,7 @@ pub fn bind(
                 sockets.push(bind_tcp(actual, v6_only, timers).map_err(failed)?);
             }
             let address = ListenAddress::Tcp(actual);
-            Ok(Bound { address, sockets, file: None, spares: Arc::default() })
+            Ok(Bound { address, sockets, file: None, spares: Arc::default(), adopted: false })
         }
         ListenAddress::Unix(path) => {
             let (first, file) = bind_unix(path, None).map_err(failed)?;
@@ -188,7 +190,7 @@ pub fn bind(
                 sockets.push(again);
             }
             let address = listener.address.clone();
-            Ok(Bound { address, sockets, file: Some(file), spares: Arc::default() })
+            Ok(Bound { address, sockets, file: Some(file), spares: Arc::default(), adopted: false })
         }
         ListenAddress::Systemd(_) => {
             Err(failed(io::Error::new(io::ErrorKind::Unsupported, "its sockets are passed to mux")))
@@ -215,7 +217,7 @@ pub fn adopt(
         let local = socket.local_addr().map_err(failed)?;
         if let Some(local) = local.as_socket() {
             // Accepted connections inherit both.
-            socket.set_tcp_nodelay(true).map_err(failed)?;
+            net::set_up(&SockRef::from(socket)).map_err(failed)?;
             timers.apply(socket).map_err(failed)?;
             address = ListenAddress::Tcp(local);
         } else if let Some(path) = local.as_pathname() {
@@ -230,7 +232,7 @@ pub fn adopt(
         let again = sockets[index % there].try_clone().map_err(failed)?;
         sockets.push(again);
     }
-    Ok(Bound { address, sockets, file, spares: Arc::default() })
+    Ok(Bound { address, sockets, file, spares: Arc::default(), adopted: true })
 }
 
 /// Fails where somebody listens already. Binding itself would not, if that somebody is a mux of
@@ -253,8 +255,7 @@ fn new_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
 fn bind_tcp(address: SocketAddr, v6_only: bool, timers: TcpTimers) -> io::Result<Socket> {
     let socket = new_tcp(address, v6_only)?;
     socket.set_reuse_port(true)?;
-    // Accepted connections inherit it.
-    socket.set_tcp_nodelay(true)?;
+    net::set_up(&SockRef::from(&socket))?;
     timers.apply(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

@@ -1,6 +1,9 @@
-//! The daemon's log, whose level can be changed while it runs.
+//! The daemon's log, whose level can be changed while it runs. Where it goes to the journal, a line
+//! has its level as sd-daemon(3) has it, and neither a time nor a name of the level: both are
+//! the journal's.
 
 use std::{
+    env, fmt,
     io::{self, IsTerminal},
     sync::{
         Mutex, OnceLock, PoisonError,
@@ -8,7 +11,17 @@ use std::{
     },
 };
 
-use tracing_subscriber::EnvFilter;
+use rustix::fs::fstat;
+use tracing::{Event, Level, Subscriber};
+use tracing_log::NormalizeEvent;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields,
+        format::{Format, Full, Writer},
+    },
+    registry::LookupSpan,
+};
 
 /// What `[log] level`, `--log-level` and `mux log-level` take.
 pub const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -26,7 +39,7 @@ struct Log {
 /// Starts to log to standard error; standard output is the access log's. `RUST_LOG` goes before
 /// `level`. Does nothing if there is a logger already, which then serves.
 pub fn start(level: &str) {
-    let from_environment = std::env::var(EnvFilter::DEFAULT_ENV).ok();
+    let from_environment = env::var(EnvFilter::DEFAULT_ENV).ok();
     let filter = EnvFilter::try_from_default_env();
     let (level, fixed) = match (&filter, from_environment) {
         (Ok(_), Some(filter)) => (filter, true),
@@ -36,7 +49,7 @@ pub fn start(level: &str) {
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new(&level)))
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .with_target(false)
+        .event_format(Lines::new())
         .with_filter_reloading();
     let handle = builder.reload_handle();
     let _ = tracing_log::LogTracer::init();
@@ -47,6 +60,68 @@ pub fn start(level: &str) {
             fixed: AtomicBool::new(fixed),
             set: Box::new(set),
         });
+    }
+}
+
+/// How a line looks.
+enum Lines {
+    Plain(Format<Full>),
+    Journal(Format<Full, ()>),
+}
+
+impl Lines {
+    fn new() -> Self {
+        let plain = Format::default().with_target(false);
+        if is_journal(env::var("JOURNAL_STREAM").ok().as_deref()) {
+            Self::Journal(plain.without_time().with_level(false))
+        } else {
+            Self::Plain(plain)
+        }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        match self {
+            Self::Plain(format) => format.format_event(context, writer, event),
+            Self::Journal(format) => {
+                let normalized = event.normalized_metadata();
+                let level = *normalized.as_ref().unwrap_or_else(|| event.metadata()).level();
+                write!(writer, "<{}>", priority(level))?;
+                format.format_event(context, writer, event)
+            }
+        }
+    }
+}
+
+/// Whether standard error is the stream that systemd names (`JOURNAL_STREAM`, systemd.exec(5)): a
+/// program that was started with other pipes may have inherited the variable.
+fn is_journal(stream: Option<&str>) -> bool {
+    let numbers = stream.and_then(|stream| stream.split_once(':'));
+    let Some((Ok(device), Ok(inode))) =
+        numbers.map(|(device, inode)| (device.parse::<u64>(), inode.parse::<u64>()))
+    else {
+        return false;
+    };
+    fstat(io::stderr()).is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (device, inode))
+}
+
+/// As syslog(3) has it.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
     }
 }
 
@@ -86,4 +161,19 @@ pub fn follow(level: &str) {
 pub fn level() -> String {
     let level = |log: &Log| log.level.lock().unwrap_or_else(PoisonError::into_inner).clone();
     LOG.get().map(level).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_is_told_by_its_stream() {
+        let stat = fstat(io::stderr()).expect("standard error");
+        assert!(is_journal(Some(&format!("{}:{}", stat.st_dev, stat.st_ino))));
+        let other = format!("{}:{}", stat.st_dev, stat.st_ino + 1);
+        for no in [None, Some(""), Some(":"), Some("1"), Some("a:b"), Some(&*other)] {
+            assert!(!is_journal(no), "{no:?}");
+        }
+    }
 }

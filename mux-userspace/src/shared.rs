@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     account::{AccessLog, Counters, Hooks},
     kernel::{books::Books, packet::Records},
-    limit::gate::Gate,
+    limit::{gate::Gate, sniffing::Crowd},
     presence::Presence,
     rules::config::{KernelConfig, RelayChoice},
     snapshot::Snapshot,
@@ -55,6 +55,8 @@ pub struct Shared {
     pub hooks: Hooks,
     /// Connections of all listeners; accepting waits for a place.
     pub connections: Gate,
+    /// Connections that are being sniffed; a new one takes the oldest's place.
+    pub sniffing: Arc<Crowd>,
     /// Stop accepting, let flows end.
     pub drain: CancellationToken,
     /// Connections and accept loops.

@@ -36,8 +36,8 @@ pub struct Limits {
     pub connections: NonZeroU32,
     /// Connections a source; refused beyond. `None`: not limited.
     pub sources: Option<Sources>,
-    /// Connections being sniffed, a core; beyond, the oldest is closed.
-    pub sniffing_per_core: NonZeroU32,
+    /// Connections being sniffed; beyond, the oldest is closed.
+    pub sniffing: NonZeroU32,
     /// Pipes for splice(2), a core; beyond, flows are copied.
     pub pipes_per_core: usize,
     /// Flows a rule; refused beyond. Indexed as the rules are.
@@ -49,17 +49,12 @@ pub struct Limits {
 impl Snapshot {
     /// The first configuration: all places are free, all endpoints are up.
     #[must_use]
-    pub fn first(
-        config: Arc<Config>,
-        listening: Vec<Arc<Listening>>,
-        budget: Budget,
-        cores: usize,
-    ) -> Self {
+    pub fn first(config: Arc<Config>, listening: Vec<Arc<Listening>>, budget: Budget) -> Self {
         let limits = Limits {
             sources: Sources::new(config.limits.per_source),
             rules: config.rules.iter().map(|rule| Limit::new(rule.max_connections)).collect(),
             gone: HashMap::new(),
-            ..Limits::of(&config, budget, cores)
+            ..Limits::of(&config, budget)
         };
         Self {
             generation: 1,
@@ -79,7 +74,6 @@ impl Snapshot {
         config: Arc<Config>,
         listening: Vec<Arc<Listening>>,
         budget: Budget,
-        cores: usize,
     ) -> Self {
         let per_source = config.limits.per_source;
         let limits = Limits {
@@ -89,7 +83,7 @@ impl Snapshot {
             },
             rules: self.rule_limits(&config.rules),
             gone: self.gone_limits(&config.rules),
-            ..Limits::of(&config, budget, cores)
+            ..Limits::of(&config, budget)
         };
         Self {
             generation: self.generation + 1,
@@ -156,13 +150,11 @@ impl Service {
 
 impl Limits {
     /// Those that count nothing.
-    fn of(config: &Config, budget: Budget, cores: usize) -> Self {
-        let cores = NonZeroU32::new(cores as u32).unwrap_or(NonZeroU32::MIN);
-        let sniffing = config.limits.max_sniffing.get().div_ceil(cores.get());
+    fn of(config: &Config, budget: Budget) -> Self {
         Self {
             connections: budget.connections,
             sources: None,
-            sniffing_per_core: NonZeroU32::new(sniffing).unwrap_or(NonZeroU32::MIN),
+            sniffing: config.limits.sniffing(budget.connections),
             pipes_per_core: budget.pipes_per_core,
             rules: Vec::new(),
             gone: HashMap::new(),
@@ -188,11 +180,11 @@ mod tests {
     }
 
     fn first(rules: &str) -> Snapshot {
-        Snapshot::first(config(rules), Vec::new(), BUDGET, 1)
+        Snapshot::first(config(rules), Vec::new(), BUDGET)
     }
 
     fn next(before: &Snapshot, rules: &str) -> Snapshot {
-        before.succeeded_by(config(rules), Vec::new(), BUDGET, 1)
+        before.succeeded_by(config(rules), Vec::new(), BUDGET)
     }
 
     fn limit<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Limit {

@@ -15,11 +15,15 @@ use crate::{
     rules::config::ListenerConfig,
 };
 
-/// Reads after which the sniff lets a slow sender's bytes gather: every read looks at all rules
+/// Reads after which the sniff lets a slow sender's bytes gather: rules look at all the bytes
 /// anew, so a client that sends byte by byte must not buy more work than time.
 const EAGER_READS: u64 = 32;
-/// How long it lets them gather.
+/// How long it lets them gather at least.
 const GATHER: Duration = Duration::from_millis(1);
+/// And which part of the time that the client has taken already. So the time between two reads
+/// grows like the whole: in three seconds there are fewer than a hundred of them, and each may
+/// look at all bytes. A decision comes later by no more than that part.
+const GATHER_PART: u32 = 8;
 
 /// What the sniff found out.
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub struct Sniffer<'a> {
     listener: &'a ListenerConfig,
     pool: &'a Pool,
     deadline: Instant,
+    /// When the first byte came.
+    since: Option<Instant>,
     /// Bytes read and not yet found to be a header.
     prefix: Vec<u8>,
     reads: u64,
@@ -68,6 +74,7 @@ impl<'a> Sniffer<'a> {
             deadline: Instant::now() + listener.sniff_timeout,
             listener,
             pool,
+            since: None,
             prefix: Vec::new(),
             reads: 0,
             phase: Phase::Open,
@@ -80,12 +87,12 @@ impl<'a> Sniffer<'a> {
     /// [`Aborted`]: there is no such header, or the proxy is gone.
     pub async fn header(&mut self) -> Result<Header, Aborted> {
         let header = loop {
-            match proxy::examine(&self.prefix).map_err(Aborted::Refused)? {
+            let total = match proxy::examine(&self.prefix).map_err(Aborted::Refused)? {
                 Examined::Complete(header) => break header,
-                Examined::NeedMore(_) => {}
-            }
+                Examined::NeedMore(total) => total,
+            };
             match self.phase {
-                Phase::Open => self.read(proxy::MAX_HEADER).await?,
+                Phase::Open => self.read_to(total, proxy::MAX_HEADER).await?,
                 Phase::TimedOut => return Err(Aborted::Refused(Refusal::TimedOut)),
                 Phase::Ended if self.prefix.is_empty() => {
                     return Err(Aborted::Refused(Refusal::Missing));
@@ -129,8 +136,8 @@ impl<'a> Sniffer<'a> {
                 // In the other phases every rule decides; were there one that does not, waiting
                 // would help nobody.
                 Outcome::NeedMore(_) if !self.phase.is_open() => Outcome::Close,
-                Outcome::NeedMore(_) => {
-                    self.read(limit).await?;
+                Outcome::NeedMore(total) => {
+                    self.read_to(total, limit).await?;
                     continue;
                 }
                 outcome @ (Outcome::Routed(_) | Outcome::Close | Outcome::Reset) => outcome,
@@ -140,10 +147,23 @@ impl<'a> Sniffer<'a> {
         }
     }
 
-    /// Reads once, so that there are at most `limit` bytes, which there are not yet.
+    /// Reads until there are `total` bytes, before which nobody would decide anything, or there
+    /// can be no more. At most `limit` bytes, which there are not yet.
+    async fn read_to(&mut self, total: usize, limit: usize) -> Result<(), Aborted> {
+        loop {
+            self.read(limit).await?;
+            if !self.phase.is_open() || self.prefix.len() >= total {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads once.
     async fn read(&mut self, limit: usize) -> Result<(), Aborted> {
         if self.reads >= EAGER_READS {
-            tokio::time::sleep(GATHER).await;
+            let now = Instant::now();
+            let gather = GATHER.max(self.since.map_or(GATHER, |since| now - since) / GATHER_PART);
+            tokio::time::sleep_until(self.deadline.min(now + gather)).await;
         }
         let room = limit - self.prefix.len();
         let read = read_more(self.stream, &mut self.prefix, room, self.pool);
@@ -152,6 +172,7 @@ impl<'a> Sniffer<'a> {
             Ok(Err(error)) => return Err(Aborted::Gone(error)),
             Ok(Ok(0)) => Phase::Ended,
             Ok(Ok(_)) => {
+                self.since.get_or_insert_with(Instant::now);
                 self.reads += 1;
                 self.phase_of(limit)
             }
@@ -182,4 +203,98 @@ async fn read_more(
         })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Write as _,
+        net::{Shutdown, TcpListener, TcpStream as StdStream},
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        thread,
+        time::Duration,
+    };
+
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::{
+        probe::{Probe, Probes, Verdict},
+        rules::{Surroundings, parse_in},
+    };
+
+    /// So many bytes are the message of the probe `late`.
+    const LONG: usize = 64 << 10;
+
+    /// Sends these bytes one by one, sniffs them with one rule for the probe, and gives the
+    /// sniff and how often the probe was asked. `ask` gives what it then asks for.
+    fn sniffed_byte_by_byte(
+        length: usize,
+        ask: impl Fn(usize) -> usize + Send + Sync + 'static,
+    ) -> (Sniff, usize) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let late = move |bytes: &[u8]| {
+            count.fetch_add(1, Ordering::Relaxed);
+            if bytes.len() < LONG {
+                Verdict::NeedMore(ask(bytes.len()))
+            } else {
+                Verdict::Match(())
+            }
+        };
+        let mut probes = Probes::default();
+        probes.register(Probe::custom("late", late)).expect("a new name");
+        let text = "[[listener]]\naddress = \"127.0.0.1:0\"\nsniff_timeout = \"60s\"\nsniff_limit = \"128KiB\"\n\
+                    [[rule]]\nmatch = \"late\"\nupstream = 80\n";
+        let surroundings = Surroundings { probes, ..Surroundings::default() };
+        let config = parse_in("rules.toml", text, surroundings).expect("valid");
+
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let sender = thread::spawn(move || {
+            let mut stream = StdStream::connect(address).expect("it listens");
+            stream.set_nodelay(true).expect("TCP");
+            (0..length).try_for_each(|_| stream.write_all(b"x")).expect("it reads");
+            stream.shutdown(Shutdown::Write).expect("connected");
+        });
+        let (accepted, _) = listener.accept().expect("a client");
+        accepted.set_nonblocking(true).expect("a socket");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let sniff = runtime.expect("a runtime").block_on(async {
+            let stream = TcpStream::from_std(accepted).expect("a stream");
+            let client = Peer::Ip(address);
+            let (mut stream, pool) = (Stream::Tcp(stream), Pool::new(0));
+            let sniffer = Sniffer::new(&mut stream, &config.listeners[0], &pool);
+            sniffer.route(client, None).await.expect("a decision")
+        });
+        sender.join().expect("it sent all");
+        (sniff, asked.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn a_probe_is_not_asked_before_there_is_what_it_asked_for() {
+        let (sniff, asked) = sniffed_byte_by_byte(LONG, |_| LONG);
+        assert!(matches!(sniff.outcome, Outcome::Routed(_)), "{sniff:?}");
+        assert!(sniff.prefix.len() >= LONG && sniff.reads > 1, "{}", sniff.reads);
+        // Without a byte, with all, and once more for what it tells.
+        assert!(asked <= 3, "{asked} times");
+        // The end comes before that: it is asked once more.
+        let (sniff, asked) = sniffed_byte_by_byte(10, |_| LONG);
+        assert_eq!(
+            (sniff.outcome, sniff.phase, sniff.prefix.len()),
+            (Outcome::Close, Phase::Ended, 10)
+        );
+        assert!(asked <= 3, "{asked} times");
+    }
+
+    #[test]
+    fn byte_by_byte_does_not_buy_work_at_each_byte() {
+        let (sniff, asked) = sniffed_byte_by_byte(LONG, |len| len + 1);
+        assert!(matches!(sniff.outcome, Outcome::Routed(_)), "{sniff:?}");
+        assert!(asked > 2 && asked as u64 <= EAGER_READS + 150, "{asked} times");
+        assert!(Duration::from_secs(1) / GATHER_PART > GATHER);
+    }
 }

@@ -10,6 +10,8 @@ use std::{
     ptr::NonNull,
 };
 
+use rustix::process::Pid;
+
 /// What of `struct tcp_info` (include/uapi/linux/tcp.h) the relay needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpCounters {
@@ -96,6 +98,15 @@ fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     Ok(info)
 }
 
+/// A process's group; `None`: there is no such process, or its group's leader is not in our process
+/// namespace, for which the kernel says 0. (rustix 1.1's `getpgid` takes that for an id.)
+#[must_use]
+pub fn process_group(pid: Pid) -> Option<Pid> {
+    // SAFETY: the call reads and writes no memory of ours.
+    let group = unsafe { libc::getpgid(pid.as_raw_nonzero().get()) };
+    if group > 0 { Pid::from_raw(group) } else { None }
+}
+
 /// `struct tcp_info` up to the fields that we read (libc's differs between C libraries).
 #[repr(C)]
 #[derive(Default)]
@@ -126,6 +137,77 @@ pub fn unacknowledged(fd: BorrowedFd<'_>) -> io::Result<u64> {
 /// The system call's.
 pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
     queue_length(fd, libc::FIONREAD)
+}
+
+/// Has [`receive`] know what a read leaves behind (`TCP_INQ`, Linux 4.18; accepted sockets inherit
+/// it). Where the kernel cannot, it says nothing.
+pub fn count_unread(fd: BorrowedFd<'_>) {
+    let one: libc::c_int = 1;
+    // SAFETY: the pointer and the length describe `one`.
+    unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_INQ,
+            (&raw const one).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+}
+
+/// `TCP_INQ` and `TCP_CM_INQ` (include/uapi/linux/tcp.h).
+const TCP_INQ: libc::c_int = 36;
+
+/// Reads from a TCP socket. The second value: whether bytes, or the end of the stream, are left to be
+/// read at once; `None`: nobody knows ([`count_unread`]).
+///
+/// A read that stops before the buffer is full has not always emptied the socket: it stops at the
+/// urgent byte (`tcp_recvmsg_locked`).
+///
+/// # Errors
+/// recvmsg(2)'s.
+pub fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<bool>)> {
+    /// Room for one control message with an int, aligned as its header.
+    #[repr(C)]
+    struct Control {
+        header: libc::cmsghdr,
+        unread: [libc::c_int; 2],
+    }
+    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut control = mem::MaybeUninit::<Control>::uninit();
+    // SAFETY: all zeros is a message without anything.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of::<Control>() as _;
+    let read = loop {
+        // SAFETY: the message describes `buffer` and `control`, which the kernel writes at most.
+        match unsafe { libc::recvmsg(fd.as_raw_fd(), &raw mut message, 0) } {
+            -1 => {
+                let error = io::Error::last_os_error();
+                if error.kind() != io::ErrorKind::Interrupted {
+                    return Err(error);
+                }
+            }
+            read => break usize::try_from(read).unwrap_or(0),
+        }
+    };
+    if (message.msg_controllen as usize)
+        < mem::offset_of!(Control, unread) + size_of::<libc::c_int>()
+    {
+        return Ok((read, None));
+    }
+    // SAFETY: the kernel has written a header and, by the length, an int.
+    let (header, unread) = unsafe {
+        let control = control.as_ptr();
+        (
+            (&raw const (*control).header).read(),
+            (&raw const (*control).unread).cast::<libc::c_int>().read(),
+        )
+    };
+    let is_count = (header.cmsg_level, header.cmsg_type) == (libc::IPPROTO_TCP, TCP_INQ);
+    Ok((read, is_count.then_some(unread > 0)))
 }
 
 fn queue_length(fd: BorrowedFd<'_>, request: libc::Ioctl) -> io::Result<u64> {

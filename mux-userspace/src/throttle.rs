@@ -75,17 +75,19 @@ impl Throttle {
 /// The messages of cores that are bounded.
 #[derive(Debug, Default)]
 pub struct Throttles {
-    /// accept(2) fails for lack of something.
-    pub accept: Throttle,
     /// The kernel relay's books do not hold.
     pub books: Throttle,
+    /// No endpoint of an upstream can be had.
+    pub upstreams: Throttle,
 }
 
 impl Throttles {
     /// Says how many messages were not written, once that is over.
     pub fn settle(&self, now: Instant) {
-        let Self { accept, books } = self;
-        for (throttle, what) in [(accept, "cannot accept"), (books, "the kernel relay's books")] {
+        let Self { books, upstreams } = self;
+        for (throttle, what) in
+            [(books, "the kernel relay's books"), (upstreams, "no endpoint can be had")]
+        {
             if let Some(suppressed) = throttle.overdue(now) {
                 tracing::warn!(suppressed, "messages like \"{what}\" that were not written");
             }

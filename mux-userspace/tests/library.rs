@@ -231,7 +231,10 @@ fn mistakes_are_told_at_start() {
     let empty = Mux::builder().rule(mux::prefix(""), "builtin:echo").bind("127.0.0.1:0");
     assert!(matches!(error(empty), StartError::Condition { .. }));
     let unknown = Mux::builder().rule(mux::probe("tsl"), "builtin:echo").bind("127.0.0.1:0");
-    assert_eq!(error(unknown).to_string(), "rule `rule-1`: there is no probe `tsl`");
+    assert_eq!(
+        error(unknown).to_string(),
+        "rule `rule-1`: there is no probe `tsl`; one of your own has to be given to `Builder::probe`"
+    );
     assert!(mux::regex("(").is_err());
     let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     assert!(matches!(error(ok().listener(udp)), StartError::Handed(_)));

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, fs, mem::size_of};
 use anyhow::{Context, Result, ensure};
 use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ,
-    GLOBAL_OFF_SND_UNA, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_SLOTS, MAP_SOCKS,
-    MAP_STATS, PROG_VERDICT, Stats, packet,
+    GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF, GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS,
+    MAP_EVENTS, MAP_KEEP, MAP_SLOTS, MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats, packet,
 };
 use mux_tests::repository;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
@@ -61,8 +61,9 @@ fn every_map_is_there_with_the_sizes_of_its_types() -> Result<()> {
     let found = definitions(&file)?;
     let size = |size: usize| size as u32;
     let (key, cookie, slots) = (size(size_of::<u32>()), size(size_of::<u64>()), 2 * DEFAULT_FLOWS);
-    let expected: [(&str, Definition); 5] = [
+    let expected: [(&str, Definition); 6] = [
         (MAP_SOCKS, [SOCKMAP, key, key, slots, 0]),
+        (MAP_KEEP, [SOCKMAP, key, key, slots, 0]),
         (MAP_SLOTS, [HASH, cookie, key, slots, NO_PREALLOC]),
         (MAP_BOOKS, [ARRAY, key, size(size_of::<Direction>()), slots, MMAPABLE]),
         (MAP_EVENTS, [RINGBUF, 0, 0, EVENTS_SIZE, 0]),
@@ -147,6 +148,8 @@ fn every_load_time_constant_is_a_read_only_u32() -> Result<()> {
         GLOBAL_OFF_BYTES_ACKED,
         GLOBAL_OFF_COPIED_SEQ,
         GLOBAL_OFF_SND_UNA,
+        GLOBAL_OFF_SNDBUF,
+        GLOBAL_OFF_WMEM_QUEUED,
         GLOBAL_OFF_WRITE_SEQ,
         packet::GLOBAL_OFF_RCV_NXT,
         packet::GLOBAL_OFF_TSOFFSET,

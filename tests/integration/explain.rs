@@ -129,6 +129,40 @@ office: match, sure after 8 bytes
 }
 
 #[test]
+fn a_file_and_a_client_of_ipv6() -> Result<()> {
+    let rules = "listen = \"127.0.0.1:0\"\n[[rule]]\nname = \"six\"\n\
+        match = { all = [\"ssh\", { client = [\"2001:db8::/32\", \"::ffff:10.0.0.0/104\"] }] }\nupstream = 22\n\
+        [[rule]]\nname = \"four\"\nmatch = { client = [\"10.0.0.0/8\"] }\nupstream = 23\n";
+    let scratch = Scratch::new()?;
+    let file = scratch.write("first bytes", b"SSH-2.0-x\r\n")?;
+    let file = file.to_str().context("a path in UTF-8")?;
+    for (client, shown) in [("2001:db8::7", "2001:db8::7"), ("[2001:db8::7]:4567", "2001:db8::7")] {
+        let output = explain_file(rules, &["--file", file, "--client", client], b"")?;
+        assert_eq!(
+            printed(&output, 0),
+            format!(
+                r"rules.toml: listener `listener-1`, client {shown}
+11 bytes: SSH-2.0-x\x0d\x0a
+
+six: match, sure after 8 bytes
+  all of these:
+    yes  probe ssh: version=2.0 software=x
+    yes  client 2001:db8::/32, ::ffff:10.0.0.0/104: {shown} is in 2001:db8::/32
+=> `six` takes it: upstream 127.0.0.1:22, relay auto
+"
+            )
+        );
+    }
+    // An IPv4 client of a dual-stack listener is one of IPv4.
+    let output =
+        explain_file(rules, &["--file", file, "--client", "::ffff:10.1.2.3", "--json"], b"")?;
+    let report: Value = serde_json::from_str(&printed(&output, 0))?;
+    ensure!(report["client"] == json!("10.1.2.3"), "{report}");
+    ensure!(report.to_string().contains("\"four\""), "{report}");
+    Ok(())
+}
+
+#[test]
 fn chunks_are_told_where_they_change_something() -> Result<()> {
     let output = explain(&["--stdin", "--split", "3,1"], b"GET /api/x HTTP/1.1\r\n")?;
     assert_eq!(

@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Daemon, Server, peers::curl, repository};
+use mux_tests::{Daemon, Pattern, Server, peers::curl, repository};
 
 fn first_run() -> Result<Daemon> {
     let rules = repository().join("rules.toml");
@@ -32,6 +32,41 @@ fn curl_is_told_in_json_when_it_asks_for_it() -> Result<()> {
     ensure!(about["client"].as_str().is_some_and(|c| c.starts_with("127.0.0.1:")), "{about}");
     ensure!(about["relay"] == "copy", "{about}");
     ensure!(about["relay_note"].as_str().is_some_and(|note| note.contains("built in")), "{about}");
+    Ok(())
+}
+
+/// Whoever asks by HTTP/2 is answered by HTTP/2.
+#[test]
+fn curl_is_told_over_http2_when_it_asks_so() -> Result<()> {
+    let daemon = first_run()?;
+    let url = format!("http://localhost:{}/who", daemon.port());
+    let shown = ["-w", "%{http_version} %{http_code}", "--http2-prior-knowledge"];
+    let text = curl(&[&shown[..], &[&url]].concat())?;
+    for part in ["probe:    http", "path=/who", "2 200"] {
+        ensure!(text.contains(part), "no {part:?} in:\n{text}");
+    }
+    let text = curl(&["--http2-prior-knowledge", "-H", "Accept: application/json", &url])?;
+    let about: serde_json::Value = serde_json::from_str(&text).context(text)?;
+    ensure!(about["details"]["version"] == "2", "{about}");
+    Ok(())
+}
+
+/// Who does not speak HTTP is told all the same; who says nothing, too.
+#[test]
+fn whoami_answers_anybody_and_discard_nobody() -> Result<()> {
+    let daemon = Daemon::user_space(
+        "[[rule]]\nmatch = { prefix = \"drop\" }\nupstream = \"builtin:discard\"\n\
+         [[rule]]\nname = \"all\"\nupstream = \"builtin:whoami\"\n",
+    )?;
+    let client = daemon.connect()?;
+    client.send("dropped")?;
+    client.send_pattern(Pattern::new(1), 0, 1 << 20)?;
+    client.finish()?;
+    client.expect_end()?;
+    ensure!(daemon.access_of(client.local()?)?.bytes() == (7 + (1 << 20), 0));
+    let client = daemon.connect()?;
+    client.send("hello?\n")?;
+    client.expect(format!("client:   {}\nlistener: listener-1\n", client.local()?))?;
     Ok(())
 }
 

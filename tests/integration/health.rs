@@ -6,7 +6,10 @@ use std::sync::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Conn, Daemon, Scratch, Server, Upstream, eventually, eventually_true, peers::Web};
+use mux_tests::{
+    Conn, Daemon, Scratch, Server, Upstream, admin::AdminSocket, eventually, eventually_true,
+    peers::Web,
+};
 use rustix::process::Signal;
 
 /// One rule for everything that is said, to a group of these endpoints.
@@ -197,7 +200,8 @@ fn checks_work_over_unix_sockets() -> Result<()> {
     let daemon = Daemon::user_space(&group(
         &[&a.address(), &b.address()],
         &format!(
-            "retries = 0\nhealth = {{ {QUICK}, send = \"GET / HTTP/1.0\\r\\n\\r\\n\", expect = \"HTTP/1.1 200\" }}"
+            // `GET / HTTP/1.0`, and an answer that contains it.
+            "retries = 0\nhealth = {{ {QUICK}, send_hex = \"474554202f20485454502f312e30 0d0a0d0a\", expect = \"200 OK\" }}"
         ),
     ))?;
     ensure!(ask_all(&daemon, 4)? == ["a", "b"]);
@@ -261,5 +265,99 @@ fn a_group_without_endpoints_says_so_once() -> Result<()> {
     daemon.wait_log("an endpoint is up again")?;
     ensure!(ask_all(&daemon, 5)? == ["a"]);
     ensure!(daemon.log_count("no endpoint is up") == 1);
+    Ok(())
+}
+
+/// Whoever looks at `/metrics` sees which upstream fails, why, and what brought it back.
+#[test]
+fn what_became_of_an_endpoint_is_in_the_metrics() -> Result<()> {
+    for (keys, by) in [
+        ("eject = { failures = 2, backoff = \"100ms\", max = \"1s\" }", "attempt"),
+        (
+            // Its checks never take it down, and the ejection does not end by itself.
+            "eject = { failures = 2, backoff = \"1h\", max = \"1h\" }\n\
+             health = { interval = \"50ms\", fall = 1000 }",
+            "check",
+        ),
+    ] {
+        let (mut a, b) = (Web::start("a")?, Web::start("b")?);
+        let admin = AdminSocket::new()?;
+        let rules = format!("{}{}", group(&[&a.address(), &b.address()], keys), admin.rules());
+        let daemon = Daemon::user_space(&rules)?;
+        let count = |series: &str| -> Result<f64> {
+            admin.metric(series)?.with_context(|| format!("no {series}"))
+        };
+        let state = |state: &str| {
+            format!(
+                "mux_endpoint_state{{upstream=\"web\",endpoint=\"{}\",state=\"{state}\"}}",
+                a.address()
+            )
+        };
+        let [up, ejected, down] = ["up", "ejected", "down"].map(state);
+        ensure!(count(&up)? == 1.0 && count(&ejected)? == 0.0 && count(&down)? == 0.0);
+        a.kill();
+        eventually_true("the ejection", || {
+            ask(&daemon).is_ok() && count(&ejected).is_ok_and(|value| value == 1.0)
+        })?;
+        ensure!(count(&up)? == 0.0 && count(&down)? == 0.0);
+        let refused = "{upstream=\"web\",reason=\"refused\"}";
+        let failures = count(&format!("mux_connect_failures_total{refused}"))?;
+        ensure!(failures >= 2.0, "{failures}");
+        ensure!(count(&format!("mux_upstream_retries_total{refused}"))? >= 2.0);
+        ensure!(count(&format!("mux_upstream_ejections_total{refused}"))? >= 1.0);
+        let other = "{upstream=\"web\",reason=\"timed_out\"}";
+        ensure!(count(&format!("mux_connect_failures_total{other}"))? == 0.0);
+        a.restart()?;
+        eventually_true("it is back", || {
+            ask(&daemon).is_ok() && count(&up).is_ok_and(|value| value == 1.0)
+        })?;
+        for way in ["attempt", "check"] {
+            let returns = format!("mux_upstream_returns_total{{upstream=\"web\",by=\"{way}\"}}");
+            let expected = if way == by { 1.0 } else { 0.0 };
+            ensure!(count(&returns)? == expected, "{by}: {way}");
+        }
+    }
+    Ok(())
+}
+
+/// One upstream for each reason, each tried once.
+#[test]
+fn each_reason_of_a_failed_attempt_has_its_series() -> Result<()> {
+    let gone = Upstream::tcp()?.name();
+    let silent = Upstream::at("127.0.0.1:0".parse()?, 0)?;
+    let _filler = Conn::tcp(silent.address())?;
+    let silent = silent.name();
+    let scratch = Scratch::new()?;
+    let missing = scratch.join("missing.sock").display().to_string();
+    let cases = [
+        ("A", gone.as_str(), "", "refused"),
+        ("B", silent.as_str(), "", "timed_out"),
+        ("C", "nowhere.invalid:80", "", "resolve"),
+        ("D", "127.0.0.1:9", "source = \"192.0.2.1\"", "local"),
+        ("E", missing.as_str(), "", "refused"),
+    ];
+    let admin = AdminSocket::new()?;
+    let mut rules = admin.rules();
+    for (letter, endpoint, keys, _) in cases {
+        rules += &format!(
+            "[[rule]]\nmatch = {{ prefix = \"{letter}\" }}\nupstream = \"up-{letter}\"\n\
+             [[upstream]]\nname = \"up-{letter}\"\nendpoints = [\"{endpoint}\"]\nretries = 0\n\
+             connect_timeout = \"300ms\"\n{keys}\n"
+        );
+    }
+    let daemon = Daemon::user_space(&rules)?;
+    for (letter, _, _, reason) in cases {
+        let client = daemon.connect()?;
+        client.send(letter)?;
+        client.expect_reset()?;
+        let series = |reason: &str| {
+            format!("mux_connect_failures_total{{upstream=\"up-{letter}\",reason=\"{reason}\"}}")
+        };
+        admin.wait_metric(&series(reason), 1.0).context(letter)?;
+        ensure!(admin.metric(&series("other"))? == Some(0.0));
+        // Though nothing is ejected or checked, and no group reports it.
+        let line = daemon.wait_log(&format!("no endpoint can be had upstream=up-{letter} "))?;
+        ensure!(line.contains(" WARN "), "{line}");
+    }
     Ok(())
 }

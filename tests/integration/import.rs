@@ -37,14 +37,38 @@ fn passes_the_check(rules: &Path) -> Result<()> {
 fn what_is_printed_passes_the_check() -> Result<()> {
     let scratch = Scratch::new()?;
     let fixtures = repository().join("tests/fixtures/sslh");
-    let mut files: Vec<_> =
-        ["basic.cfg", "everything.cfg", "old.cfg"].map(|name| fixtures.join(name)).into();
-    // sslh's own, where its package is installed.
-    files.push("/usr/share/doc/sslh/examples/example.cfg".into());
-    for file in files.iter().filter(|file| file.is_file()) {
-        passes_the_check(&imported(file, &scratch)?).with_context(|| file.display().to_string())?;
+    for name in ["basic.cfg", "everything.cfg", "old.cfg", "default"] {
+        passes_the_check(&imported(&fixtures.join(name), &scratch)?).context(name)?;
     }
     Ok(())
+}
+
+/// Files of Debian's package, as it installs them.
+fn of_the_package(path: &str) -> Result<()> {
+    let file = Path::new(path);
+    if !file.is_file() {
+        return skip(&format!(
+            "there is no {path} (Debian: sslh; minimal systems leave out /usr/share/doc)"
+        ));
+    }
+    let scratch = Scratch::new()?;
+    let rules = imported(file, &scratch)?;
+    passes_the_check(&rules)?;
+    let text = std::fs::read_to_string(&rules)?;
+    for expected in ["match = \"ssh\"", "match = \"tls\""] {
+        ensure!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_example_of_sslh_itself() -> Result<()> {
+    of_the_package("/usr/share/doc/sslh/examples/example.cfg")
+}
+
+#[test]
+fn the_default_file_of_debian() -> Result<()> {
+    of_the_package("/etc/default/sslh")
 }
 
 #[test]

@@ -1,15 +1,19 @@
 //! The kernel carries a spliced flow's bytes, and user space sleeps.
 
 use anyhow::{Result, ensure};
-use mux_common::{MAP_SLOTS, MAP_SOCKS};
+use mux_common::{MAP_SLOTS, MAP_SOCKS, MAP_STATS};
 use mux_tests::{
-    Conn, Daemon, Need, Relay, Upstream,
+    Conn, Daemon, Need, Relay, Starter, Upstream,
     bpf::{self, Objects, Stats},
     eventually_true, need,
     procfs::Usage,
 };
 
 const ROUNDS: u64 = 4000;
+const QUESTION: &str = "a question of some length";
+const ANSWER: &str = "an answer";
+/// Where the counter stands in a value of [`MAP_STATS`].
+const REDIRECTED_BYTES: usize = std::mem::offset_of!(mux_common::Stats, redirected_bytes);
 /// Nanoseconds: less than half of what four system calls, a round trip's, take on any machine.
 const COPYING: u64 = 1000;
 
@@ -30,10 +34,10 @@ fn flow(relay: Relay) -> Result<Flow> {
 
 fn round_trips(client: &Conn, server: &Conn, rounds: u64) -> Result<()> {
     for _ in 0..rounds {
-        client.send("a question of some length")?;
-        server.expect("a question of some length")?;
-        server.send("an answer")?;
-        client.expect("an answer")?;
+        client.send(QUESTION)?;
+        server.expect(QUESTION)?;
+        server.send(ANSWER)?;
+        client.expect(ANSWER)?;
     }
     Ok(())
 }
@@ -67,14 +71,63 @@ fn the_program_runs_for_each_message_and_user_space_does_not() -> Result<()> {
     need!(Need::Root);
     let _stats = Stats::enable()?;
     let flow = flow(Relay::Sockmap)?;
-    let program = Objects::of(&flow.daemon)?.program()?;
-    let before = bpf::run_count(program)?;
+    let objects = Objects::of(&flow.daemon)?;
+    let (program, stats) = (objects.program()?, objects.map(MAP_STATS)?);
+    let ((before, time), bytes) = (bpf::runs(program)?, bpf::sum_of(stats, REDIRECTED_BYTES)?);
     let cost = cost(&flow)?;
-    let runs = bpf::run_count(program)? - before;
+    let (after, now) = bpf::runs(program)?;
+    let runs = after - before;
+    println!("{} ns a run of the program, with its books and counters", (now - time) / runs.max(1));
+    let carried = bpf::sum_of(stats, REDIRECTED_BYTES)? - bytes;
+    let said = ROUNDS * (QUESTION.len() + ANSWER.len()) as u64;
+    ensure!(carried == said, "the kernel carried {carried} bytes of {said}");
     ensure!(runs >= 2 * ROUNDS, "the program ran {runs} times for {} messages", 2 * ROUNDS);
     // The sweep of the timers, once a second, and some slack for a loaded machine.
     ensure!(cost.switches < ROUNDS / 20, "user space woke {} times", cost.switches);
     ensure!(cost.nanos < ROUNDS * COPYING, "user space ran for {} ns", cost.nanos);
+    end(flow, Relay::Sockmap)
+}
+
+/// Its own log lines are compiled in on demand; otherwise the verifier removes them.
+#[test]
+fn the_program_speaks_when_it_is_told_to_and_else_has_no_words() -> Result<()> {
+    need!(Need::Root);
+    let rules = |upstream: &Upstream| Relay::Sockmap.rule(&upstream.name());
+    let upstream = Upstream::tcp()?;
+    let silent = Daemon::start(&rules(&upstream), &[])?;
+    let size = |daemon: &Daemon| bpf::translated_size(Objects::of(daemon)?.program()?);
+    let without = size(&silent)?;
+    silent.stop()?;
+    let talks = Starter::new(&rules(&upstream))
+        .environment("MUX_PROGRAM_LOG", "trace")
+        .environment("RUST_LOG", "info,mux=trace,mux_ebpf=trace")
+        .start()?;
+    let (client, server) = talks.flow(&upstream)?;
+    round_trips(&client, &server, 10)?;
+    talks.wait_log("bytes redirected")?;
+    let with = size(&talks)?;
+    ensure!(without < with, "{without} bytes without its log lines, {with} with");
+    client.finish()?;
+    server.expect_end()?;
+    drop(server);
+    client.expect_end()?;
+    talks.stop()?;
+    Ok(())
+}
+
+/// A spliced socket is watched for its end and its errors, and for nothing that each message is.
+#[test]
+fn spliced_sockets_are_watched_for_their_end_only() -> Result<()> {
+    need!(Need::Root);
+    /// include/uapi/linux/eventpoll.h.
+    const EPOLLIN: u32 = 0x1;
+    const EPOLLOUT: u32 = 0x4;
+    const EPOLLRDHUP: u32 = 0x2000;
+    let flow = flow(Relay::Sockmap)?;
+    let masks = flow.daemon.proc().epoll_masks()?;
+    let spliced = masks.iter().filter(|mask| **mask & (EPOLLIN | EPOLLOUT) == 0);
+    let spliced: Vec<u32> = spliced.copied().filter(|mask| mask & EPOLLRDHUP != 0).collect();
+    ensure!(spliced.len() == 2, "{masks:x?}");
     end(flow, Relay::Sockmap)
 }
 

@@ -1,52 +1,89 @@
-//! The daemon is killed (SIGKILL) while flows are in the kernel.
+//! The daemon is killed (SIGKILL) while flows are in the kernel (L11 in `relay/LIFECYCLE.md`).
 
-use anyhow::{Result, ensure};
-use mux_tests::{Conn, Daemon, Need, Relay, Upstream, bpf::Objects, eventually_true, need};
+use std::{
+    io::{self, ErrorKind},
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+};
 
-const FLOWS: usize = 100;
+use anyhow::{Context, Result, ensure};
+use mux_tests::{
+    Conn, Daemon, Need, Pattern, Relay, Upstream, bpf::Objects, eventually_true, join, need,
+};
 
-/// Whether a peer of the killed daemon has been told: the end of its stream, or a reset.
-fn is_told(conn: &Conn) -> Result<()> {
-    let mut byte = [0];
-    match conn.read(&mut byte) {
-        Ok(0) => Ok(()),
-        Ok(_) => anyhow::bail!("a byte that nobody sent"),
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => Ok(()),
-        Err(error) => Err(error.into()),
+const FLOWS: u64 = 100;
+/// What both ends of a stream send before they wait for the other's.
+const PIECE: u64 = 4096;
+
+/// What one end of a flow sends.
+const fn pattern(flow: u64, end: u64) -> Pattern {
+    Pattern::new(1000 + 2 * flow + end)
+}
+
+/// Sends and receives, the other end does the same, until the flow is reset: a clean end would say that
+/// this was all. Every byte before is right; returns how many there were.
+fn converse(conn: &Conn, own: Pattern, other: Pattern, streaming: &AtomicU64) -> Result<u64> {
+    let mut at = 0;
+    loop {
+        let sent = conn.send_pattern(own, at, PIECE);
+        if let Err(error) = sent.and_then(|()| conn.expect_pattern(other, at, PIECE)) {
+            let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+            let reset = kind == Some(ErrorKind::ConnectionReset);
+            return if reset { Ok(at) } else { Err(error.context(format!("after {at} bytes"))) };
+        }
+        at += PIECE;
+        if at == PIECE {
+            streaming.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }
 
 #[test]
-fn killing_the_daemon_ends_its_spliced_flows_and_leaves_nothing() -> Result<()> {
+fn killing_the_daemon_resets_its_spliced_flows_and_leaves_nothing() -> Result<()> {
     need!(Need::Root);
     let upstream = Upstream::tcp()?;
     let rules = Relay::Sockmap.rule(&upstream.name());
     let daemon = Daemon::start(&rules, &[])?;
+    let address = daemon.address();
     let objects = Objects::of(&daemon)?;
-    let mut flows = Vec::new();
-    for _ in 0..FLOWS {
-        let (client, server) = daemon.flow(&upstream)?;
-        flows.push((client, server));
-    }
-    let kept = daemon.kill();
-    for (client, server) in &flows {
-        is_told(client)?;
-        is_told(server)?;
-    }
+    let flows: Vec<_> = (0..FLOWS).map(|_| daemon.flow(&upstream)).collect::<Result<_>>()?;
+    let streaming = AtomicU64::new(0);
+    let kept = thread::scope(|scope| {
+        let mut ends = Vec::new();
+        for (flow, (client, server)) in (0..).zip(&flows) {
+            // Half of them stream both ways, the others are silent.
+            let streams = flow % 2 == 0;
+            for (conn, own, other) in [(client, 0, 1), (server, 1, 0)] {
+                let (own, other) = (pattern(flow, own), pattern(flow, other));
+                let streaming = &streaming;
+                ends.push(scope.spawn(move || {
+                    if streams {
+                        converse(conn, own, other, streaming)
+                    } else {
+                        conn.expect_reset()
+                    }
+                }));
+            }
+        }
+        // Half of the flows, both ways.
+        eventually_true("every stream moves", || streaming.load(Ordering::Acquire) == FLOWS)?;
+        let kept = daemon.kill();
+        let mut received = 0;
+        for end in ends {
+            received += join(end, "an end")?;
+        }
+        println!("{} KiB arrived before, all of them right", received >> 10);
+        anyhow::Ok(kept)
+    })?;
     // Closing sockets takes psocks and maps apart in the background.
     eventually_true("programs and maps are gone", || {
         objects.loaded().is_ok_and(|left| left.is_empty())
     })?;
-    drop(kept);
+    drop((flows, kept));
 
-    let again = Daemon::start(&rules, &[])?;
-    let client = again.connect()?;
-    let server = upstream.accept()?;
-    client.send("hello")?;
-    server.expect("hello")?;
-    // Only with the answer is it certain that the flow has gone to the kernel before it ends.
-    server.send("olleh")?;
-    client.expect("olleh")?;
+    // On the same address, at once.
+    let again = Daemon::start(&format!("listen = \"{address}\"\n{rules}"), &[])?;
+    let (client, server) = again.flow(&upstream).context("the first connection")?;
     client.finish()?;
     server.expect_end()?;
     drop(server);

@@ -1,7 +1,9 @@
 //! Limits: of the machine, and of the configuration.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Conn, Daemon, Server, Starter, Upstream, eventually_true};
+use mux_tests::{Conn, Daemon, Server, Starter, Upstream, admin::AdminSocket, eventually_true};
 
 fn echoes(client: &Conn) -> Result<()> {
     client.send("echo?")?;
@@ -20,6 +22,11 @@ fn running_out_of_descriptors_is_survived() -> Result<()> {
     daemon.proc().limit_descriptors(64)?;
     let clients = (0..200).map(|_| daemon.connect()).collect::<Result<Vec<_>>>()?;
     daemon.wait_log("cannot accept")?;
+    // A full queue is readable all the time: whoever asked again at once would use a whole core.
+    let (used, start) = (daemon.proc().usage()?.nanos, Instant::now());
+    eventually_true("a second passes", || start.elapsed() >= Duration::from_secs(1))?;
+    let used = Duration::from_nanos(daemon.proc().usage()?.nanos - used);
+    ensure!(used < Duration::from_millis(200), "{used:?} of a second, to wait");
     // Those that have a place are served.
     let served = server.served();
     ensure!(served > 0 && served < clients.len(), "{served} served");
@@ -206,4 +213,177 @@ fn a_source_has_its_own_rate() -> Result<()> {
     let access = daemon.access_of(refused)?;
     ensure!(access.close() == "source-rate", "{access:?}");
     echoes(&from(2, &daemon)?)
+}
+
+fn tcp(address: &str) -> Result<Conn> {
+    Conn::tcp(address.parse()?)
+}
+
+/// The global place was taken first, and held while the listener's was waited for: connections that
+/// waited for a full listener took the places of all others.
+#[test]
+fn a_full_listener_does_not_starve_another_one() -> Result<()> {
+    let admin = AdminSocket::new()?;
+    let daemon = Starter::new(&format!(
+        "[[listener]]\nname = \"full\"\naddress = \"127.0.0.1:0\"\nmax_connections = 1\n\
+         [[listener]]\nname = \"other\"\naddress = \"127.0.0.1:0\"\n\
+         [[rule]]\nupstream = \"builtin:echo\"\n[limits]\nmax_connections = 2\n{}",
+        admin.rules()
+    ))
+    .user_space()
+    .arguments(&["--threads", "1"])
+    .start()?;
+    let full = tcp(daemon.listener("full"))?;
+    echoes(&full)?;
+    let waiting = tcp(daemon.listener("full"))?;
+    admin.wait_metric("mux_limit_reached_total{limit=\"listener\"}", 1.0)?;
+    echoes(&tcp(daemon.listener("other"))?).context("another listener's client")?;
+    drop(full);
+    echoes(&waiting)
+}
+
+/// With an equal share for each core, those that the kernel happened to give to one core were closed
+/// before there were too many, and of the others there could be too many.
+#[test]
+fn sniffed_connections_are_limited_over_all_cores() -> Result<()> {
+    const MOST: usize = 8;
+    let admin = AdminSocket::new()?;
+    let daemon = Starter::new(&format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nsniff_timeout = \"5m\"\n\
+         [[rule]]\nmatch = {{ prefix = \"echo\" }}\nupstream = \"builtin:echo\"\n\
+         [limits]\nmax_sniffing = {MOST}\n{}",
+        admin.rules()
+    ))
+    .user_space()
+    .arguments(&["--threads", "4"])
+    .start()?;
+    let used = "mux_limit_used{limit=\"sniffing\"}";
+    let mut slow = Vec::new();
+    for number in 1..=MOST {
+        slow.push(daemon.connect()?);
+        admin.wait_metric(used, number as f64)?;
+    }
+    ensure!(daemon.access_count() == 0, "one was closed before there were {MOST}");
+    // The oldest goes, whichever core it is on, and one for each that comes.
+    for oldest in 0..3 {
+        echoes(&daemon.connect()?)?;
+        let access = daemon.access_of(slow[oldest].local()?)?;
+        ensure!(access.close() == "sniffing-limit", "{access:?}");
+        slow.push(daemon.connect()?);
+        admin.wait_metric(used, MOST as f64)?;
+    }
+    admin.wait_metric("mux_limit_reached_total{limit=\"sniffing\"}", 3.0)?;
+    daemon.wait_log("a limit is reached limit=\"sniffing\"")?;
+    let closed = daemon.access()?.into_iter().filter(|line| line.close() == "sniffing-limit");
+    ensure!(closed.count() == 3);
+    Ok(())
+}
+
+/// Fills all places of a limit of four with clients that say nothing, and expects the next one to be
+/// served in the place of the first; with flows in most places it has to wait.
+fn slow_clients_make_room(rules: &str, limit: &str) -> Result<()> {
+    let admin = AdminSocket::new()?;
+    let rules = format!(
+        "[[listener]]\naddress = \"127.0.0.1:0\"\nsniff_timeout = \"5m\"\n{rules}\n{}\
+         [[rule]]\nmatch = {{ prefix = \"echo\" }}\nupstream = \"builtin:echo\"\n",
+        admin.rules()
+    );
+    let daemon = Starter::new(&rules).user_space().arguments(&["--threads", "2"]).start()?;
+    let sniffing = |number: usize| admin.wait_metric("mux_sniffing_connections", number as f64);
+    let mut slow = Vec::new();
+    for number in 1..=4 {
+        slow.push(daemon.connect()?);
+        sniffing(number)?;
+    }
+    let mut flows = Vec::new();
+    for (number, oldest) in slow.iter().enumerate().take(3) {
+        let flow = daemon.connect()?;
+        if number < 2 {
+            echoes(&flow).with_context(|| format!("client {number} after the slow ones"))?;
+            let access = daemon.access_of(oldest.local()?)?;
+            ensure!(access.close() == "sniffing-limit", "{access:?}");
+        }
+        flows.push(flow);
+    }
+    // Two flows and two slow ones: the third made one of these go as well.
+    echoes(&flows[2])?;
+    // Three flows: the one slow client has its place in good faith.
+    let waiting = daemon.connect()?;
+    admin.wait_metric(&format!("mux_limit_reached_total{{limit=\"{limit}\"}}"), 4.0)?;
+    sniffing(1)?;
+    drop(flows.pop());
+    echoes(&waiting)?;
+    sniffing(1)
+}
+
+#[test]
+fn slow_clients_cannot_keep_a_listener_full() -> Result<()> {
+    slow_clients_make_room("max_connections = 4\n", "listener")
+}
+
+/// Though the file allows as many to be sniffed as there may be at all.
+#[test]
+fn slow_clients_cannot_keep_all_places() -> Result<()> {
+    slow_clients_make_room("[limits]\nmax_connections = 4\nmax_sniffing = 100\n", "connections")
+}
+
+#[test]
+fn where_the_file_does_not_say_half_of_the_connections_may_be_sniffed() -> Result<()> {
+    let rules = "[[rule]]\nupstream = \"builtin:echo\"\n[limits]\nmax_connections = 31\n";
+    let daemon = Daemon::user_space(rules)?;
+    daemon.wait_log("limits connections=31 sniffing=16")?;
+    Ok(())
+}
+
+/// Each limit that a connection can meet: a count under its name, and a line in the log.
+#[test]
+fn every_limit_is_counted_and_said() -> Result<()> {
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\n";
+    let rule = "[[rule]]\nname = \"all\"\nupstream = \"builtin:echo\"\n";
+    let group = "[[rule]]\nname = \"all\"\nupstream = \"web\"\n[[upstream]]\nname = \"web\"\n";
+    let endpoints = "endpoints = [\"builtin:echo\"]\nmax_connections = 1\n";
+    let cases = [
+        ("connections", format!("{listener}{rule}[limits]\nmax_connections = 1\n"), ""),
+        ("listener", format!("{listener}max_connections = 1\n{rule}"), " name=\"listener-1\""),
+        ("rule", format!("{listener}{rule}max_connections = 1\n"), " name=\"all\""),
+        ("upstream", format!("{listener}{group}{endpoints}"), " name=\"web\""),
+        (
+            "endpoint",
+            format!(
+                "{listener}{group}\
+                 endpoints = [{{ address = \"builtin:echo\", max_connections = 1 }}]\n"
+            ),
+            " name=\"web\"",
+        ),
+        (
+            "queue",
+            format!("{listener}{group}{endpoints}queue = {{ length = 1, timeout = \"5m\" }}\n"),
+            " name=\"web\"",
+        ),
+        ("source", format!("{listener}{rule}[limits]\nper_source = {{ connections = 1 }}\n"), ""),
+        ("rate", format!("{listener}{rule}[limits]\nper_source = {{ rate = \"1/h\" }}\n"), ""),
+    ];
+    for (limit, rules, whose) in cases {
+        let admin = AdminSocket::new()?;
+        let rules = format!("{rules}{}", admin.rules());
+        let daemon = Starter::new(&rules).user_space().arguments(&["--threads", "1"]).start()?;
+        let series = format!("mux_limit_reached_total{{limit=\"{limit}\"}}");
+        let context = || format!("the limit of `{limit}`");
+        let first = daemon.connect()?;
+        echoes(&first).with_context(context)?;
+        admin.wait_metric(&series, 0.0)?;
+        let queued = match limit {
+            "queue" => Some(daemon.connect()?),
+            _ => None,
+        };
+        if queued.is_some() {
+            admin.wait_metric("mux_limit_used{limit=\"queue web\"}", 1.0)?;
+        }
+        // It may be reset before we know that we are connected.
+        let second = daemon.connect().ok();
+        admin.wait_metric(&series, 1.0).with_context(context)?;
+        daemon.wait_log(&format!("a limit is reached limit=\"{limit}\"{whose}"))?;
+        drop((first, second, queued));
+    }
+    Ok(())
 }

@@ -103,6 +103,53 @@ fn an_address_that_is_silent_delays_a_connection_and_no_more() -> Result<()> {
     Ok(())
 }
 
+/// One connects and says something wrong: only a check finds out, and only of that address.
+#[test]
+fn an_address_that_fails_its_checks_is_left_out() -> Result<()> {
+    need!(Need::Root);
+    let addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.9"];
+    let (port, _servers) = servers(addresses)?;
+    let health = "health = { interval = \"50ms\", rise = 1, fall = 2, expect_regex = '0\\.[23]$' }";
+    let daemon = Hosts::new(&addresses)?.start(port, health)?;
+    eventually_true("the third one is left out", || {
+        let answers: Result<Vec<String>> = (0..9).map(|_| ask(&daemon)).collect();
+        answers.is_ok_and(|answers| !answers.contains(&addresses[2].to_owned()))
+    })?;
+    let answers = (0..6).map(|_| ask(&daemon)).collect::<Result<Vec<_>>>()?;
+    for address in &addresses[..2] {
+        ensure!(answers.iter().any(|answer| answer == address), "{answers:?}");
+    }
+    ensure!(daemon.log_count("endpoint is down") == 0, "the name is well");
+    Ok(())
+}
+
+/// Each client has its own of a name's addresses.
+#[test]
+fn by_source_a_client_comes_to_the_same_address() -> Result<()> {
+    need!(Need::Root);
+    let addresses = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
+    let (port, _servers) = servers(addresses)?;
+    let daemon = Hosts::new(&addresses)?.start(port, "balance = \"source-hash\"")?;
+    let ask_from = |last: u8| -> Result<String> {
+        let client = Conn::tcp_from([127, 0, 1, last].into(), daemon.address())?;
+        client.send("who?")?;
+        client.finish()?;
+        Ok(String::from_utf8(client.to_end()?)?)
+    };
+    let mut seen = Vec::new();
+    for client in 1..=20 {
+        let first = ask_from(client)?;
+        for _ in 0..2 {
+            ensure!(ask_from(client)? == first, "client {client}");
+        }
+        seen.push(first);
+    }
+    for address in addresses {
+        ensure!(seen.iter().any(|answer| answer == address), "nobody comes to {address}: {seen:?}");
+    }
+    Ok(())
+}
+
 /// Both families, of which one has no server.
 #[test]
 fn families_are_tried_in_turn() -> Result<()> {

@@ -212,7 +212,8 @@ fn loss_each_way_changes_no_byte() -> Result<()> {
 #[test]
 fn two_that_differ_are_not_for_it_and_the_line_says_why() -> Result<()> {
     need!(Need::Root);
-    for (sysctl, why) in [("net/ipv4/tcp_timestamps", "timestamps"), ("net/ipv4/tcp_sack", "SACK")] {
+    for (sysctl, why) in [("net/ipv4/tcp_timestamps", "timestamps"), ("net/ipv4/tcp_sack", "SACK")]
+    {
         let three = Three::new()?;
         three.server.sysctl(sysctl, "0")?;
         let setting = Setting::new(&three, Family::V4, Place::Elsewhere, "")?;

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, ensure};
 use mux_tests::{
     Access, Daemon, NOBODY, Need, Relay, Scratch, Starter, Upstream, need, procfs::Proc,
 };
+use rustix::process::{Pid, Signal, kill_process};
 
 const NOT_PERMITTED: i32 = 77;
 /// Enough to load and attach the program.
@@ -52,6 +53,11 @@ fn root_becomes_nobody_and_the_kernel_relay_still_works() -> Result<()> {
     Ok(())
 }
 
+/// Capabilities that a start may need, by include/uapi/linux/capability.h: chown (0) to fsetid (4),
+/// kill (5) to setpcap (8), net_bind_service (10), net_admin (12), net_raw (13), sys_resource (24),
+/// perfmon (38), bpf (39).
+const START: u64 = 0x1ff | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 24 | 1 << 38 | 1 << 39;
+
 /// It removes the files of sockets from directories that are not the daemon's user's, and starts a
 /// successor, which needs whatever the first one was started with.
 #[test]
@@ -64,11 +70,35 @@ fn the_keeper_keeps_what_mux_was_started_with() -> Result<()> {
     let children = daemon.proc().children()?;
     let [keeper] = children[..] else { anyhow::bail!("children: {children:?}") };
     let (keeper, ours) = (Proc(keeper), Proc(std::process::id()));
-    for field in ["NoNewPrivs", "Uid", "Seccomp", "CapEff", "CapPrm", "CapBnd"] {
-        ensure!(keeper.status(field)? == ours.status(field)?, "{field}");
+    ensure!(keeper.status("Uid")? == ours.status("Uid")?);
+    // What a start of mux needs, and no more: neither the keeper nor a successor can get it.
+    ensure!(keeper.status("NoNewPrivs")? == "1");
+    let ours = u64::from_str_radix(&ours.status("CapEff")?, 16)?;
+    for set in ["CapEff", "CapPrm", "CapBnd"] {
+        let has = u64::from_str_radix(&keeper.status(set)?, 16)?;
+        ensure!(has == ours & START, "{set}: {has:#x}");
     }
+    ensure!(keeper.status("Seccomp")? == "2", "the keeper has no filter");
     daemon.stop()?;
     ensure!(!path.exists(), "the socket's file is left");
+    Ok(())
+}
+
+#[test]
+fn without_a_keeper_no_process_keeps_anything_and_there_is_no_upgrade() -> Result<()> {
+    need!(Need::Root);
+    let rules = format!("{}[security]\nkeeper = \"off\"\n", Relay::Copy.rule("builtin:echo"));
+    let daemon = Daemon::user_space(&rules)?;
+    ensure!(daemon.proc().children()?.is_empty(), "it has a child");
+    daemon.signal(Signal::USR2)?;
+    let said = daemon.wait_log("upgrade failed, nothing has changed: ")?;
+    ensure!(said.contains("[security] keeper = \"off\""), "{said}");
+    let client = daemon.connect()?;
+    client.send("echo?")?;
+    client.expect("echo?")?;
+    client.finish()?;
+    client.expect_end()?;
+    daemon.stop()?;
     Ok(())
 }
 
@@ -98,6 +128,27 @@ fn three_capabilities_are_enough_for_the_kernel_relay() -> Result<()> {
     Ok(())
 }
 
+/// Nobody can get more by executing a program under `no_new_privs`, which the keeper has set. What it
+/// has of its own program file's capabilities, a successor has again.
+#[test]
+fn capabilities_of_the_program_file_are_enough_and_are_a_successors_too() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).file_capabilities(&ENOUGH).start()?;
+    has_nothing(&daemon, NOBODY)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "sockmap", "{access:?}");
+    daemon.signal(Signal::USR2)?;
+    let new = daemon.successor(0)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "sockmap", "{access:?}");
+    let new = Pid::from_raw(new.cast_signed()).context("a process id")?;
+    kill_process(new, Signal::TERM)?;
+    daemon.wait()?;
+    Ok(())
+}
+
 #[test]
 fn without_privileges_it_runs_in_user_space_and_says_once_why() -> Result<()> {
     need!(Need::Root);
@@ -115,6 +166,39 @@ fn without_privileges_it_runs_in_user_space_and_says_once_why() -> Result<()> {
     for part in [" WARN ", "user space", "CAP_BPF", "CAP_NET_ADMIN", "setcap"] {
         ensure!(said[0].contains(part), "no {part:?} in {}", said[0]);
     }
+    Ok(())
+}
+
+/// With `CAP_BPF` and `CAP_NET_ADMIN` alone, as `sk_skb` programs needed them before they read the
+/// sockets that they redirect to: it serves, in user space, and each flow says what is missing.
+#[test]
+fn two_capabilities_serve_in_user_space() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).nobody(&["bpf", "net_admin"]).start()?;
+    has_nothing(&daemon, NOBODY)?;
+    let access = flow(&daemon, &upstream)?;
+    ensure!(access.relay() == "copy" && access.note().contains("CAP_PERFMON"), "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+/// A kernel without BTF: the file that describes it is empty.
+#[test]
+fn without_btf_it_runs_in_user_space_and_says_once_why() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let daemon = Starter::new(&rules).without_btf().start()?;
+    for _ in 0..3 {
+        let access = flow(&daemon, &upstream)?;
+        ensure!(access.relay() == "copy" && access.note().contains("BTF"), "{access:?}");
+    }
+    let log = daemon.stop()?.log;
+    let said: Vec<_> = log.iter().filter(|line| line.contains("relay")).collect();
+    ensure!(said.len() == 1 && said[0].contains("user space"), "{said:#?}");
+    ensure!(said[0].contains("/sys/kernel/btf/vmlinux"), "{said:#?}");
     Ok(())
 }
 

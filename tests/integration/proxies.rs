@@ -5,11 +5,16 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
     Conn, Daemon, Relay, on_each_relay,
-    peers::{Haproxy, NginxProxy, curl},
+    peers::{Certificate, Haproxy, NginxProxy, curl},
     proxy::line,
 };
 
-on_each_relay!(haproxy_behind, nginx_behind);
+on_each_relay!(
+    haproxy_behind,
+    nginx_behind,
+    haproxy_in_front_and_nginx_behind,
+    haproxy_behind_is_told_the_name_that_the_client_asks_for,
+);
 
 /// An address that curl has and nobody else.
 const CLIENT: &str = "127.0.0.61";
@@ -79,6 +84,61 @@ fn forged(daemon: &Daemon) -> Result<()> {
     ensure!(forger.to_end().map_or(true, |bytes| bytes.is_empty()), "it was answered");
     let access = daemon.access_of(forger.local()?)?;
     ensure!(access.close() == "proxy-header", "{access:?}");
+    Ok(())
+}
+
+/// The whole chain: what HAProxy says of its client is what nginx learns, through mux.
+fn haproxy_in_front_and_nginx_behind(relay: Relay) -> Result<()> {
+    let nginx = NginxProxy::behind()?;
+    let daemon = Daemon::start(
+        &format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\naccept_proxy_protocol = [\"127.0.0.1\"]\n\
+             {}proxy_protocol = \"v2\"\n",
+            relay.rule(&nginx.address.to_string())
+        ),
+        &[],
+    )?;
+    let haproxy = Haproxy::in_front_of(daemon.address(), "send-proxy-v2")?;
+    let (client, _) = ask(haproxy.address)?;
+    let access = daemon.access_of(client)?;
+    ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
+    ensure!(access.peer().starts_with("127.0.0.1:"), "{access:?}");
+    forged(&daemon)?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// `PP2_TYPE_AUTHORITY`, which HAProxy can print: the SNI of a real client's hello, before TLS that
+/// goes on to HAProxy itself.
+fn haproxy_behind_is_told_the_name_that_the_client_asks_for(relay: Relay) -> Result<()> {
+    let certificate = Certificate::new()?;
+    let haproxy = Haproxy::behind_tls(&certificate)?;
+    let daemon = Daemon::start(
+        &format!(
+            "{}match = {{ tls = {{ sni = \"mux.test\" }} }}\nproxy_protocol = \"v2\"\n",
+            relay.rule(&haproxy.address.to_string())
+        ),
+        &[],
+    )?;
+    let authority = certificate.certificate.display().to_string();
+    let port = daemon.port();
+    let (place, url) = (format!("mux.test:{port}:127.0.0.1"), format!("https://mux.test:{port}/"));
+    let answer = curl(&[
+        "--http1.1",
+        "--interface",
+        CLIENT,
+        "--cacert",
+        &authority,
+        "--resolve",
+        &place,
+        &url,
+    ])?;
+    let access = daemon.wait_access(|access| access.rule() == "all")?;
+    // It leaves without reading the end of TLS, which may be a reset.
+    ensure!(access.relay() == relay.name(), "{access:?}");
+    let expected = format!("{},{},mux.test;", access.client().replace(':', ","), access.id());
+    ensure!(answer == expected, "{answer} rather than {expected}");
+    daemon.stop()?;
     Ok(())
 }
 

@@ -57,7 +57,10 @@ fn exchange(relay: Relay, client: &Conn, server: &Conn) -> Result<()> {
 /// Checks the line of a flow that has made the [`exchange`] and sent `extra` bytes before it.
 fn exact(access: &Access, relay: Relay, extra: u64) -> Result<()> {
     ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
-    ensure!(access.bytes() == (LENGTH + relay.hello() + extra, LENGTH + relay.hello()), "{access:?}");
+    ensure!(
+        access.bytes() == (LENGTH + relay.hello() + extra, LENGTH + relay.hello()),
+        "{access:?}"
+    );
     Ok(())
 }
 
@@ -89,7 +92,10 @@ fn a_header_goes_before_the_stream_and_is_in_no_count(relay: Relay) -> Result<()
         exchange(relay, &client, &server)?;
         let access = daemon.access_of(client.local()?)?;
         ensure!(access.relay() == relay.name() && access.close() == "finished", "{access:?}");
-        ensure!(access.bytes() == (LENGTH + relay.hello(), LENGTH + relay.hello() + 4), "{version}: {access:?}");
+        ensure!(
+            access.bytes() == (LENGTH + relay.hello(), LENGTH + relay.hello() + 4),
+            "{version}: {access:?}"
+        );
         let id = header.tlvs.get(&tlv::UNIQUE_ID).map(|id| String::from_utf8_lossy(id));
         match version {
             "v1" => ensure!(header.tlvs.is_empty()),

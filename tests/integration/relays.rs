@@ -17,6 +17,8 @@ on_each_relay!(
     large_transfers_both_ways_at_once,
     client_half_closes_first,
     server_half_closes_first,
+    client_half_closes_while_the_server_streams,
+    server_half_closes_while_the_client_streams,
     both_half_close_at_once,
     replay_is_followed_by_what_came_meanwhile,
     client_reset_arrives_at_the_server,
@@ -26,6 +28,7 @@ on_each_relay!(
     client_reset_that_meets_the_servers_end_is_no_imbalance,
     reader_that_stops_and_resumes,
     small_writes_arrive_in_order,
+    an_answer_that_comes_with_its_end_is_not_held_back,
 );
 
 const UP: Pattern = Pattern::new(1);
@@ -60,7 +63,10 @@ impl Flow {
     fn finished(self, up: u64, down: u64) -> Result<()> {
         let access = self.access()?;
         ensure!(access.close() == "finished", "{access:?}");
-        ensure!(access.bytes() == (up + self.relay.hello(), down + self.relay.hello()), "counted {up}, {down}: {access:?}");
+        ensure!(
+            access.bytes() == (up + self.relay.hello(), down + self.relay.hello()),
+            "counted {up}, {down}: {access:?}"
+        );
         self.daemon.stop()?;
         Ok(())
     }
@@ -90,6 +96,7 @@ fn large_transfers_both_ways_at_once(relay: Relay) -> Result<()> {
     flow.finished(length, length)
 }
 
+/// The end is passed on when the last byte before it has been (L4, L5 in `relay/LIFECYCLE.md`).
 fn client_half_closes_first(relay: Relay) -> Result<()> {
     let flow = Flow::open(relay)?;
     let (up, down) = (3 * MIB + 1, 5 * MIB + 7);
@@ -102,6 +109,30 @@ fn server_half_closes_first(relay: Relay) -> Result<()> {
     let (up, down) = (5 * MIB + 7, 3 * MIB + 1);
     one_after_the_other((&flow.server, DOWN, down), (&flow.client, UP, up))?;
     flow.finished(up, down)
+}
+
+/// What is read when the end is known already leaves with the end (`MSG_MORE`), and must not wait for anything else:
+/// a probe timer would send it after 200 ms.
+fn an_answer_that_comes_with_its_end_is_not_held_back(relay: Relay) -> Result<()> {
+    let upstream = Upstream::tcp()?;
+    let daemon = Daemon::start(&relay.rule(&upstream.name()), &[])?;
+    let mut late = 0;
+    for length in (1..=60_u64).map(|round| round * round * 37) {
+        let (client, server) = daemon.flow(&upstream)?;
+        client.send("question")?;
+        server.expect("question")?;
+        let begun = Instant::now();
+        server.send_pattern(DOWN, 0, length)?;
+        server.finish()?;
+        client.expect_pattern(DOWN, 0, length)?;
+        client.expect_end()?;
+        late += u32::from(begun.elapsed() > Duration::from_millis(150));
+        client.finish()?;
+        server.expect_end()?;
+    }
+    ensure!(late < 6, "{late} of 60 answers were late");
+    daemon.stop()?;
+    Ok(())
 }
 
 /// One end sends and ends its stream; only when that has gone all the way does the other begin.
@@ -118,6 +149,21 @@ fn one_after_the_other(first: Sends<'_>, second: Sends<'_>) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// One way ends in the middle of the other way's stream, which goes on to its end.
+fn client_half_closes_while_the_server_streams(relay: Relay) -> Result<()> {
+    let flow = Flow::open(relay)?;
+    let (up, down) = (3 * MIB + 1, large_transfer());
+    exchange((&flow.client, UP, up), (&flow.server, DOWN, down))?;
+    flow.finished(up, down)
+}
+
+fn server_half_closes_while_the_client_streams(relay: Relay) -> Result<()> {
+    let flow = Flow::open(relay)?;
+    let (up, down) = (large_transfer(), 3 * MIB + 1);
+    exchange((&flow.client, UP, up), (&flow.server, DOWN, down))?;
+    flow.finished(up, down)
 }
 
 /// The last bytes and both ends at the same time, many times, since it is a matter of order.
@@ -143,7 +189,10 @@ fn both_half_close_at_once(relay: Relay) -> Result<()> {
         let access = daemon.access_of(client.local()?)?;
         ensure!(access.relay() == relay.name(), "round {round}: {access:?}");
         ensure!(access.close() == "finished", "round {round}: {access:?}");
-        ensure!(access.bytes() == (length + relay.hello(), length + relay.hello()), "round {round}: {access:?}");
+        ensure!(
+            access.bytes() == (length + relay.hello(), length + relay.hello()),
+            "round {round}: {access:?}"
+        );
     }
     daemon.stop()?;
     Ok(())
@@ -188,6 +237,7 @@ fn replay_is_followed_by_what_came_meanwhile(relay: Relay) -> Result<()> {
     Ok(())
 }
 
+/// After what came before it (L10 in `relay/LIFECYCLE.md`).
 fn client_reset_arrives_at_the_server(relay: Relay) -> Result<()> {
     let Flow { daemon, client, server, .. } = Flow::open(relay)?;
     client.send_pattern(UP, 0, 10_000)?;
@@ -260,15 +310,19 @@ fn client_reset_that_meets_the_servers_end_is_no_imbalance(relay: Relay) -> Resu
     Ok(())
 }
 
-/// Both send without end; after some MiB, `breaker` resets. Whatever `other` got is right, and it
+/// Both send without end; in the middle of a large transfer `breaker` resets. Whatever `other` got is right, and it
 /// ends with an error, not with a clean end.
 fn reset_under_load(breaker: Conn, other: &Conn, [ours, theirs]: [Pattern; 2]) -> Result<()> {
     const ENOUGH: u64 = 1 << 40;
     thread::scope(|scope| {
         let sending = scope.spawn(|| other.send_pattern(theirs, 0, ENOUGH));
         let receiving = scope.spawn(|| other.receive_pattern(ours, 0));
-        breaker.send_pattern(ours, 0, 4 * MIB)?;
-        breaker.expect_pattern(theirs, 0, 4 * MIB)?;
+        let half = large_transfer() / 2;
+        thread::scope(|scope| {
+            let filling = scope.spawn(|| breaker.send_pattern(ours, 0, half));
+            breaker.expect_pattern(theirs, 0, half)?;
+            join(filling, "the one that resets")
+        })?;
         breaker.reset()?;
         let (_, failure) = join(receiving, "receiving")?;
         let sent = join(sending, "sending").err().context("sent a TiB")?;

@@ -73,7 +73,9 @@ fn reloads_under_load_fail_nobody(relay: Relay) -> Result<()> {
     let upstream = Upstream::tcp()?;
     let live = upstream.name();
     let daemon = match relay {
-        Relay::Sockmap | Relay::Packet => Daemon::start(&round(0, relay, &live, names), &["--threads", "2"])?,
+        Relay::Sockmap | Relay::Packet => {
+            Daemon::start(&round(0, relay, &live, names), &["--threads", "2"])?
+        }
         Relay::Copy | Relay::Splice => Daemon::start(
             &round(0, relay, &live, names),
             &["--threads", "2", "--relay", relay.name()],
@@ -666,5 +668,26 @@ fn an_access_log_that_is_made_at_start_is_the_users() -> Result<()> {
     echo_once(&daemon)?;
     let rotated = directory.path().join("access.log.1");
     eventually("the line", || lines(&rotated).ok().filter(|lines| lines.len() == 1))?;
+    Ok(())
+}
+
+/// A daemon that has given its rights away cannot take clients' addresses later: the reload says so,
+/// and what there was goes on.
+#[test]
+fn clients_addresses_without_the_right_are_refused() -> Result<()> {
+    need!(Need::Root);
+    let server = Server::echo()?;
+    let before = all_to(server.name());
+    let daemon = Daemon::user_space(&before)?;
+    let outcome = daemon.reload(&format!(
+        "[[rule]]\nname = \"all\"\nupstream = \"web\"\n[[upstream]]\nname = \"web\"\n\
+         endpoints = [\"{}\"]\nsource = \"transparent\"\n",
+        server.name()
+    ))?;
+    ensure!(outcome.contains("reload failed, nothing has changed: "), "{outcome}");
+    ensure!(outcome.contains("[[upstream]] web: source = \"transparent\""), "{outcome}");
+    echo_once(&daemon)?;
+    daemon.reload_ok(&before)?;
+    daemon.stop()?;
     Ok(())
 }

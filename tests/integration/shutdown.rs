@@ -54,7 +54,10 @@ fn the_drain_deadline_resets_what_is_left(relay: Relay) -> Result<()> {
     ensure!(server.expect_reset()? == 0);
     let access = daemon.wait()?.access;
     ensure!(access.len() == 1 && access[0].close() == "drain-deadline", "{access:?}");
-    ensure!(access[0].relay() == relay.name() && access[0].bytes() == (relay.hello(), relay.hello()), "{access:?}");
+    ensure!(
+        access[0].relay() == relay.name() && access[0].bytes() == (relay.hello(), relay.hello()),
+        "{access:?}"
+    );
     Ok(())
 }
 

@@ -204,18 +204,30 @@ fn the_one_capability_that_is_needed_is_kept() -> Result<()> {
     Ok(())
 }
 
-/// `mux doctor` says which routes are missing, and finds them when they are there.
+/// `mux doctor` says which routes are missing, with the interface that leads to the server, and finds
+/// them when they are there, of both families; a mark that nobody sets is none.
 #[test]
 fn the_doctor_knows_the_routes() -> Result<()> {
     need!(Need::Root);
+    for family in Family::ALL {
+        the_doctor_knows_the_routes_of(family).with_context(|| format!("{family:?}"))?;
+    }
+    Ok(())
+}
+
+fn the_doctor_knows_the_routes_of(family: Family) -> Result<()> {
     let three = Three::new()?;
     let scratch = Scratch::new()?;
-    let endpoint = SocketAddr::new(Family::V4.server(), 80);
+    let endpoint = SocketAddr::new(family.server(), 80);
     let text = format!(
         "listen = \"127.0.0.1:0\"\n[kernel]\nsockmap = \"off\"\n{}",
         group(Relay::Copy, &endpoint.to_string(), "source = \"transparent\"")
     );
     let rules = scratch.write("rules.toml", text)?;
+    let (name, other, option) = match family {
+        Family::V4 => ("reply route, IPv4", "reply route, IPv6", "-4"),
+        Family::V6 => ("reply route, IPv6", "reply route, IPv4", "-6"),
+    };
     let doctor = || {
         three.mux.within(|| {
             let mut command = Command::new(mux()?);
@@ -224,14 +236,26 @@ fn the_doctor_knows_the_routes() -> Result<()> {
             let checks = report["checks"].as_array().context("no checks")?.clone();
             let of = |name: &str| checks.iter().find(|check| check["name"] == name).cloned();
             ensure!(of("transparent source").is_some_and(|check| check["status"] == "ok"));
-            ensure!(of("reply route, IPv6").is_none(), "no endpoint needs it: {report}");
-            of("reply route, IPv4").with_context(|| report.to_string())
+            ensure!(of(other).is_none(), "no endpoint needs it: {report}");
+            of(name).with_context(|| report.to_string())
         })?
     };
     let before = doctor()?;
     ensure!(before["status"] == "problem", "{before}");
     let remedy = before["remedy"].as_str().unwrap_or_default();
-    ensure!(remedy.contains("ip -4 route add local default dev lo table 100"), "{before}");
+    for command in ["rule add iif up0 lookup 100", "route add local default dev lo table 100"] {
+        ensure!(remedy.contains(&format!("ip {option} {command}")), "{before}");
+    }
+    // Another interface's rule takes nothing of the server's.
+    three.mux.ip(&format!("{option} rule add iif down0 lookup 100"))?;
+    three.mux.ip(&format!("{option} route add local default dev lo table 100"))?;
+    let elsewhere = doctor()?;
+    ensure!(elsewhere["status"] == "problem", "{elsewhere}");
+    three.mux.ip(&format!("{option} rule add fwmark 1 lookup 100"))?;
+    let unmarked = doctor()?;
+    ensure!(unmarked["status"] == "warning", "{unmarked}");
+    three.mux.ip(&format!("{option} rule del fwmark 1 lookup 100"))?;
+    three.mux.ip(&format!("{option} route del local default dev lo table 100"))?;
     three.route_replies()?;
     let after = doctor()?;
     ensure!(after["status"] == "ok" && after["found"] == "fwmark 0x1 lookup 100", "{after}");

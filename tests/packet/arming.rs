@@ -1,6 +1,9 @@
 //! When a flow is turned on, and when not.
 
-use std::time::Duration;
+use std::{
+    io::{Read as _, Write as _},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use mux::kernel::{
@@ -8,7 +11,7 @@ use mux::kernel::{
     packet::{Ends, PacketOptions, State, What},
 };
 use mux_common::packet::refusal;
-use mux_tests::{Family, Need, eventually_true, need};
+use mux_tests::{Family, Need, Pattern, eventually, eventually_true, need};
 
 use crate::{
     flow::Middle,
@@ -75,6 +78,54 @@ fn our_sockets_stop_repeating_what_was_acknowledged_past_them() -> Result<()> {
         })?;
         ensure!(!flow.relay.is_broken());
         flow.ping_pong(20, 100)
+    })
+}
+
+/// A byte that passed the program before the flow was on, and reaches our socket after. Here it passes
+/// a device that the program has been taken off for a moment.
+#[test]
+fn bytes_that_reach_our_socket_after_all_are_delivered_once() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&Kind::AWAY, |place| {
+        // So long that only an acknowledgement turns flows on that comes when nothing else does.
+        let options = PacketOptions { quiet: Duration::from_millis(15), ..PacketOptions::new(64) };
+        let mut middle = Middle::with(place, options)?;
+        let device = place.relay().device("down0")?;
+        let mut flow = eventually("a flow that is on before a byte was translated", || {
+            let mut flow = middle.open().ok()?;
+            for _ in 0..20 {
+                flow.ping_pong(1, 100).ok()?;
+                let end = Instant::now() + Duration::from_millis(100);
+                while Instant::now() < end {
+                    if flow.is_on() {
+                        let unused = Way::BOTH.iter().all(|way| flow.snapshot(*way).bytes == 0);
+                        return unused.then_some(flow);
+                    }
+                    std::thread::yield_now();
+                }
+            }
+            None
+        })?;
+        let before = Way::BOTH.map(|way| flow.bytes(way));
+        middle.kernel.detach(device);
+        let mut late = vec![0; 5000];
+        Pattern::new(5).fill(0, &mut late);
+        flow.client.write_all(&late)?;
+        let mut received = vec![0; late.len()];
+        flow.server.read_exact(&mut received)?;
+        ensure!(received == late, "other bytes");
+        let kernel = &mut middle.kernel;
+        place.relay().within(|| kernel.attach(&[device]))??;
+        ensure!(flow.relay.late(Way::Up) == 5000, "{} late bytes", flow.relay.late(Way::Up));
+        eventually_true("both sockets have nothing to repeat", || {
+            flow.relay.unacknowledged() == vec![Some(0); 2]
+        })?;
+        ensure!(middle.stats().acks_diverted > 0, "{:?}", middle.stats());
+        flow.ping_pong(20, 1000)?;
+        let after = Way::BOTH.map(|way| flow.bytes(way));
+        ensure!(after == [before[0] + 25_000, before[1] + 20_000], "{before:?}, {after:?}");
+        let flow = streams::both_ways(flow, 100_000)?;
+        middle.wait_for(&flow, What::Ended)
     })
 }
 

@@ -94,6 +94,15 @@ impl Access {
         self.text("error")
     }
 
+    /// A field that is a number: `promotions`, `demotions`, `passes`, `carried`, `trimmed`.
+    ///
+    /// # Panics
+    /// The line has no such number.
+    #[must_use]
+    pub fn number(&self, field: &str) -> u64 {
+        self.0[field].as_u64().unwrap_or_else(|| panic!("no number {field} in {}", self.0))
+    }
+
     /// Bytes to the upstream and to the client.
     ///
     /// # Panics

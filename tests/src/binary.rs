@@ -37,14 +37,14 @@ pub fn mux() -> Result<PathBuf> {
         return Ok(path);
     }
     let own = env::current_exe().context("where is this test?")?;
-    // target/PROFILE/deps/integration-…
-    let target = own.ancestors().nth(3).unwrap_or(Path::new("."));
-    ["release/mux", "debug/mux"].into_iter().map(|name| target.join(name)).find(|path| path.is_file()).with_context(
-        || {
-            format!(
-                "there is no daemon to test in {}\nhint: `cargo build --release -p mux-userspace`, or name one with MUX_BIN=/path/to/mux",
-                target.display()
-            )
-        },
-    )
+    // target/PROFILE/deps/integration-…, or target/PROFILE/crowd
+    let places = || own.ancestors().skip(2).take(2);
+    let all =
+        places().flat_map(|target| ["release/mux", "debug/mux"].map(|name| target.join(name)));
+    all.into_iter().find(|path| path.is_file()).with_context(|| {
+        format!(
+            "there is no daemon to test in {}\nhint: `cargo build --release -p mux-userspace`, or name one with MUX_BIN=/path/to/mux",
+            places().last().unwrap_or(Path::new(".")).display()
+        )
+    })
 }

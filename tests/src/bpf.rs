@@ -101,13 +101,42 @@ pub fn entries(map: u32) -> Result<usize> {
     }
 }
 
-/// Runs of a program, while [`Stats`] are on.
+/// Runs of a program, while [`Stats`] are on, and how long they took, nanoseconds.
 ///
 /// # Errors
 /// There is no such program.
-pub fn run_count(program: u32) -> Result<u64> {
+pub fn runs(program: u32) -> Result<(u64, u64)> {
     let shown = bpftool(&["prog", "show", "id", &program.to_string()])?;
-    Ok(shown["run_cnt"].as_u64().unwrap_or(0))
+    let number = |key: &str| shown[key].as_u64().unwrap_or(0);
+    Ok((number("run_cnt"), number("run_time_ns")))
+}
+
+/// Bytes of a program as the verifier left it.
+///
+/// # Errors
+/// There is no such program.
+pub fn translated_size(program: u32) -> Result<u64> {
+    let shown = bpftool(&["prog", "show", "id", &program.to_string()])?;
+    shown["bytes_xlated"].as_u64().context("no bytes_xlated")
+}
+
+/// The sum over all CPUs of a `u64` at this offset of a per-CPU array's first value.
+///
+/// # Errors
+/// There is no such map, or its values are shorter.
+pub fn sum_of(map: u32, offset: usize) -> Result<u64> {
+    let shown = bpftool(&["map", "lookup", "id", &map.to_string(), "key", "0", "0", "0", "0"])?;
+    let values = shown["values"].as_array().context("no value a CPU")?;
+    values.iter().try_fold(0, |sum, value| {
+        let bytes = value["value"].as_array().context("no bytes")?;
+        let bytes = bytes.get(offset..offset + 8).context("a short value")?;
+        let mut number = 0;
+        for byte in bytes.iter().rev() {
+            let byte = byte.as_str().context("a byte")?.trim_start_matches("0x");
+            number = number << 8 | u64::from_str_radix(byte, 16)?;
+        }
+        Ok(sum + number)
+    })
 }
 
 /// Runs `bpftool -j`.

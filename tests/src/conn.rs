@@ -118,6 +118,17 @@ impl Conn {
         (&self.0).write_all(bytes.as_ref()).context("sending")
     }
 
+    /// Sends all, the last byte as TCP's urgent one (`MSG_OOB`).
+    ///
+    /// # Errors
+    /// send(2)'s, or not all was taken.
+    pub fn send_urgent(&self, bytes: impl AsRef<[u8]>) -> Result<()> {
+        let bytes = bytes.as_ref();
+        let sent = self.0.send_out_of_band(bytes).context("sending an urgent byte")?;
+        ensure!(sent == bytes.len(), "{sent} of {} bytes were taken", bytes.len());
+        Ok(())
+    }
+
     /// Sends each byte by itself: the next one only when the other end has read the one before.
     ///
     /// # Errors
@@ -143,6 +154,34 @@ impl Conn {
                 Ok(taken) => sent += taken as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).context("sending"),
+            }
+        }
+        self.0.set_write_timeout(before)?;
+        Ok(sent)
+    }
+
+    /// Sends bytes of a stream, each by itself, for so long or until none has been taken for a second;
+    /// returns how many were.
+    ///
+    /// # Errors
+    /// send(2)'s.
+    pub fn send_single_bytes(&self, pattern: Pattern, time: Duration) -> Result<u64> {
+        let before = self.0.write_timeout()?;
+        self.0.set_write_timeout(Some(Duration::from_secs(1)))?;
+        let end = std::time::Instant::now() + time;
+        let mut chunk = vec![0; CHUNK];
+        let mut sent = 0;
+        'sending: loop {
+            pattern.fill(sent, &mut chunk);
+            for byte in &chunk {
+                match (&self.0).write(std::slice::from_ref(byte)) {
+                    Ok(_) => sent += 1,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'sending,
+                    Err(error) => return Err(error).context("sending"),
+                }
+                if sent.is_multiple_of(256) && std::time::Instant::now() >= end {
+                    break 'sending;
+                }
             }
         }
         self.0.set_write_timeout(before)?;

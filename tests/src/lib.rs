@@ -16,6 +16,7 @@ mod conn;
 mod daemon;
 mod deadline;
 mod diag;
+pub mod hold;
 mod lines;
 pub mod netns;
 mod pattern;

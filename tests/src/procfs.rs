@@ -3,11 +3,14 @@
 use std::{
     fs,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     path::PathBuf,
 };
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{
+    Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, pidfd_getfd, pidfd_open, prlimit,
+};
 
 /// A process.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +88,20 @@ impl Proc {
         Ok(())
     }
 
+    /// Sets the soft one, which can be raised again, up to the hard one.
+    ///
+    /// # Errors
+    /// prlimit(2)'s.
+    pub fn soft_limit_descriptors(self, most: Option<u64>) -> Result<()> {
+        let limits = self.read("limits")?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        let hard = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        let limit = Rlimit { current: most.or(hard), maximum: hard };
+        let pid = Pid::from_raw(self.0 as i32).context("a process id")?;
+        prlimit(Some(pid), Resource::Nofile, limit)?;
+        Ok(())
+    }
+
     /// What its threads have used so far. Threads that ended count for the ticks only.
     ///
     /// # Errors
@@ -121,6 +138,28 @@ impl Proc {
         Ok(children)
     }
 
+    /// A duplicate of its TCP socket (IPv4) with these addresses (pidfd_getfd(2), Linux 5.6).
+    ///
+    /// # Errors
+    /// There is none, or not root.
+    pub fn socket(self, local: SocketAddr, remote: SocketAddr) -> Result<OwnedFd> {
+        let text = fs::read_to_string("/proc/net/tcp")?;
+        let pair = format!(" {} {} ", kernel_form(local), kernel_form(remote));
+        let line = text.lines().find(|line| line.contains(&pair)).context("no such socket")?;
+        let inode = line.split_whitespace().nth(9).context("an inode")?;
+        let wanted = format!("socket:[{inode}]");
+        for entry in fs::read_dir(self.path("fd"))? {
+            let entry = entry?;
+            if fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == wanted.as_str()) {
+                let number = entry.file_name().to_string_lossy().parse()?;
+                let pid = Pid::from_raw(self.0 as i32).context("a process id")?;
+                let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+                return Ok(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?);
+            }
+        }
+        anyhow::bail!("{wanted} is not among its descriptors")
+    }
+
     /// Whether it runs, or is a zombie.
     #[must_use]
     pub fn exists(self) -> bool {
@@ -141,6 +180,25 @@ impl Proc {
         values.sort_unstable();
         values.dedup();
         Ok(values)
+    }
+
+    /// What its epolls watch each descriptor for: `EPOLL*` bits.
+    ///
+    /// # Errors
+    /// The process is gone, or another user's.
+    pub fn epoll_masks(self) -> Result<Vec<u32>> {
+        let path = self.path("fdinfo");
+        let mut masks = Vec::new();
+        for entry in fs::read_dir(&path).with_context(|| path.display().to_string())? {
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            // "tfd:        5 events:       19 data: …" (fs/eventpoll.c, ep_show_fdinfo)
+            for line in text.lines().filter(|line| line.starts_with("tfd:")) {
+                let mask =
+                    line.split("events:").nth(1).and_then(|rest| rest.split_whitespace().next());
+                masks.push(u32::from_str_radix(mask.context("no events")?, 16)?);
+            }
+        }
+        Ok(masks)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-use crate::{Daemon, NOBODY, Process, Scratch, binary, run};
+use crate::{Daemon, NOBODY, Process, Scratch, binary, run, run_ok};
 
 /// A daemon to be.
 #[derive(Debug)]
@@ -17,6 +17,7 @@ pub struct Starter {
     wrapper: Vec<String>,
     arguments: Vec<String>,
     others: bool,
+    file_capabilities: Option<String>,
     passed: Option<OwnedFd>,
 }
 
@@ -42,6 +43,7 @@ impl Starter {
             wrapper: Vec::new(),
             arguments: Vec::new(),
             others: false,
+            file_capabilities: None,
             passed: None,
         }
     }
@@ -95,10 +97,27 @@ impl Starter {
         self
     }
 
+    /// On a kernel that does not say what its types look like. Needs root.
+    #[must_use]
+    pub fn without_btf(mut self) -> Self {
+        let script = "mount --bind /dev/null /sys/kernel/btf/vmlinux && exec \"$@\"";
+        self.wrapper.extend(["unshare", "--mount", "sh", "-c", script, "sh"].map(str::to_owned));
+        self
+    }
+
     /// With this environment variable.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.wrapper.extend(["env".to_owned(), format!("{name}={value}")]);
+        self
+    }
+
+    /// Watched by a service manager that wants to hear of it this often, in microseconds.
+    #[must_use]
+    pub fn watched(mut self, period: u64) -> Self {
+        // `exec` keeps the process id.
+        let script = format!("WATCHDOG_PID=$$ WATCHDOG_USEC={period} exec \"$@\"");
+        self.wrapper.extend(["sh", "-c", &script, "sh"].map(str::to_owned));
         self
     }
 
@@ -137,6 +156,14 @@ impl Starter {
         self
     }
 
+    /// As another user without capabilities, and with a program file that has these (`"bpf"`, …).
+    /// Needs root.
+    #[must_use]
+    pub fn file_capabilities(self, capabilities: &[&str]) -> Self {
+        let names: Vec<String> = capabilities.iter().map(|name| format!("cap_{name}")).collect();
+        Self { file_capabilities: Some(format!("{}=ep", names.join(","))), ..self.nobody(&[]) }
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
@@ -169,6 +196,9 @@ impl Starter {
         };
         let mux =
             if self.others { binary::for_others(&scratch.join("mux"))? } else { binary::mux()? };
+        if let Some(capabilities) = &self.file_capabilities {
+            run_ok(Command::new("setcap").arg(capabilities).arg(&mux))?;
+        }
         let mut command = match self.wrapper.split_first() {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);

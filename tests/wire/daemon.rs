@@ -16,6 +16,7 @@ use mux_tests::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use socket2::SockRef;
 use tempfile::NamedTempFile;
 
 /// How long anything may take.
@@ -37,23 +38,28 @@ pub(crate) struct Wire {
 /// Opens a flow through a daemon with `relay = "sockmap"`, sends [`HEAD`], and waits until the
 /// kernel carries it. `None`: not possible here.
 pub(crate) fn open() -> Option<Wire> {
+    open_with("")
+}
+
+/// The same, with more rules.
+pub(crate) fn open_with(rules: &str) -> Option<Wire> {
     let possible = rustix::process::geteuid().is_root() && Path::new("/dev/net/tun").exists();
     if !possible {
         assert!(env::var_os("MUX_TESTS_NO_SKIP").is_none(), "needs root and /dev/net/tun");
         eprintln!("skipped: needs root and /dev/net/tun");
         return None;
     }
-    Some(start())
+    Some(start(rules))
 }
 
-fn start() -> Wire {
+fn start(more: &str) -> Wire {
     let namespace = Netns::new("wire").unwrap();
     let tun = Tun::new(&namespace).unwrap();
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let listener = namespace.within(|| TcpListener::bind(any)).unwrap().unwrap();
     let server = listener.local_addr().unwrap();
     let mut rules = NamedTempFile::with_suffix(".toml").unwrap();
-    rules.write_all(rules_file(server).as_bytes()).unwrap();
+    rules.write_all(format!("{}\n{more}", rules_file(server)).as_bytes()).unwrap();
 
     let mut command = Command::new(mux());
     command.arg("--rules").arg(rules.path()).args(["--relay", "sockmap"]);
@@ -91,9 +97,19 @@ relay = "sockmap"
 
 [log]
 access = "json"
+
+[kernel]
+sockmap = "{}"
 "#,
-        Tun::HOST
+        Tun::HOST,
+        env::var("MUX_TEST_SOCKMAP").unwrap_or_else(|_| "auto".into())
     )
+}
+
+/// Whether a verdict gets overlapping retransmissions whole: Linux ≥ 6.0 (commit 04919bed948d).
+pub(crate) fn verdict_gets_overlaps() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    release.split('.').next().unwrap().parse::<u32>().unwrap() >= 6
 }
 
 /// The daemon's listener, once it is ready; its log goes to ours.
@@ -156,6 +172,14 @@ impl Wire {
         let mut bytes = Vec::new();
         self.server.read_to_end(&mut bytes).unwrap();
         bytes
+    }
+
+    /// Closes the upstream's end with a reset; what stands in its place is connected to nothing.
+    pub(crate) fn reset_server(&mut self) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let other = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = std::mem::replace(&mut self.server, other);
+        SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Ends the daemon; returns the flow's line of the access log.

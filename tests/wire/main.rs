@@ -19,7 +19,7 @@ use std::{
 
 use mux_tests::tun::{ACK, FIN, PSH, RST};
 
-use crate::daemon::{HEAD, PATIENCE, Wire, open};
+use crate::daemon::{HEAD, PATIENCE, Wire, open, open_with, verdict_gets_overlaps};
 
 /// Where a client's stream goes on after [`HEAD`].
 const START: u32 = HEAD.len() as u32;
@@ -36,6 +36,11 @@ fn finish(wire: &mut Wire, offset: u32) -> serde_json::Value {
     entry
 }
 
+/// Of an overlap of so many bytes, those that the verdict has to cut off on this kernel.
+fn trimmed(overlap: u64) -> u64 {
+    if verdict_gets_overlaps() { overlap } else { 0 }
+}
+
 /// Since Linux 6.0 a verdict gets a retransmission whole that overlaps what was received before
 /// (commit 04919bed948d); redirected as it is, `56789` would come twice.
 #[test]
@@ -48,7 +53,7 @@ fn a_retransmission_that_overlaps_is_trimmed() {
     let received = wire.server_reads(10);
     assert_eq!(String::from_utf8_lossy(&received), "ABCDEFGHIJ");
     let entry = finish(&mut wire, START + 20);
-    assert_eq!(entry["trimmed"], 5, "{entry}");
+    assert_eq!(entry["trimmed"], trimmed(5), "{entry}");
 }
 
 #[test]
@@ -85,7 +90,8 @@ fn a_fin_with_data_that_overlaps_ends_the_stream_after_all_of_it() {
     wire.client.until("the answer and its end", |client| client.finished).unwrap();
     assert_eq!(wire.client.received, b"answer");
     let entry = wire.stop();
-    assert_eq!((&entry["close"], &entry["trimmed"]), (&"finished".into(), &3.into()), "{entry}");
+    let expected = (&"finished".into(), &trimmed(3).into());
+    assert_eq!((&entry["close"], &entry["trimmed"]), expected, "{entry}");
 }
 
 #[test]
@@ -202,14 +208,106 @@ fn a_reset_behind_a_window_of_zero_reaches_the_upstream() {
     assert_eq!(wire.stop()["close"], "client-reset");
 }
 
+/// The upstream's reset has to wait for what the client was given before it, and cannot for ever (L10). What
+/// the client gets in the end is a reset: an end would say that it has all of the stream.
+#[test]
+fn a_drain_that_cannot_finish_ends_with_a_reset() {
+    let Some(mut wire) = open() else { return };
+    wire.client.window = 0;
+    wire.client.acknowledge().unwrap();
+    wire.server.write_all(&[1; 200_000]).unwrap();
+    wire.client.for_a_while(Duration::from_millis(300)).unwrap();
+    let start = Instant::now();
+    wire.reset_server();
+    wire.client.until("the reset", |client| client.reset).unwrap();
+    assert!(!wire.client.finished, "an end in the middle of the stream");
+    let took = start.elapsed();
+    eprintln!("reset after {took:?}");
+    assert!(took > Duration::from_secs(1), "the bytes on their way were not waited for");
+    assert!(wire.client.received.len() < 200_000, "they have arrived");
+    assert_eq!(wire.stop()["close"], "upstream-reset");
+}
+
+/// A client that has ended its stream and then is gone, without a word: the upstream's bytes wait for
+/// acknowledgements that never come. `half_closed` ends that, with a reset for the upstream.
+#[test]
+fn a_peer_that_vanishes_from_a_half_closed_flow_is_given_up() {
+    let Some(mut wire) = open_with("[timeouts]\nhalf_closed = \"1s\"\n") else { return };
+    wire.client.send(START, b"all").unwrap();
+    wire.client.send_flags(START + 3, FIN | ACK, b"").unwrap();
+    assert_eq!(wire.server_reads_to_end(), b"all");
+    wire.server.write_all(b"answer").unwrap();
+    wire.client.until("the answer", |client| client.received == b"answer").unwrap();
+    // From here on the client's end is silent.
+    let error = loop {
+        if let Err(error) = wire.server.write_all(&[2; 50_000]) {
+            break error;
+        }
+    };
+    // What a reset is to a connection whose other stream has ended (`tcp_reset`).
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    let entry = wire.stop();
+    assert_eq!(entry["close"], "half-closed-timeout", "{entry}");
+    assert_eq!(entry["bytes_up"], START + 3, "{entry}");
+}
+
+/// A reset takes the source out of the maps, and with it what was passed and not read (L10). What the
+/// upstream gets is the stream from its beginning, as far as it goes, and then the reset.
+#[test]
+fn a_reset_whose_sender_has_passed_bytes_unread_cuts_the_stream_short_and_no_more() {
+    let Some(mut wire) = open() else { return };
+    // The upstream does not read: its window closes, mux's send buffer fills, the verdict passes.
+    let stream = segments::pattern(20 << 20, 3);
+    let mut sent = 0;
+    let deadline = Instant::now() + 3 * PATIENCE;
+    let mut moved = Instant::now();
+    while sent < stream.len() && moved.elapsed() < Duration::from_secs(1) {
+        assert!(Instant::now() < deadline, "{sent} bytes");
+        let window = 60_000;
+        let acked = wire.client.acked().saturating_sub(START) as usize;
+        if sent < acked + window {
+            let to = (sent + 1400).min(stream.len());
+            wire.client.send(START + sent as u32, &stream[sent..to]).unwrap();
+            sent = to;
+        }
+        let before = wire.client.acked();
+        wire.client
+            .for_a_while(Duration::from_millis(if sent < acked + window { 0 } else { 20 }))
+            .unwrap();
+        if wire.client.acked() != before {
+            moved = Instant::now();
+        } else if sent >= acked + window {
+            // What the closed window has dropped.
+            sent = acked;
+        }
+    }
+    let acked = wire.client.acked();
+    assert!(((acked - START) as usize) < stream.len(), "nothing stopped the client");
+    wire.client.send_flags(acked, RST, b"").unwrap();
+    let mut received = Vec::new();
+    let error = wire.server.read_to_end(&mut received).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(stream.starts_with(&received), "a wrong byte");
+    eprintln!("{} bytes acknowledged, {} arrived before the reset", acked - START, received.len());
+    let entry = wire.stop();
+    assert_eq!(entry["close"], "client-reset", "{entry}");
+    assert!(
+        entry["bytes_up"].as_u64() >= Some(u64::from(START) + received.len() as u64),
+        "{entry}"
+    );
+}
+
 /// Streams cut into overlapping segments that arrive in any order, some of them lost and sent
 /// again, cut otherwise.
 #[test]
 fn overlapping_segments_in_any_order_make_the_stream() {
+    let mut all = 0;
     for seed in 1..=6 {
         let Some(mut wire) = open() else { return };
         let stream = segments::pattern(60_000, seed);
         let trimmed = segments::deliver(&mut wire, START, &stream, seed);
         eprintln!("seed {seed}: {trimmed} bytes trimmed");
+        all += trimmed;
     }
+    assert_eq!(all > 0, verdict_gets_overlaps(), "{all} bytes trimmed");
 }

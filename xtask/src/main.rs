@@ -1,20 +1,25 @@
 //! `cargo xtask`: mux's build, run and test commands. Everything that a person or CI has to do
 //! to the workspace beyond plain `cargo build` is here, so that no shell script grows.
 //!
-//! `sh` runs programs; `toolchain` and `apt` find or install what is needed; `ebpf` builds the kernel
+//! `sh` runs programs; `toolchain` and `apt` find or install what is needed, `root` makes small Debians; `ebpf` builds the kernel
 //! half (`strip`), compares it (`object_diff`) and records it (`provenance`); `daemon` builds the rest; `run`,
-//! `test` (with `steps`), `torture`, `fuzz`, `vm`, `bench`, `dist`, `deb` and `doctor` are the other commands.
+//! `test` (with `steps`), `torture`, `fuzz`, `matching`, `vm`, `bench`, `dist`, `deb`, `newcomer` and `doctor` are the other commands; `charts` is a step
+//! of `test`.
 
 mod apt;
 mod bench;
+mod charts;
 mod daemon;
 mod deb;
 mod dist;
 mod doctor;
 mod ebpf;
 mod fuzz;
+mod matching;
+mod newcomer;
 mod object_diff;
 mod provenance;
+mod root;
 mod run;
 mod sh;
 mod steps;
@@ -40,6 +45,8 @@ enum Xtask {
     Torture(torture::TortureArgs),
     /// Feed every parser random inputs
     Fuzz(fuzz::FuzzArgs),
+    /// Write what a decision costs into docs/internals/performance.md
+    Matching(matching::MatchingArgs),
     /// Test the kernel relay on other kernels, in virtual machines
     Vm(vm::VmArgs),
     /// Measure mux against direct access and other multiplexers
@@ -50,6 +57,8 @@ enum Xtask {
     Dist(dist::DistArgs),
     /// Make a Debian package, and try it out
     Deb(deb::DebArgs),
+    /// Run README's commands in a fresh Debian, as a new user would
+    Newcomer(newcomer::NewcomerArgs),
     /// Show what building, testing and running need, and what to do about what is missing
     Doctor(doctor::DoctorArgs),
 }
@@ -60,11 +69,13 @@ fn main() -> ExitCode {
         Xtask::Test(args) => test::command(args).map(|()| ExitCode::SUCCESS),
         Xtask::Torture(args) => torture::command(&args),
         Xtask::Fuzz(args) => fuzz::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Matching(args) => matching::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Vm(args) => vm::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Bench(args) => bench::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Ebpf(args) => ebpf::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Dist(args) => dist::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Deb(args) => deb::command(&args).map(|()| ExitCode::SUCCESS),
+        Xtask::Newcomer(args) => newcomer::command(&args).map(|()| ExitCode::SUCCESS),
         Xtask::Doctor(args) => doctor::command(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    apt,
+    apt, charts as packaged,
     daemon::{self, Object, Profile},
     deb, ebpf as object, sh,
     test::{Context, Outcome},
@@ -13,12 +13,13 @@ use crate::{
 };
 
 /// Programs that the integration tests start, and the Debian package each comes in.
-pub(crate) const PROGRAMS: [(&str, &str); 22] = [
+pub(crate) const PROGRAMS: [(&str, &str); 27] = [
     ("bpftool", "bpftool"),
     ("chromium", "chromium"),
     ("curl", "curl"),
     ("haproxy", "haproxy"),
     ("ip", "iproute2"),
+    ("logrotate", "logrotate"),
     ("mosquitto", "mosquitto"),
     ("mosquitto_pub", "mosquitto-clients"),
     ("mysql", "mariadb-client"),
@@ -27,15 +28,19 @@ pub(crate) const PROGRAMS: [(&str, &str); 22] = [
     ("nginx", "nginx-light"),
     ("openssl", "openssl"),
     ("pgrep", "procps"),
+    ("promtool", "prometheus"),
     ("psql", "postgresql-client"),
     ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
     ("script", "bsdutils"),
+    ("setcap", "libcap2-bin"),
     ("ssh", "openssh-client"),
     ("sshd", "openssh-server"),
     ("sslh", "sslh"),
     ("strace", "strace"),
     ("systemd-analyze", "systemd"),
+    ("tmux", "tmux"),
+    ("wrk", "wrk"),
 ];
 
 /// Libraries that unit tests link with and modules that those programs load, by a file of each, and
@@ -48,6 +53,9 @@ pub(crate) const LIBRARIES: [(&str, &str); 3] = [
         "python3-prometheus-client",
     ),
 ];
+
+/// The version of cargo-deny that `deny.toml` was written for.
+const CARGO_DENY: &str = "0.20.2";
 
 /// The packages of those [`PROGRAMS`] and [`LIBRARIES`] that are not here. By program, not by package, because
 /// other distributions cut their packages differently.
@@ -86,18 +94,27 @@ pub(crate) fn daemon(context: &mut Context) -> Result<Outcome> {
 }
 
 pub(crate) fn unit(_: &mut Context) -> Result<Outcome> {
-    passed(sh::cargo().args(["test", "--workspace", "--exclude", "mux-tests"]))
+    passed(without_skips(sh::cargo().args(["test", "--workspace", "--exclude", "mux-tests"])))
+}
+
+/// As root nothing that a test needs is missing, so none may skip itself. Others are told what was
+/// skipped, test by test.
+fn without_skips(command: &mut Command) -> &mut Command {
+    if rustix::process::geteuid().is_root() && sh::find("apt-get").is_some() {
+        command.env("MUX_TESTS_NO_SKIP", "1");
+    }
+    command
 }
 
 /// In release too: the tests move and compare hundreds of MiB on the cores that the daemon needs.
 pub(crate) fn integration(context: &mut Context) -> Result<Outcome> {
     let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
-    passed(
+    passed(without_skips(
         sh::cargo()
             .args(["test", "--release", "--package", "mux-tests", "--"])
             .args(&context.arguments)
             .env("MUX_BIN", mux),
-    )
+    ))
 }
 
 pub(crate) fn torture(context: &mut Context) -> Result<Outcome> {
@@ -129,6 +146,11 @@ pub(crate) fn package(_: &mut Context) -> Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+pub(crate) fn charts(context: &mut Context) -> Result<Outcome> {
+    let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
+    Ok(packaged::check(mux)?.map_or(Outcome::Passed, Outcome::Skipped))
+}
+
 pub(crate) fn doc(_: &mut Context) -> Result<Outcome> {
     passed(
         sh::cargo()
@@ -140,9 +162,8 @@ pub(crate) fn doc(_: &mut Context) -> Result<Outcome> {
 /// Not `advisories`: that fetches a database, and a new entry in it would fail an old commit.
 pub(crate) fn deny(_: &mut Context) -> Result<Outcome> {
     if sh::find("cargo-deny").is_none() {
-        return Ok(Outcome::Skipped(
-            "cargo-deny is not installed; `cargo install cargo-deny --locked`".to_owned(),
-        ));
+        sh::status(format!("installing cargo-deny {CARGO_DENY}"));
+        sh::run(sh::cargo().args(["install", "cargo-deny", "--locked", "--version", CARGO_DENY]))?;
     }
     passed(sh::cargo().args(["deny", "check", "licenses", "bans", "sources"]))
 }

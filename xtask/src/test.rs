@@ -59,7 +59,7 @@ pub(crate) struct Context {
 }
 
 /// Every step, in order.
-pub(crate) const STEPS: [Step; 12] = [
+pub(crate) const STEPS: [Step; 13] = [
     Step {
         name: "packages",
         about: "programs that the tests talk to are installed",
@@ -106,9 +106,15 @@ pub(crate) const STEPS: [Step; 12] = [
     },
     Step {
         name: "package",
-        about: "the Debian package: made, installed, served from, upgraded, purged",
+        about: "the Debian package: made, installed, upgraded, purged; its service under systemd",
         quick: false,
         run: steps::package,
+    },
+    Step {
+        name: "charts",
+        about: "the Helm chart and the Dockerfile, by their own tools",
+        quick: false,
+        run: steps::charts,
     },
     Step { name: "doc", about: "documentation builds", quick: false, run: steps::doc },
     Step {
@@ -188,7 +194,8 @@ fn is_chosen(step: &Step, quick: bool, only: &[String]) -> bool {
         return step.quick || !quick;
     }
     // These are tests of the daemon, which therefore is built with them.
-    let of_the_daemon = |name: &String| ["integration", "torture", "vm"].contains(&name.as_str());
+    let of_the_daemon =
+        |name: &String| ["integration", "torture", "vm", "charts"].contains(&name.as_str());
     let implied = step.name == "daemon" && only.iter().any(of_the_daemon);
     implied || only.iter().any(|name| name == step.name)
 }

@@ -36,9 +36,14 @@ pub(crate) fn command(args: &TortureArgs) -> Result<ExitCode> {
     Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
-/// What `cargo xtask test` runs: hundreds of flows on loopback, and over links that lose packets.
-const SMALL: [&[&str]; 2] =
-    [&["--flows", "400"], &["--flows", "100", "--netns", "--loss", "2", "--no-sack"]];
+/// What `cargo xtask test` runs: hundreds of flows on loopback, over links that lose packets, and,
+/// between threads that use up the CPUs, while the relay is switched and packets overtake others. Each
+/// is good only if what it is there for has happened (`--expect`).
+const SMALL: [&[&str]; 3] = [
+    &["--flows", "400"],
+    &["--flows", "100", "--netns", "--loss", "2", "--no-sack", "--send-buffer", "131072"],
+    &["--flows", "100", "--netns", "--delay", "20", "--no-sack", "--hogs", "2", "--flip", "150"],
+];
 
 /// The torture in a small size.
 ///

@@ -117,8 +117,9 @@ fn try_arm<const L2: usize, const V6: bool>(
         // What its timestamps are is not known yet.
         return Err(refusal::UNSEEN);
     }
-    if now.wrapping_sub(back_time) < QUIET_NS.load() {
-        // It may still wait in a queue before its socket, which does not show it then (P4).
+    if (now.wrapping_sub(back_time) as i64) < QUIET_NS.load() as i64 {
+        // It may still be on its way to its socket, which does not show it then (P4). Signed: it may
+        // have come on another CPU since `now`.
         return Err(refusal::RECENT);
     }
 

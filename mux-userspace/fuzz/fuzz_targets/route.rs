@@ -1,45 +1,8 @@
-//! Any first bytes, in any chunks, among many rules: the index and what is remembered between
-//! chunks must change nothing, and the decision must not depend on the chunks.
+//! Any first bytes, in any chunks, among many rules.
 
 #![no_main]
 
-use std::sync::LazyLock;
+#[path = "../checks/route.rs"]
+mod route;
 
-use libfuzzer_sys::fuzz_target;
-use mux::{
-    route::{Outcome, Phase, Progress, Sniffed, route},
-    rules::{self, config::Config},
-};
-
-static CONFIG: LazyLock<Config> = LazyLock::new(|| {
-    rules::parse("rules.toml", include_str!("../rules.toml")).unwrap_or_else(|error| panic!("{error}"))
-});
-
-fuzz_target!(|input: &[u8]| {
-    let [cut, phase, bytes @ ..] = input else { return };
-    let bytes = &bytes[..bytes.len().min(2048)];
-    let cut = usize::from(*cut).min(bytes.len());
-    let phase = [Phase::Open, Phase::Ended, Phase::Full, Phase::TimedOut][usize::from(phase % 4)];
-    for listener in &CONFIG.listeners {
-        let client = Some([10, 0, 0, 1].into());
-        let mut progress = Progress::default();
-        let first = Sniffed { bytes: &bytes[..cut], client, phase: Phase::Open };
-        let early = route(listener, &first, &mut progress);
-        let whole = Sniffed { bytes, client, phase };
-        let late = route(listener, &whole, &mut progress);
-        let at_once = route(listener, &whole, &mut Progress::default());
-        assert_eq!(late, at_once, "what is remembered changes the decision");
-        match early {
-            Outcome::NeedMore(total) => assert!(total > cut),
-            // What is sure of a prefix is sure of all: the rule at least, its details may grow.
-            Outcome::Routed(early) => match late {
-                Outcome::Routed(late) => assert_eq!(early.rule, late.rule),
-                other => panic!("{early:?}, then {other:?}"),
-            },
-            Outcome::Close | Outcome::Reset => assert_eq!(early, {
-                let open = Sniffed { bytes, client, phase: Phase::Open };
-                route(listener, &open, &mut Progress::default())
-            }),
-        }
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| route::check(input));

@@ -1,6 +1,8 @@
 //! Counters of what happened, peers' misbehaviour above all: it is counted, not logged.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::limit::reached::Reached;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)*) => {
@@ -129,6 +131,8 @@ counters! {
     Promoted = "promoted",
     /// Flows that left the kernel while they were alive.
     Demoted = "demoted",
+    /// Flows among them that user space served better by then.
+    DemotedByEvidence = "demoted_by_evidence",
     /// Flows that should have gone to the kernel and were refused there.
     PromotionRefused = "promotion_refused",
     /// Flows that were offered to the packet relay.
@@ -150,6 +154,8 @@ counters! {
     Broken = "broken",
     /// Flows whose books contradicted the kernel's counts.
     Imbalance = "relay_imbalance",
+    /// Flows reset because a stream ended in the microseconds in which they left the kernel.
+    Torn = "relay_torn",
     /// Times that the rules were loaded again and came into force.
     Reloads = "reloads",
     /// Times that they were not: they were wrong, or something that they ask for was not to be had.
@@ -161,22 +167,46 @@ counters! {
     UpgradeFailures = "upgrade_failures",
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = "access_dropped",
+    /// Messages of the daemon's log that were not written because there were too many of their kind.
+    LogSuppressed = "log_suppressed",
 }
 
 /// All counters, shared by the cores.
 #[derive(Debug)]
-pub struct Counters([AtomicU64; Counter::ALL.len()]);
+pub struct Counters {
+    shares: Box<[Share]>,
+    /// How often each kind of limit was met.
+    pub limits: Reached,
+}
 
 impl Default for Counters {
     fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; Counter::ALL.len()])
+        let share = || Share([const { AtomicU64::new(0) }; Counter::ALL.len()]);
+        Self { shares: (0..SHARES).map(|_| share()).collect(), limits: Reached::default() }
     }
+}
+
+/// A thread's part of the counters, on cache lines of its own: a line that all cores write is one that each has to
+/// fetch from another.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Share([AtomicU64; Counter::ALL.len()]);
+
+/// Parts; threads beyond share one with another.
+const SHARES: usize = 16;
+
+thread_local! {
+    static OURS: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % SHARES
+    };
 }
 
 impl Counters {
     /// Adds.
     pub fn add(&self, counter: Counter, amount: u64) {
-        self.0[counter as usize].fetch_add(amount, Ordering::Relaxed);
+        let ours = OURS.try_with(|ours| *ours).unwrap_or_default();
+        self.shares[ours].0[counter as usize].fetch_add(amount, Ordering::Relaxed);
     }
 
     /// Adds one.
@@ -187,7 +217,11 @@ impl Counters {
     /// Its value.
     #[must_use]
     pub fn value(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        let value = self.shares.iter().fold(0_u64, |sum, share| {
+            sum.wrapping_add(share.0[counter as usize].load(Ordering::Relaxed))
+        });
+        let others = matches!(counter, Counter::LogSuppressed).then(|| self.limits.suppressed());
+        value + others.unwrap_or(0)
     }
 
     /// Those that are not zero, `name=value` each.
@@ -217,5 +251,16 @@ mod tests {
         counters.add(Counter::BytesUp, 5);
         counters.count(Counter::Accepted);
         assert_eq!(counters.summary(), "accepted=1 bytes_up=5");
+    }
+
+    #[test]
+    fn what_all_threads_count_is_summed() {
+        let counters = Counters::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 * SHARES {
+                scope.spawn(|| (0..100).for_each(|_| counters.count(Counter::Flows)));
+            }
+        });
+        assert_eq!(counters.value(Counter::Flows), 200 * SHARES as u64);
     }
 }

@@ -41,6 +41,16 @@ impl Stage {
             Self::Ending => "ending",
         }
     }
+
+    /// Whether it is a flow: silence before that is for the sniff timeout, the connect timeout and
+    /// the queue's to end.
+    #[must_use]
+    pub const fn is_flow(self) -> bool {
+        match self {
+            Self::Sniffing | Self::Connecting => false,
+            Self::Relaying | Self::Ending => true,
+        }
+    }
 }
 
 /// Where a connection goes, as far as that is known.

@@ -1,6 +1,7 @@
 //! The record of one connection: what the access log prints.
 
 use std::{
+    borrow::Cow,
     fmt::Write as _,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -45,7 +46,7 @@ pub struct Record {
     /// The relay in force when it ended.
     pub relay: Option<Mode>,
     /// Why not a faster one.
-    pub relay_note: String,
+    pub relay_note: Cow<'static, str>,
     /// What went through.
     pub tally: Tally,
     /// From accept to the decision.
@@ -75,7 +76,9 @@ struct Line<'a> {
     relay: Option<&'a str>,
     relay_note: &'a str,
     promotions: u32,
+    demotions: u32,
     passes: u32,
+    carried: u64,
     trimmed: u64,
     close: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -105,7 +108,7 @@ impl Record {
             upstream: None,
             endpoint: None,
             relay: None,
-            relay_note: String::new(),
+            relay_note: Cow::Borrowed(""),
             tally: Tally::default(),
             sniffed: None,
             connected: None,
@@ -141,7 +144,9 @@ impl Record {
             relay: self.relay.map(Mode::name),
             relay_note: &self.relay_note,
             promotions: self.tally.promotions,
+            demotions: self.tally.demotions,
             passes: self.tally.passes,
+            carried: self.tally.carried,
             trimmed: self.tally.trimmed,
             close,
             error,
@@ -203,7 +208,9 @@ const FIELDS: &[&str] = &[
     "relay",
     "relay_note",
     "promotions",
+    "demotions",
     "passes",
+    "carried",
     "trimmed",
     "close",
     "error",

@@ -15,7 +15,8 @@ use crate::relay::Mode;
 /// A core's totals.
 #[derive(Debug)]
 pub struct Totals {
-    bytes: [Cell<u64>; 2],
+    /// By relay, of flows that are over.
+    bytes: [[Cell<u64>; 2]; Mode::ALL.len()],
     closes: RefCell<Vec<(&'static str, u64)>>,
     routes: RefCell<HashMap<Key, Ended>>,
     /// From accept to the decision.
@@ -47,6 +48,8 @@ pub struct Report {
     pub flows: [u64; Mode::ALL.len()],
     /// Bytes given to upstreams and to clients, by flows that are over and that are alive.
     pub bytes: [u64; 2],
+    /// The same by the relay that a flow ended on, or is on: all of its bytes move with it.
+    pub relayed: [[u64; 2]; Mode::ALL.len()],
     /// Connections that are over, by close reason.
     pub closes: Vec<(&'static str, u64)>,
     /// The same by rule and upstream.
@@ -96,18 +99,19 @@ impl Totals {
     /// Counts a flow that is over.
     pub fn ended(&self, record: &Record) {
         let given = [record.tally.up.given, record.tally.down.given];
-        self.carried(given);
+        let mode = record.relay.unwrap_or(Mode::Copy);
+        self.carried(mode, given);
         self.lifetime.observe(record.accepted.elapsed());
         let (Some(rule), Some(upstream)) = (&record.rule, &record.upstream) else { return };
         let mut routes = self.routes.borrow_mut();
         let ended = routes.entry((Arc::clone(rule), Arc::clone(upstream))).or_default();
-        ended.flows[record.relay.unwrap_or(Mode::Copy).index()] += 1;
+        ended.flows[mode.index()] += 1;
         add(&mut ended.bytes, given);
     }
 
     /// Counts bytes of a flow that is no longer there to be asked.
-    pub fn carried(&self, given: [u64; 2]) {
-        for (total, given) in self.bytes.iter().zip(given) {
+    pub fn carried(&self, mode: Mode, given: [u64; 2]) {
+        for (total, given) in self.bytes[mode.index()].iter().zip(given) {
             total.set(total.get().wrapping_add(given));
         }
     }
@@ -122,8 +126,12 @@ impl Totals {
             ended: ended.flows,
             bytes: ended.bytes,
         };
+        let relayed = self.bytes.each_ref().map(|ways| ways.each_ref().map(Cell::get));
+        let mut bytes = [0; 2];
+        relayed.iter().for_each(|ways| add(&mut bytes, *ways));
         Report {
-            bytes: [self.bytes[0].get(), self.bytes[1].get()],
+            bytes,
+            relayed,
             closes: self.closes.borrow().clone(),
             routes: routes.iter().map(|(key, ended)| (key.clone(), route(ended))).collect(),
             sniff: self.sniffing.distribution(),
@@ -139,6 +147,7 @@ impl Report {
     pub fn add_flow(&mut self, route: Route, mode: Mode, given: [u64; 2]) {
         self.flows[mode.index()] += 1;
         add(&mut self.bytes, given);
+        add(&mut self.relayed[mode.index()], given);
         if let (Some(rule), Some(upstream)) = (route.rule, route.upstream) {
             let route = self.routes.entry((rule, upstream)).or_default();
             route.alive[mode.index()] += 1;
@@ -148,12 +157,25 @@ impl Report {
 
     /// Adds another core's.
     pub fn add(&mut self, other: Self) {
-        let Self { connections, sniffing, flows, bytes, closes, routes, sniff, connect, lifetime } =
-            other;
+        let Self {
+            connections,
+            sniffing,
+            flows,
+            bytes,
+            relayed,
+            closes,
+            routes,
+            sniff,
+            connect,
+            lifetime,
+        } = other;
         self.connections += connections;
         self.sniffing += sniffing;
         add(&mut self.flows, flows);
         add(&mut self.bytes, bytes);
+        for (sum, more) in self.relayed.iter_mut().zip(relayed) {
+            add(sum, more);
+        }
         for (reason, count) in closes {
             match self.closes.iter_mut().find(|(known, _)| *known == reason) {
                 Some((_, sum)) => *sum += count,
@@ -267,6 +289,7 @@ mod tests {
         let route = Route { rule: Some("a".into()), upstream: Some("u".into()), endpoint: None };
         report.add_flow(route, Mode::Splice, [100, 200]);
         assert_eq!(report.bytes, [135, 208]);
+        assert_eq!(report.relayed, [[15, 6], [100, 200], [20, 2], [0, 0]]);
         assert_eq!(report.flows, [0, 1, 0, 0]);
         assert_eq!(report.routes.len(), 1, "the other rule is of an earlier file");
         let all = &report.routes[&("a".into(), "u".into())];
@@ -275,6 +298,7 @@ mod tests {
         let mut twice = report.clone();
         twice.add(report);
         assert_eq!(twice.bytes, [270, 416]);
+        assert_eq!(twice.relayed, [[30, 12], [200, 400], [40, 4], [0, 0]]);
         assert_eq!(twice.lifetime.buckets.iter().map(|(_, count)| count).sum::<u64>(), 6);
     }
 

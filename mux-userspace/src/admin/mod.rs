@@ -25,6 +25,6 @@ pub mod view;
 pub(crate) use self::{
     serve::{Admin, CONNECTIONS, metrics_name, socket_name, spawn},
     sockets::{Sockets, bind},
-    state::{Facts, Readers, State},
+    state::{Facts, Readers, State, alive},
     status::limits,
 };

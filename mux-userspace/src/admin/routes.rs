@@ -304,6 +304,8 @@ async fn switch(state: &State, allowed: bool) -> Response<Body> {
     };
     let said = if state.shared.unavailable.is_some() {
         "noted, but the kernel relay is not in force anyway".to_owned()
+    } else if allowed && state.kept_out().is_some() {
+        "noted, but the rules in force say [kernel] sockmap = \"off\"".to_owned()
     } else if allowed {
         "flows may go to the kernel again".to_owned()
     } else {

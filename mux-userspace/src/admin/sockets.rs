@@ -1,21 +1,24 @@
 //! The admin sockets: bound, and the file's permissions set, while there are privileges to.
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, DirBuilder, Permissions},
     io,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
 use nix::unistd::Group;
 use socket2::Socket;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     listener::{self, SocketFile},
     rules::config::{AdminConfig, AdminSocket},
     server::ServeError,
 };
+
+/// Of a directory that is made for the socket: its own permissions decide who can connect.
+const DIRECTORY: u32 = 0o755;
 
 /// The sockets, bound and listening.
 #[derive(Debug, Default)]
@@ -77,12 +80,39 @@ fn adopt_metrics(socket: Socket) -> Result<Socket, ServeError> {
 }
 
 fn bind_unix(config: &AdminSocket) -> Result<(Socket, SocketFile), ServeError> {
+    make_directory(&config.path).map_err(|source| ServeError::AdminSocket {
+        path: config.path.clone(),
+        action: "making its directory".into(),
+        source,
+    })?;
     let (socket, file) = listener::bind_admin(&config.path)?;
     if let Err((action, source)) = permit(&config.path, config) {
         let _ = file.remove();
         return Err(ServeError::AdminSocket { path: config.path.clone(), action, source });
     }
     Ok((socket, file))
+}
+
+/// Makes the socket's directory if it is missing, as `/run/mux` is on a machine that no package has
+/// prepared. It belongs to whoever starts mux: the daemon's user must not be able to put another
+/// socket in place of this one, and the keeper can remove it. Only the one: a path that is missing
+/// as a whole is more likely mistyped.
+fn make_directory(socket: &Path) -> io::Result<()> {
+    let Some(directory) = socket.parent().filter(|path| !path.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    match DirBuilder::new().mode(DIRECTORY).create(directory) {
+        Ok(()) => {
+            // Whatever the umask is.
+            fs::set_permissions(directory, Permissions::from_mode(DIRECTORY))?;
+            info!(directory = %directory.display(), "made for the admin socket");
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Binding fails, and says of what.
+        Err(_) if directory.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Nobody else could connect so far; from here on those can whom the file names.
@@ -121,6 +151,27 @@ mod tests {
             );
             sockets.unix.unwrap().1.remove().unwrap();
         }
+    }
+
+    #[test]
+    fn a_missing_directory_is_made_and_one_that_is_missing_with_its_own_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mux/s");
+        let sockets = bind(&socket(&path, 0o600, None), Sockets::default()).unwrap();
+        let made = fs::metadata(path.parent().unwrap()).unwrap();
+        assert_eq!(made.mode() & 0o7777, 0o755);
+        assert_eq!(made.uid(), fs::metadata(directory.path()).unwrap().uid());
+        sockets.unix.unwrap().1.remove().unwrap();
+        // One that is there stays as it is.
+        let own = path.parent().unwrap();
+        fs::set_permissions(own, Permissions::from_mode(0o700)).unwrap();
+        let sockets = bind(&socket(&path, 0o600, None), Sockets::default()).unwrap();
+        assert_eq!(fs::metadata(own).unwrap().mode() & 0o7777, 0o700);
+        sockets.unix.unwrap().1.remove().unwrap();
+        let deeper = directory.path().join("a/b/s");
+        let error = bind(&socket(&deeper, 0o600, None), Sockets::default()).unwrap_err();
+        assert!(error.to_string().contains("making its directory: "), "{error}");
+        assert!(!directory.path().join("a").exists());
     }
 
     #[test]

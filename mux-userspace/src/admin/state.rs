@@ -11,11 +11,14 @@ use std::{
 use mux_common::{Stats, packet::PacketStats};
 use tokio::{sync::oneshot, task::JoinSet};
 
+use super::view::SecurityStatus;
 use crate::{
     account::Report,
     errand::{Errand, Filter, Flow, Mailbox, NoAnswer},
     kernel::{StatsReader, packet::PacketStatsReader},
     metrics::Memory,
+    relay::control::KeptOut,
+    rules::config::SockmapMode,
     server::{Check, orders::Desk},
     shared::Shared,
 };
@@ -34,6 +37,8 @@ pub(crate) struct Facts {
     pub(crate) checks: Vec<Check>,
     /// How long the self-test took, if it passed.
     pub(crate) self_test: Option<Duration>,
+    /// What the daemon may do.
+    pub(crate) security: SecurityStatus,
 }
 
 /// Readers of the counters of the kernel's programs, as far as they are in force.
@@ -110,9 +115,13 @@ impl State {
         self.shared.drain.is_cancelled()
     }
 
-    /// Whether flows are kept out of the kernel by order.
-    pub(crate) fn is_relay_off(&self) -> bool {
-        self.relay_off.load(Ordering::Acquire)
+    /// Why flows are kept out of the kernel relay, which is loaded.
+    pub(crate) fn kept_out(&self) -> Option<KeptOut> {
+        let configured = self.shared.current.load().config.kernel.sockmap == SockmapMode::Off;
+        if configured && self.shared.books.is_some() {
+            return Some(KeptOut::Configured);
+        }
+        self.relay_off.load(Ordering::Acquire).then_some(KeptOut::Ordered)
     }
 
     /// The verdict's counters.
@@ -133,7 +142,7 @@ impl State {
 
     /// Each core's report. A core that panicked has none.
     pub(crate) async fn reports(&self) -> Result<Vec<Report>, Silent> {
-        let answers = self.each(|core| async move {
+        let answers = each(&self.cores, |core| async move {
             match core.report(PATIENCE).await {
                 Err(NoAnswer::Ended) => Ok(Report::default()),
                 other => other,
@@ -144,15 +153,7 @@ impl State {
 
     /// Whether each core answers.
     pub(crate) async fn alive(&self) -> Result<(), Silent> {
-        let draining = self.is_draining();
-        let answers = self.each(move |core| async move {
-            match core.ask(PATIENCE, Errand::Ping).await {
-                // It had nothing more to do.
-                Err(NoAnswer::Ended) if draining => Ok(()),
-                other => other,
-            }
-        });
-        answers.await.map(drop)
+        alive(&self.cores, self.is_draining()).await
     }
 
     /// The flows that `filter` asks for, oldest first.
@@ -189,7 +190,7 @@ impl State {
         T: Default + Send + 'static,
         E: FnOnce(oneshot::Sender<T>) -> Errand + Send + 'static,
     {
-        let answers = self.each(|core| {
+        let answers = each(&self.cores, |core| {
             let errand = errand();
             async move {
                 match core.ask(PATIENCE, errand).await {
@@ -200,23 +201,35 @@ impl State {
         });
         answers.await
     }
+}
 
-    /// Has something done for each core at once; the answers, in the cores' order.
-    async fn each<T, F>(&self, ask: impl Fn(Mailbox) -> F) -> Result<Vec<T>, Silent>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, NoAnswer>> + Send + 'static,
-    {
-        let mut asked = JoinSet::new();
-        for (core, mailbox) in self.cores.iter().enumerate() {
-            let answer = ask(mailbox.clone());
-            asked.spawn(async move { (core, answer.await) });
+/// Whether each of these cores answers.
+pub(crate) async fn alive(cores: &[Mailbox], draining: bool) -> Result<(), Silent> {
+    let answers = each(cores, move |core| async move {
+        match core.ask(PATIENCE, Errand::Ping).await {
+            // It had nothing more to do.
+            Err(NoAnswer::Ended) if draining => Ok(()),
+            other => other,
         }
-        let mut answers = Vec::new();
-        for (core, answer) in asked.join_all().await {
-            answers.push((core, answer.map_err(|why| Silent { core, why })?));
-        }
-        answers.sort_by_key(|(core, _)| *core);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    });
+    answers.await.map(drop)
+}
+
+/// Has something done for each core at once; the answers, in the cores' order.
+async fn each<T, F>(cores: &[Mailbox], ask: impl Fn(Mailbox) -> F) -> Result<Vec<T>, Silent>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, NoAnswer>> + Send + 'static,
+{
+    let mut asked = JoinSet::new();
+    for (core, mailbox) in cores.iter().enumerate() {
+        let answer = ask(mailbox.clone());
+        asked.spawn(async move { (core, answer.await) });
     }
+    let mut answers = Vec::new();
+    for (core, answer) in asked.join_all().await {
+        answers.push((core, answer.map_err(|why| Silent { core, why })?));
+    }
+    answers.sort_by_key(|(core, _)| *core);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }

@@ -6,12 +6,13 @@ use super::{
     state::{Facts, State},
     view::{
         ByRelay, CheckStatus, CoreStatus, EndpointStatus, LimitStatus, ListenerStatus, RelayStatus,
-        RuleStatus, Status, UpstreamStatus,
+        Relayed, RuleStatus, Status, UpstreamStatus,
     },
 };
 use crate::{
     account::{Counter, Report},
     listener, logging,
+    relay::control::KeptOut,
     rules::config::Config,
     server,
     shared::Shared,
@@ -24,7 +25,7 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
     let shared = &state.shared;
     let current = shared.current.load_full();
     let Snapshot { generation, config, listening, upstreams, .. } = &*current;
-    let Facts { started, started_at, checks: _, self_test: _ } = &state.facts;
+    let Facts { started, started_at, checks: _, self_test: _, security } = &state.facts;
     let cores = reports.iter().enumerate().map(core).collect();
     let mut all = Report::default();
     reports.into_iter().for_each(|report| all.add(report));
@@ -39,11 +40,13 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
         reload_failure: shared.last_failure.load().as_ref().map(|failure| failure.reason.clone()),
         log_level: logging::level(),
         relay: relay(state),
+        security: security.clone(),
         cores,
         connections: all.connections,
         sniffing: all.sniffing,
         flows: ByRelay::new(all.flows),
         bytes: all.bytes.into(),
+        relayed: Relayed::new(all.relayed),
         listeners: config
             .listeners
             .iter()
@@ -55,7 +58,7 @@ pub(super) fn status(state: &State, reports: Vec<Report>) -> Status {
             .collect(),
         rules: rules(config, &all),
         upstreams: upstreams.iter().map(|group| upstream(group)).collect(),
-        limits: limits(state, &all),
+        limits: limits(state),
         counters: Counter::ALL
             .iter()
             .map(|&counter| (counter.name().to_owned(), shared.counters.value(counter)))
@@ -85,7 +88,12 @@ fn relay(state: &State) -> RelayStatus {
         in_force: in_force.into(),
         why_not,
         no_packets,
-        switch: if state.is_relay_off() { "off" } else { "auto" }.into(),
+        switch: match state.kept_out() {
+            None => "auto",
+            Some(KeptOut::Ordered) => "off",
+            Some(KeptOut::Configured) => "off-by-rules",
+        }
+        .into(),
         self_test_milliseconds: state.facts.self_test.map(|took| took.as_secs_f64() * 1e3),
         checks: state.facts.checks.iter().map(check).collect(),
     }
@@ -127,10 +135,11 @@ fn upstream(group: &Group) -> UpstreamStatus {
         queue: group.room().waiting() as u64,
         endpoints: endpoints
             .map(|(endpoint, config)| {
-                let (state, reason) = match endpoint.condition() {
-                    Condition::Up => ("up", String::new()),
-                    Condition::Ejected { reason } => ("ejected", reason),
-                    Condition::Down { reason } => ("down", reason),
+                let condition = endpoint.condition();
+                let state = condition.name();
+                let reason = match condition {
+                    Condition::Up => String::new(),
+                    Condition::Ejected { reason } | Condition::Down { reason } => reason,
                 };
                 EndpointStatus {
                     address: endpoint.address().to_string(),
@@ -147,15 +156,14 @@ fn upstream(group: &Group) -> UpstreamStatus {
 }
 
 /// The limits that there are, and how much of them is used.
-pub(crate) fn limits(state: &State, all: &Report) -> Vec<LimitStatus> {
-    let Shared { current, connections, books, packets, .. } = &*state.shared;
+pub(crate) fn limits(state: &State) -> Vec<LimitStatus> {
+    let Shared { current, connections, sniffing, books, packets, .. } = &*state.shared;
     let current = current.load_full();
-    let Snapshot { config, limits, listening, .. } = &*current;
-    let cores = state.cores.len() as u64;
+    let Snapshot { config, limits, listening, upstreams, .. } = &*current;
     let most = limits.connections.get().into();
     let mut list = vec![
         limit("connections", connections.in_use().into(), most),
-        limit("sniffing", all.sniffing, cores * u64::from(limits.sniffing_per_core.get())),
+        limit("sniffing", sniffing.in_use().into(), limits.sniffing.get().into()),
     ];
     if let Some(books) = books {
         list.push(limit("kernel_flows", books.in_use() as u64, books.pairs() as u64));
@@ -175,7 +183,30 @@ pub(crate) fn limits(state: &State, all: &Report) -> Vec<LimitStatus> {
             list.push(limit(&name, counted.in_use().into(), most.get().into()));
         }
     }
+    if let (Some(sources), Some(most)) = (&limits.sources, config.limits.per_source.connections) {
+        list.push(limit("source", sources.fullest().into(), most.get().into()));
+    }
+    upstreams.iter().for_each(|group| list.extend(upstream_limits(group)));
     list
+}
+
+/// Those of a group, its queue and its endpoints.
+fn upstream_limits(group: &Group) -> Vec<LimitStatus> {
+    let config = group.config();
+    let (upstream, room) = (&config.name, group.room());
+    let own = config.max_connections.map(|most| {
+        limit(&format!("upstream {upstream}"), room.in_use().into(), most.get().into())
+    });
+    let queue = config.queue.map(|queue| {
+        limit(&format!("queue {upstream}"), room.waiting() as u64, queue.length.into())
+    });
+    let endpoints = group.endpoints().iter().zip(&config.endpoints);
+    let endpoints = endpoints.filter_map(|(endpoint, config)| {
+        let name = format!("endpoint {upstream} {}", endpoint.address());
+        let most = config.max_connections?;
+        Some(limit(&name, endpoint.in_use().into(), most.get().into()))
+    });
+    own.into_iter().chain(queue).chain(endpoints).collect()
 }
 
 fn limit(name: &str, used: u64, of: u64) -> LimitStatus {

@@ -29,6 +29,9 @@ pub struct Status {
     pub log_level: String,
     /// The kernel relay.
     pub relay: RelayStatus,
+    /// What the daemon may do.
+    #[serde(default)]
+    pub security: SecurityStatus,
     /// Each core.
     pub cores: Vec<CoreStatus>,
     /// Connections, those that are sniffed included.
@@ -39,6 +42,9 @@ pub struct Status {
     pub flows: ByRelay,
     /// Bytes carried, by flows that are over and that are alive.
     pub bytes: Ways,
+    /// The same by the relay that a flow ended on, or is on: all of its bytes move with it.
+    #[serde(default)]
+    pub relayed: Relayed,
     /// Listeners.
     pub listeners: Vec<ListenerStatus>,
     /// Rules, in their order, by the upstreams that their flows went to.
@@ -51,6 +57,22 @@ pub struct Status {
     pub counters: BTreeMap<String, u64>,
     /// Connections that are over, by close reason.
     pub closed: BTreeMap<String, u64>,
+}
+
+/// What the daemon may do, as the kernel told it before its first connection. All of its threads have
+/// the same, and none can get more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecurityStatus {
+    /// Its user's name, or the number where it has none.
+    pub user: String,
+    /// Capabilities in force (`CAP_…`); none, as a rule.
+    pub capabilities: Vec<String>,
+    /// Whether it can get no more by executing a program.
+    pub no_new_privs: bool,
+    /// The filter of system calls: what is in force, `off`, or why it is not.
+    pub seccomp: String,
+    /// The restriction of files, in the same way.
+    pub landlock: String,
 }
 
 /// The kernel relay.
@@ -91,6 +113,29 @@ pub struct CoreStatus {
     pub connections: u64,
     /// Flows, by relay.
     pub flows: ByRelay,
+}
+
+/// Bytes, by relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// Copied.
+    pub copy: Ways,
+    /// By splice(2).
+    pub splice: Ways,
+    /// By the kernel.
+    pub sockmap: Ways,
+    /// In the kernel, packet by packet.
+    #[serde(default)]
+    pub packet: Ways,
+}
+
+impl Relayed {
+    /// In the order of [`crate::relay::Mode::ALL`].
+    #[must_use]
+    pub fn new(bytes: [[u64; 2]; Mode::ALL.len()]) -> Self {
+        let [copy, splice, sockmap, packet] = bytes.map(Into::into);
+        Self { copy, splice, sockmap, packet }
+    }
 }
 
 /// How many, by relay.

@@ -3,7 +3,7 @@
 //! What the records say, and what is to be done about it, is `relay/packet`'s; here it is done to a
 //! flow, its plan, its record and its counters.
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use tracing::debug;
 
@@ -72,7 +72,7 @@ impl<'a, 'h> Translating<'a, 'h> {
             Withdrawn::Back => {
                 self.core.shared.counters.count(Counter::PacketWithdrawn);
                 self.handle.control.set_packets(None);
-                if self.handle.control.is_to_leave_kernel() {
+                if self.handle.control.is_ordered_out() {
                     // It is offered again when that is allowed again.
                     plan.packet = Offering::May;
                 } else {
@@ -150,7 +150,7 @@ impl<'a, 'h> Translating<'a, 'h> {
         record: &mut Record,
     ) -> (Close, Option<Packets<'a>>) {
         record.relay = Some(Mode::Packet);
-        record.relay_note.clear();
+        record.relay_note = Cow::Borrowed("");
         self.handle.live.set_stage(Stage::Ending);
         // Whatever `SO_LINGER` was before.
         Packets::silence(&ends);

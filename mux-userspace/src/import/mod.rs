@@ -4,6 +4,7 @@
 //! |---|---|
 //! | files, places in them | `source` |
 //! | text → libconfig's values | `libconfig/` |
+//! | sslh's command line in `/etc/default/sslh` → the same values | `options` |
 //! | values → sslh's settings | `sslh/` |
 //! | names → addresses and ports | `lookup` |
 //! | Perl's and the shell's patterns → mux's | `pattern/` |
@@ -23,6 +24,7 @@ pub mod libconfig;
 mod listeners;
 mod log;
 mod lookup;
+mod options;
 mod pattern;
 mod plan;
 mod rules;
@@ -142,15 +144,20 @@ fn translate(
     let invalid = |sources: &Sources, problems| ImportError::Invalid(sources.reports(problems));
     let start = Span::new(file, 0, 0);
     let name = sources.place(start).file;
-    let settings = match libconfig::parse(&mut sources, file) {
+    let log = Log::default();
+    let parsed = if options::are_in(&sources.bytes(file)) {
+        options::parse(&mut sources, file).map(|(settings, warnings)| {
+            warnings.into_iter().for_each(|(place, warning)| log.warn(place, warning));
+            settings
+        })
+    } else {
+        libconfig::parse(&mut sources, file)
+    };
+    let settings = match parsed {
         Ok(settings) => settings,
-        Err(problem) if holds_options(&sources.bytes(file)) => {
-            return Err(invalid(&sources, vec![problem.hint(OPTIONS_HINT)]));
-        }
         Err(problem) => return Err(invalid(&sources, vec![problem])),
     };
 
-    let log = Log::default();
     let sslh = sslh::read(&settings, start, &log);
     let problems = log.take_problems();
     if !problems.is_empty() {
@@ -164,15 +171,6 @@ fn translate(
         }
     }
 }
-
-/// Whether this is Debian's `/etc/default/sslh`, or one like it.
-fn holds_options(text: &[u8]) -> bool {
-    let name = b"DAEMON_OPTS=";
-    text.windows(name.len()).any(|window| window == name)
-}
-
-const OPTIONS_HINT: &str = "this looks like `/etc/default/sslh`, which has sslh's command line: \
-                            name the configuration after `-F`, or write one";
 
 /// There is no rules file without a listener and a rule.
 struct Nothing {

@@ -30,7 +30,7 @@ pub struct SharedDirection {
     broken: AtomicU32,
     passes: AtomicU32,
     first_seq_matched: AtomicU32,
-    kernel_reserved: AtomicU32,
+    average: AtomicU32,
     _pad: [AtomicU64; 1],
     read: AtomicU64,
     written: AtomicU64,
@@ -53,6 +53,7 @@ const _: () = {
     assert!(
         offset_of!(SharedDirection, first_seq_matched) == offset_of!(KernelBook, first_seq_matched)
     );
+    assert!(offset_of!(SharedDirection, average) == offset_of!(KernelBook, average));
     let user = offset_of!(Direction, user);
     assert!(offset_of!(SharedDirection, read) == user + offset_of!(UserBook, read));
     assert!(offset_of!(SharedDirection, written) == user + offset_of!(UserBook, written));
@@ -129,9 +130,14 @@ impl SharedDirection {
         for field in [&self.passed, &self.redirected, &self.trimmed, &self.messages, &self.read] {
             field.store(0, Ordering::Relaxed);
         }
-        for field in
-            [&self.next_seq, &self.started, &self.broken, &self.passes, &self.first_seq_matched]
-        {
+        for field in [
+            &self.next_seq,
+            &self.started,
+            &self.broken,
+            &self.passes,
+            &self.first_seq_matched,
+            &self.average,
+        ] {
             field.store(0, Ordering::Relaxed);
         }
         self.hold.store(0, Ordering::Relaxed);
@@ -185,7 +191,7 @@ impl Books {
 
 /// The two records of a flow.
 ///
-/// It must outlive the flow's sockets: the verdict of a socket that is still open may write.
+/// It must outlive the flow's sockets (L7): the verdict of a socket that is still open may write.
 /// Closing takes the socket's lock, under which the verdict runs, so after close it cannot.
 #[derive(Debug)]
 pub struct Pair {

@@ -345,6 +345,7 @@ pub fn summary(stats: &Stats) -> String {
         no_slot,
         broken,
         events_lost,
+        half_read,
     } = *stats;
     [
         ("redirected", redirected),
@@ -361,6 +362,7 @@ pub fn summary(stats: &Stats) -> String {
         ("no_slot", no_slot),
         ("broken", broken),
         ("events_lost", events_lost),
+        ("half_read", half_read),
     ]
     .iter()
     .filter(|(_, value)| *value > 0)
@@ -460,7 +462,7 @@ impl Handle {
 /// A flow's place in the maps; given up by `Drop`.
 ///
 /// Close both sockets first: closing takes a socket out of the map in the one way that loses
-/// nothing, and ends the verdict's writing to the records.
+/// nothing, and ends the verdict's writing to the records (L7 in `relay/LIFECYCLE.md`).
 #[derive(Debug)]
 pub struct Membership<'a> {
     handle: &'a Handle,
@@ -513,24 +515,27 @@ impl Membership<'_> {
         Ok(true)
     }
 
-    /// Puts both sockets under the verdict again.
+    /// Puts both sockets under the verdict again. Says for the client's and the upstream's whether
+    /// that worked; one that was refused, since a FIN came in meanwhile or it was reset, stays in
+    /// the program-less map.
     ///
     /// # Errors
-    /// [`InsertError::Refused`]: a FIN came in while they were not.
+    /// [`InsertError::Refused`]: a socket is not in the program-less map, because it was reset.
     pub fn attach(
         &self,
         client: BorrowedFd<'_>,
         upstream: BorrowedFd<'_>,
-    ) -> Result<(), InsertError> {
-        for (way, destination) in [(Way::Up, upstream), (Way::Down, client)] {
+    ) -> Result<[bool; 2], InsertError> {
+        let mut attached = [false; 2];
+        for (index, way, destination) in [(1, Way::Up, upstream), (0, Way::Down, client)] {
             let slot = self.pair.slot(way);
-            self.handle
-                .socks
-                .borrow_mut()
-                .set(slot, &destination.as_raw_fd(), 0)
-                .map_err(refused("putting a socket back into the map"))?;
+            let fd = destination.as_raw_fd();
+            attached[index] = self.handle.socks.borrow_mut().set(slot, &fd, 0).is_ok();
+            if attached[index] {
+                self.forget(way)?;
+            }
         }
-        self.release()
+        Ok(attached)
     }
 
     /// Takes both sockets out of the program-less map as well: they are plain TCP again. Nothing
@@ -539,15 +544,16 @@ impl Membership<'_> {
     /// # Errors
     /// [`InsertError::Refused`]: a socket is not there, because it was reset.
     pub fn release(&self) -> Result<(), InsertError> {
-        for way in Way::BOTH {
-            let slot = self.pair.slot(way);
-            self.handle
-                .keep
-                .borrow_mut()
-                .clear_index(&slot)
-                .map_err(refused("taking a socket out of the program-less map"))?;
-        }
-        Ok(())
+        Way::BOTH.into_iter().try_for_each(|way| self.forget(way))
+    }
+
+    /// Takes a way's destination out of the program-less map.
+    fn forget(&self, way: Way) -> Result<(), InsertError> {
+        self.handle
+            .keep
+            .borrow_mut()
+            .clear_index(&self.pair.slot(way))
+            .map_err(refused("taking a socket out of the program-less map"))
     }
 }
 

@@ -55,13 +55,14 @@ impl Gate {
         self.room.take(self.most())
     }
 
-    /// A place, as soon as one is free.
-    pub async fn enter(&self) -> Place {
+    /// A place, as soon as one is free. `full` is called first if that is not at once.
+    pub async fn enter_or(&self, full: impl FnOnce()) -> Place {
         if self.room.waiting() == 0
             && let Some(place) = self.try_enter()
         {
             return place;
         }
+        full();
         let Some(ticket) = self.room.join(End::Back, u32::MAX) else {
             // There is no memory for 2^32 who wait.
             return std::future::pending().await;
@@ -90,6 +91,24 @@ mod tests {
 
     fn gate(most: u32) -> Gate {
         Gate::new(NonZeroU32::new(most))
+    }
+
+    impl Gate {
+        async fn enter(&self) -> Place {
+            self.enter_or(|| {}).await
+        }
+    }
+
+    #[tokio::test]
+    async fn only_who_has_to_wait_is_told_of() {
+        let gate = gate(1);
+        let _first = gate.enter_or(|| panic!("there is a place")).await;
+        let told = std::cell::Cell::new(0);
+        let mut second = pin!(gate.enter_or(|| told.set(told.get() + 1)));
+        for _ in 0..3 {
+            assert!(is_waiting(&mut second).await);
+        }
+        assert_eq!(told.get(), 1);
     }
 
     async fn is_waiting(future: &mut (impl Future + Unpin)) -> bool {

@@ -1,6 +1,7 @@
 //! Counted permits: how many of a thing there may be at once, across cores.
 
 pub mod gate;
+pub mod reached;
 pub mod room;
 pub mod sniffing;
 pub mod source;

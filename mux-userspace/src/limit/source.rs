@@ -139,6 +139,13 @@ impl Sources {
         Ok(Place { book: Arc::clone(&self.book), source })
     }
 
+    /// Connections of the source that has most.
+    #[must_use]
+    pub fn fullest(&self) -> u32 {
+        let fullest = |shard| lock(shard).sources.values().map(|state| state.connections).max();
+        self.book.shards.iter().filter_map(fullest).max().unwrap_or(0)
+    }
+
     /// Sources remembered.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -42,11 +42,7 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::NetworkFileFailed => (F::NetworkFiles, Some("failed")),
         C::ProxyHeaders => (F::ProxyHeaders, None),
         C::SourceMismatch => (F::SourceMismatches, None),
-        C::ConnectFailed => (F::ConnectFailures, None),
         C::UpstreamFallbacks => (F::Fallbacks, None),
-        C::UpstreamRetries => (F::Retries, None),
-        C::UpstreamEjections => (F::Ejections, None),
-        C::UpstreamReturns => (F::Returns, None),
         C::UpstreamChecksPassed => (F::Checks, Some("passed")),
         C::UpstreamChecksFailed => (F::Checks, Some("failed")),
         C::UpstreamUp => (F::CheckChanges, Some("up")),
@@ -56,6 +52,7 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::ResolveFailed => (F::Resolutions, Some("failed")),
         C::Promoted => (F::Promotions, None),
         C::Demoted => (F::Demotions, None),
+        C::DemotedByEvidence => (F::DemotionsByEvidence, None),
         C::PromotionRefused => (F::PromotionsRefused, None),
         C::PacketOffered
         | C::PacketIneligible
@@ -66,8 +63,14 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::Passes => (F::Passes, None),
         C::Broken => (F::Broken, None),
         C::Imbalance => (F::Imbalances, None),
+        C::Torn => (F::Torn, None),
         C::AccessDropped => (F::AccessDropped, None),
+        C::LogSuppressed => (F::LogSuppressed, None),
         // In seconds, and with flows that are alive.
         C::UpstreamQueueMicros | C::Flows | C::BytesUp | C::BytesDown => return None,
+        // By upstream and reason: its tally.
+        C::ConnectFailed | C::UpstreamRetries | C::UpstreamEjections | C::UpstreamReturns => {
+            return None;
+        }
     })
 }

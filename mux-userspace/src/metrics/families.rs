@@ -139,10 +139,14 @@ families! {
     /// From accept to close, of flows.
     LifetimeSeconds = Histogram "mux_flow_duration_seconds" [],
 
-    /// A limit: `connections`, `sniffing`, `kernel_flows`, `listener NAME`, `rule NAME`.
+    /// A limit: `connections`, `sniffing`, `kernel_flows`, `source`, `listener NAME`, `rule NAME`,
+    /// `upstream NAME`, `queue NAME` (of an upstream), `endpoint NAME ADDRESS`.
     Limit = Gauge "mux_limit" ["limit"],
-    /// How much of a limit is used.
+    /// How much of a limit is used; of `source`, by the source that uses most.
     LimitUsed = Gauge "mux_limit_used" ["limit"],
+
+    /// How often a limit was met, by kind. What happens then: [limits](rules.md#what-happens-at-a-limit).
+    LimitReached = Counter "mux_limit_reached" ["limit"],
 
     /// Flows of an upstream, those being connected included.
     UpstreamFlows = Gauge "mux_upstream_flows" ["upstream"],
@@ -150,18 +154,23 @@ families! {
     UpstreamQueue = Gauge "mux_upstream_queue" ["upstream"],
     /// 1 while an endpoint is used, 0 while it is ejected or down.
     EndpointUp = Gauge "mux_endpoint_up" ["upstream", "endpoint"],
+    /// 1 for the state that an endpoint is in, 0 for the others: `up`, `ejected` (connections to it
+    /// failed), `down` (its checks do).
+    EndpointState = Gauge "mux_endpoint_state" ["upstream", "endpoint", "state"],
     /// Flows of an endpoint, those being connected included.
     EndpointFlows = Gauge "mux_endpoint_flows" ["upstream", "endpoint"],
-    /// Attempts to connect to an endpoint that failed; another may have been tried.
-    ConnectFailures = Counter "mux_connect_failures" [],
-    /// Attempts after one that had failed.
-    Retries = Counter "mux_upstream_retries" [],
+    /// Attempts to connect to an endpoint that failed, by [reason](#reasons-of-failed-attempts);
+    /// another may have been tried.
+    ConnectFailures = Counter "mux_connect_failures" ["upstream", "reason"],
+    /// Attempts after one that had failed, by the reason of that.
+    Retries = Counter "mux_upstream_retries" ["upstream", "reason"],
     /// Times that another rule's upstream stood in.
     Fallbacks = Counter "mux_upstream_fallbacks" [],
-    /// Endpoints ejected because connections to them failed.
-    Ejections = Counter "mux_upstream_ejections" [],
-    /// Endpoints that came back after an ejection.
-    Returns = Counter "mux_upstream_returns" [],
+    /// Endpoints ejected because connections to them failed, by the reason of the last one.
+    Ejections = Counter "mux_upstream_ejections" ["upstream", "reason"],
+    /// Endpoints that came back after an ejection, by what succeeded: an `attempt` of a flow's, or a
+    /// `check`.
+    Returns = Counter "mux_upstream_returns" ["upstream", "by"],
     /// Active checks, by result.
     Checks = Counter "mux_upstream_checks" ["result"],
     /// Endpoints that active checks took down or brought up.
@@ -189,6 +198,8 @@ families! {
     Promotions = Counter "mux_promotions" [],
     /// Flows that left the kernel alive.
     Demotions = Counter "mux_demotions" [],
+    /// Flows among them that user space served better by then.
+    DemotionsByEvidence = Counter "mux_demotions_by_evidence" [],
     /// Flows that should have gone to the kernel and were refused there.
     PromotionsRefused = Counter "mux_promotions_refused" [],
     /// Edges into passing of flows that are over: user space had to carry bytes of a flow in the
@@ -198,6 +209,8 @@ families! {
     Imbalances = Counter "mux_relay_imbalance" [],
     /// Flows reset because the kernel's books were broken. Anything but 0 is to be reported.
     Broken = Counter "mux_relay_broken" [],
+    /// Flows reset because a stream ended in the microseconds in which they left the kernel relay.
+    Torn = Counter "mux_relay_torn" [],
     /// Messages that the verdict redirected.
     VerdictRedirected = Counter "mux_verdict_redirected" [],
     /// Bytes that the verdict redirected.
@@ -232,9 +245,14 @@ families! {
     PacketNotArmed = Counter "mux_packets_not_armed" ["reason"],
     /// Packets with which something else was done than to translate them.
     PacketOdd = Counter "mux_packets_odd" ["what"],
+    /// First messages of a direction whose head had been read before the flow went to the kernel.
+    VerdictHalfRead = Counter "mux_verdict_half_read" [],
 
     /// Access-log lines dropped because the log could not keep up.
     AccessDropped = Counter "mux_access_log_dropped" [],
+    /// Messages of the daemon's log that were not written because there were too many of their kind;
+    /// of endpoints' changes, once that has been told.
+    LogSuppressed = Counter "mux_log_suppressed" [],
     /// Requests over the admin sockets.
     Requests = Counter "mux_admin_requests" [],
 

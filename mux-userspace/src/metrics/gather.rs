@@ -15,7 +15,8 @@ use crate::{
     account::{Counter, Counters, Report},
     admin::{State, limits},
     kernel::books::Way,
-    relay::Mode,
+    limit::reached::Kind,
+    relay::{Mode, control::KeptOut},
     upstream::{Condition, Groups},
 };
 
@@ -27,7 +28,7 @@ pub(crate) fn page(state: &State, reports: Vec<Report>) -> String {
     daemon(&mut page, state);
     connections(&mut page, &all);
     routes(&mut page, &all);
-    for limit in limits(state, &all) {
+    for limit in limits(state) {
         page.add(Family::Limit, &[&limit.name], limit.of);
         page.add(Family::LimitUsed, &[&limit.name], limit.used);
     }
@@ -95,7 +96,12 @@ fn upstreams(page: &mut Page, groups: &Groups) {
         let mut flows = 0;
         for endpoint in group.endpoints() {
             let address = endpoint.address().to_string();
-            let is_up = endpoint.condition() == Condition::Up;
+            let condition = endpoint.condition();
+            let is_up = condition == Condition::Up;
+            for state in Condition::STATES {
+                let is_it = u64::from(condition.name() == state);
+                page.add(Family::EndpointState, &[name, &address, state], is_it);
+            }
             let in_use = u64::from(endpoint.in_use());
             flows += in_use;
             page.add(Family::EndpointUp, &[name, &address], u64::from(is_up));
@@ -103,6 +109,19 @@ fn upstreams(page: &mut Page, groups: &Groups) {
         }
         page.add(Family::UpstreamFlows, &[name], flows);
         page.add(Family::UpstreamQueue, &[name], group.room().waiting() as u64);
+        let tally = group.tally();
+        for (family, counts) in [
+            (Family::ConnectFailures, tally.failures()),
+            (Family::Retries, tally.retries()),
+            (Family::Ejections, tally.ejections()),
+        ] {
+            for (fault, count) in counts.iter() {
+                page.add(family, &[name, fault.name()], count);
+            }
+        }
+        for (by, count) in tally.returns() {
+            page.add(Family::Returns, &[name, by.name()], count);
+        }
     }
 }
 
@@ -112,12 +131,15 @@ fn counters(page: &mut Page, counters: &Counters) {
             page.add(family, label.as_slice(), counters.value(counter));
         }
     }
+    for kind in Kind::ALL {
+        page.add(Family::LimitReached, &[kind.name()], counters.limits.value(kind));
+    }
     let micros = counters.value(Counter::UpstreamQueueMicros);
     page.add(Family::QueuedSeconds, &[], micros as f64 / 1e6);
 }
 
 fn relay(page: &mut Page, state: &State) {
-    let on = state.shared.unavailable.is_none() && !state.is_relay_off();
+    let on = state.shared.unavailable.is_none() && state.kept_out().is_none();
     page.add(Family::KernelRelay, &[], u64::from(on));
     page.add(Family::SwitchedOff, &[], state.switched_off.load(Ordering::Relaxed));
     if let Some(took) = state.facts.self_test {
@@ -126,7 +148,7 @@ fn relay(page: &mut Page, state: &State) {
     if let Some(stats) = state.verdict() {
         verdict(page, &stats);
     }
-    let on = state.shared.no_packets.is_none() && !state.is_relay_off();
+    let on = state.shared.no_packets.is_none() && state.kept_out() != Some(KeptOut::Ordered);
     page.add(Family::PacketRelay, &[], u64::from(on));
     if let Some(stats) = state.packets() {
         packets(page, &stats);
@@ -203,6 +225,7 @@ fn verdict(page: &mut Page, stats: &Stats) {
         no_slot,
         broken,
         events_lost,
+        half_read,
     } = *stats;
     let passed = [
         ("behind", passed_behind),
@@ -224,6 +247,7 @@ fn verdict(page: &mut Page, stats: &Stats) {
         (Family::VerdictNoSlot, no_slot),
         (Family::VerdictBroken, broken),
         (Family::VerdictEventsLost, events_lost),
+        (Family::VerdictHalfRead, half_read),
     ] {
         page.add(family, &[], count);
     }

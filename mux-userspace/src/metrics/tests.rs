@@ -61,6 +61,7 @@ fn the_reference_has_the_table_of_families() {
             let _ = writeln!(page, "| `{reason}` | {} |", counter.help().trim());
         }
     }
+    page.push_str(FAULTS);
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/metrics.md");
     if std::env::var_os("MUX_UPDATE_DOCS").is_some() {
         fs::write(&path, &page).expect("the page can be written");
@@ -79,6 +80,7 @@ reads. Each page is of one moment; counters never go back while the process live
 
 - Bytes are those of flows that are over and of flows that are alive, in the kernel too: once nothing is on its way, they are what clients and servers have counted.
 - How many series there are is bounded by the rules file: rules, upstreams, endpoints, and a few fixed words. A rule that a reload has removed is gone from the page with its last flow.
+- After an upgrade the page is the new process's, and begins at 0: flows that the old one still carries are in no page any more, and in its access log when they end.
 - If a core does not answer within 1 s, the answer is 503 rather than a page with a part of the truth.
 - Samples about the verdict are there only where the kernel relay is in force; `mux_closed_total` and the series by rule from the first one on that there is.
 ";
@@ -88,6 +90,23 @@ const REFUSED: &str = "
 
 | reason | meaning |
 |---|---|
+";
+
+const FAULTS: &str = "
+## Reasons of failed attempts
+
+Of `mux_connect_failures_total`, `mux_upstream_retries_total` and `mux_upstream_ejections_total`. Those of an upstream that a reload has removed are gone from the page; the
+totals of the last line of the log (`connect_failed`, `upstream_retries`, …) are of all.
+
+| reason | meaning |
+|---|---|
+| `refused` | Nobody listens there; of a Unix socket, also that its file is not there. |
+| `timed_out` | No connection within `connect_timeout`. |
+| `unreachable` | No route to the host or the network. |
+| `reset` | The connection was reset while it was made. |
+| `local` | This machine lacks a port, descriptors or memory, or an address that `source` asks for: not the endpoint's failure, for which nothing is ejected. |
+| `resolve` | The name could not be looked up. |
+| `other` | Anything else, such as a Unix socket that mux's user must not connect to. The access log has the error. |
 ";
 
 /// Every expression of the Grafana dashboard.

@@ -4,16 +4,19 @@ use std::{
     io,
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    pin::Pin,
-    task::{Context, Poll},
+    pin::{Pin, pin},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
+use rustix::net::{SendFlags, send};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+
+use crate::sys;
 
 /// A connected stream socket that the core's runtime polls.
 #[derive(Debug)]
@@ -22,6 +25,15 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix stream socket.
     Unix(UnixStream),
+}
+
+/// What follows what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing that is known of.
+    Nothing,
+    /// More bytes or the end, at once.
+    More,
 }
 
 impl Stream {
@@ -40,12 +52,14 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(buffer);
-        let poll = match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-            Self::Unix(stream) => Pin::new(stream).poll_read(cx, &mut buffer),
-        };
-        poll.map_ok(|()| buffer.filled().len())
+        match self {
+            Self::Tcp(stream) => poll_receive(cx, stream, buffer),
+            Self::Unix(stream) => {
+                let mut buffer = ReadBuf::new(buffer);
+                let poll = Pin::new(stream).poll_read(cx, &mut buffer);
+                poll.map_ok(|()| buffer.filled().len())
+            }
+        }
     }
 
     /// Writes from `bytes`.
@@ -59,6 +73,53 @@ impl Stream {
         }
     }
 
+    /// Writes from `bytes`, and says whether more, or the stream's end, follows at once. Of a TCP stream nothing may
+    /// leave before that does (`MSG_MORE`); a Unix stream does not wait.
+    ///
+    /// # Errors
+    /// send(2)'s.
+    pub fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        then: Then,
+    ) -> Poll<io::Result<usize>> {
+        match (self, then) {
+            (Self::Tcp(stream), Then::More) => loop {
+                ready!(stream.poll_write_ready(cx))?;
+                let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
+                let sent =
+                    stream.try_io(Interest::WRITABLE, || retry(|| send(&*stream, bytes, flags)));
+                match sent {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    result => return Poll::Ready(result),
+                }
+            },
+            (stream, Then::Nothing | Then::More) => stream.poll_write(cx, bytes),
+        }
+    }
+
+    /// Sends every segment at once from now on, and what waits for more (`TCP_NODELAY`, tcp(7)).
+    pub fn without_delay(&self) {
+        if let Self::Tcp(stream) = self {
+            // It fails on a dead descriptor only.
+            let _ = stream.set_nodelay(true);
+        }
+    }
+
+    /// Whether the runtime has been told that the peer has ended its stream: nothing comes after what is in the
+    /// socket now. To be asked when a read may succeed; else the answer may be no though it should be yes.
+    #[must_use]
+    pub fn is_read_closed(&self) -> bool {
+        // Ready at once, as there is readiness to return.
+        let mut cx = Context::from_waker(Waker::noop());
+        let poll = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
+        };
+        matches!(poll, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     /// Whether a read may succeed.
     ///
     /// # Errors
@@ -68,6 +129,14 @@ impl Stream {
             Self::Tcp(stream) => stream.poll_read_ready(cx),
             Self::Unix(stream) => stream.poll_read_ready(cx),
         }
+    }
+
+    /// Reads into `buffer` at once, without a look at the socket's readiness.
+    ///
+    /// # Errors
+    /// read(2)'s; `WouldBlock` when nothing is there.
+    pub fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        retry(|| rustix::io::read(self, &mut *buffer))
     }
 
     /// Whether a write may succeed.
@@ -134,6 +203,33 @@ impl AsFd for Stream {
     }
 }
 
+/// As tokio's `poll_read`, which takes a read that does not fill the buffer for one that has emptied
+/// the socket, and waits for news. Such a read may have stopped at the urgent byte, and there are none.
+fn poll_receive(
+    cx: &mut Context<'_>,
+    stream: &TcpStream,
+    buffer: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_read_ready(cx))?;
+        let mut last = None;
+        let result = stream.try_io(Interest::READABLE, || {
+            let (read, more) = sys::receive(stream.as_fd(), buffer)?;
+            if read > 0 && more == Some(false) {
+                // Has the readiness cleared, as a call would that finds nothing.
+                last = Some(read);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            Ok(read)
+        });
+        match (last, result) {
+            (Some(read), _) => return Poll::Ready(Ok(read)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, result) => return Poll::Ready(result),
+        }
+    }
+}
+
 /// A connected stream socket that no runtime polls; non-blocking.
 #[derive(Debug)]
 pub struct Parked(OwnedFd);
@@ -152,7 +248,7 @@ impl Parked {
     /// # Errors
     /// send(2)'s; `WouldBlock` when the send buffer is full. Never SIGPIPE.
     pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        retry(|| rustix::net::send(&self.0, bytes, rustix::net::SendFlags::NOSIGNAL))
+        retry(|| send(&self.0, bytes, SendFlags::NOSIGNAL))
     }
 
     /// Ends our side of the stream (FIN).
@@ -175,6 +271,12 @@ impl Parked {
     /// Makes the coming close an RST.
     pub fn reset_on_close(&self) {
         reset_on_close(self.as_fd());
+    }
+
+    /// Makes the coming close what it is by default: a FIN, after what was written.
+    pub fn end_on_close(&self) {
+        // It fails on a dead descriptor only.
+        let _ = SockRef::from(&self.0).set_linger(None);
     }
 
     /// The pending error, which this clears (`SO_ERROR`).
@@ -202,4 +304,56 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
 fn reset_on_close(fd: BorrowedFd<'_>) {
     // It fails on a dead descriptor only, which has nothing to reset.
     let _ = SockRef::from(&fd).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        future::poll_fn,
+        io::{Read as _, Write as _},
+    };
+
+    use super::*;
+
+    async fn pair() -> (Stream, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let theirs = listener.accept().unwrap().0;
+        theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        (Stream::Tcp(ours), theirs)
+    }
+
+    #[tokio::test]
+    async fn the_end_is_known_before_what_comes_before_it_is_read() {
+        let (ours, mut theirs) = pair().await;
+        theirs.write_all(b"last words").unwrap();
+        poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
+        assert!(!ours.is_read_closed());
+        theirs.shutdown(Shutdown::Write).unwrap();
+        let mut ours = ours;
+        let mut buffer = [0; 64];
+        while !ours.is_read_closed() {
+            poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(poll_fn(|cx| ours.poll_read(cx, &mut buffer)).await.unwrap(), 10);
+        assert_eq!(poll_fn(|cx| ours.poll_read(cx, &mut buffer)).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_with_more_to_come_leaves_with_the_end_or_when_told_to() {
+        for hurry in [false, true] {
+            let (mut ours, mut theirs) = pair().await;
+            let sent = poll_fn(|cx| ours.poll_send(cx, b"answer", Then::More)).await.unwrap();
+            assert_eq!(sent, 6);
+            if hurry {
+                ours.without_delay();
+            } else {
+                ours.shutdown_write().unwrap();
+            }
+            let mut bytes = [0; 6];
+            theirs.read_exact(&mut bytes).unwrap();
+            assert_eq!(&bytes, b"answer");
+        }
+    }
 }

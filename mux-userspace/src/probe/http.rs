@@ -44,30 +44,63 @@ pub(crate) trait Head {
     /// that of CONNECT; `*` where it is that of OPTIONS.
     fn path(&self) -> Option<&[u8]>;
 
-    /// The host asked for, see [`host_of`]. `Match(None)`: there is none that could be used.
-    /// Never [`Verdict::NoMatch`].
-    fn host(&self) -> Verdict<Option<&[u8]>>;
+    /// The host asked for, see [`host`].
+    fn host(&self) -> Host<'_>;
 
     /// Whether a field of this name, which is in lower case, has a value like this. Several
     /// lines of the same name are several values.
     fn has_field(&self, name: &str, is_wanted: impl Fn(&[u8]) -> bool) -> Verdict<()>;
+
+    /// Looks at the value of each field of this name, which is in lower case, that is there.
+    /// Whether these are all, so that no other can come.
+    fn each_value(&self, name: &str, look: impl FnMut(&[u8])) -> bool;
 }
 
-/// The host that a request is for: that of the target's authority, else of the first `Host`
-/// field (RFC 9112 3.2.2, RFC 9113 8.3.1); as it was sent, but without port and without a
-/// dot at its end. `Match(None)`: it names none that could be used. [`Verdict::NoMatch`]:
-/// this is no HTTP.
+/// What a head says of the host so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Host<'a> {
+    /// Nothing, and not before there are so many bytes.
+    Open {
+        /// In total.
+        total: usize,
+    },
+    /// This, unless another `Host` line comes before the end of the header.
+    Expected {
+        /// The host.
+        host: &'a [u8],
+        /// Bytes in total before which nothing changes.
+        total: usize,
+    },
+    /// This; `None`: none that could be used.
+    Known(Option<&'a [u8]>),
+}
+
+impl<'a> Host<'a> {
+    /// The host, once it is sure. Never [`Verdict::NoMatch`].
+    pub(crate) const fn sure(self) -> Verdict<Option<&'a [u8]>> {
+        match self {
+            Self::Known(host) => Verdict::Match(host),
+            Self::Open { total } | Self::Expected { host: _, total } => Verdict::NeedMore(total),
+        }
+    }
+}
+
+/// The host that a request is for: that of the target's authority, else of the `Host` field
+/// (RFC 9112 3.2.2, RFC 9113 8.3.1); as it was sent, but without port and without a
+/// dot at its end. `Match(None)`: it names none that could be used, or several: servers have to
+/// refuse a second `Host` line (RFC 9112 3.2), and those that do not take the first or the last.
+/// [`Verdict::NoMatch`]: this is no HTTP.
 ///
 /// Matchers decide by the same bytes, so an index over names agrees with them.
 #[must_use]
 pub fn host(bytes: &[u8]) -> Verdict<Option<Cow<'_, [u8]>>> {
-    let http1 = http1::request(bytes).and_then(|head| head.host_name());
+    let http1 = http1::request(bytes).and_then(|head| head.host_name().sure());
     let http2 = || {
         let head = http2::request(bytes);
         head.map(|head| match head.host() {
-            Verdict::Match(host) => host.map(|host| Cow::Owned(host.to_vec())),
+            Host::Known(host) => host.map(|host| Cow::Owned(host.to_vec())),
             // A decoded head is whole.
-            Verdict::NoMatch | Verdict::NeedMore(_) => None,
+            Host::Open { .. } | Host::Expected { .. } => None,
         })
     };
     http1.map(|host| host.map(Cow::Borrowed)).or_else(http2)

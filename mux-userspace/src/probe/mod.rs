@@ -19,6 +19,8 @@ mod git;
 pub mod http;
 pub(crate) mod http1;
 pub(crate) mod http2;
+#[doc(hidden)]
+pub mod inside;
 mod ldap;
 mod minecraft;
 mod mongodb;

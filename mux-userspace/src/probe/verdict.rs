@@ -22,6 +22,15 @@ impl<T> Verdict<T> {
         }
     }
 
+    /// The same verdict, with a reference to its details.
+    pub const fn as_ref(&self) -> Verdict<&T> {
+        match self {
+            Self::Match(details) => Verdict::Match(details),
+            Self::NoMatch => Verdict::NoMatch,
+            Self::NeedMore(total) => Verdict::NeedMore(*total),
+        }
+    }
+
     /// What follows from the details.
     pub fn and_then<U>(self, f: impl FnOnce(T) -> Verdict<U>) -> Verdict<U> {
         match self {

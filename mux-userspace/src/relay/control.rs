@@ -7,7 +7,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{Mode, Way, packet::books::Told};
+use super::{Mode, Way, demotion::Reason, packet::books::Told};
 use crate::kernel::packet::{Report, What};
 
 /// Why a flow is made to end.
@@ -42,6 +42,26 @@ impl Stop {
     }
 }
 
+/// Why a flow is kept out of the kernel relay, which is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptOut {
+    /// `mux relay off`.
+    Ordered,
+    /// `[kernel] sockmap = "off"` in the rules that are in force.
+    Configured,
+}
+
+impl KeptOut {
+    /// As the access log tells it.
+    #[must_use]
+    pub const fn note(self) -> &'static str {
+        match self {
+            Self::Ordered => "the kernel relay is switched off (`mux relay auto` allows it again)",
+            Self::Configured => "[kernel] sockmap = \"off\" since a reload",
+        }
+    }
+}
+
 /// A flow's mailbox on its core. The core writes, the flow's task reads.
 #[derive(Debug, Default)]
 pub struct Control {
@@ -55,7 +75,10 @@ pub struct Control {
     activity: Cell<u64>,
     half_closed: Cell<bool>,
     /// The flow is to leave the kernel relay, or to stay out of it.
-    leave: Cell<bool>,
+    leave: Cell<Option<KeptOut>>,
+    by_evidence: Cell<bool>,
+    /// It is to leave, and may come back.
+    demotion: Cell<Option<Reason>>,
     /// Bytes that were given to the upstream and to the client, without what the books have of a
     /// spliced flow.
     given: [Cell<u64>; 2],
@@ -101,22 +124,51 @@ impl Control {
         self.stop.get()
     }
 
-    /// Orders the flow to leave the kernel relay, and to stay out until [`Self::allow_kernel`].
-    pub fn leave_kernel(&self) {
-        self.leave.set(true);
+    /// Orders the flow to leave the kernel relay and to stay out, or lets it in again.
+    pub fn keep_out(&self, why: Option<KeptOut>) {
+        self.leave.set(why);
         self.nudge();
     }
 
-    /// Lets the flow into the kernel relay again.
-    pub fn allow_kernel(&self) {
-        self.leave.set(false);
+    /// Why it is kept out, if it is.
+    #[must_use]
+    pub fn kept_out(&self) -> Option<KeptOut> {
+        self.leave.get()
+    }
+
+    /// Says that its relay is chosen by evidence, and may be chosen anew.
+    pub fn set_by_evidence(&self) {
+        self.by_evidence.set(true);
+    }
+
+    /// Whether its relay is.
+    #[must_use]
+    pub fn goes_by_evidence(&self) -> bool {
+        self.by_evidence.get()
+    }
+
+    /// Orders the flow to leave the kernel relay, because user space serves it better now.
+    pub fn demote(&self, reason: Reason) {
+        self.demotion.set(Some(reason));
         self.nudge();
     }
 
-    /// Whether it is to.
+    /// Why it was ordered to, once.
+    #[must_use]
+    pub fn take_demotion(&self) -> Option<Reason> {
+        self.demotion.take()
+    }
+
+    /// Whether it is to stay out of all that the kernel has, by order.
+    #[must_use]
+    pub fn is_ordered_out(&self) -> bool {
+        self.leave.get() == Some(KeptOut::Ordered)
+    }
+
+    /// Whether it is to leave the kernel relay, or to stay out.
     #[must_use]
     pub fn is_to_leave_kernel(&self) -> bool {
-        self.leave.get()
+        self.leave.get().is_some() || self.demotion.get().is_some()
     }
 
     /// Delivers epoll events of one socket: 0 is the client's, 1 the upstream's.
@@ -177,9 +229,12 @@ impl Control {
         self.activity.get()
     }
 
-    /// One of the streams has ended.
+    /// One of the streams has ended. The first time is activity: a flow that was quiet before has
+    /// all of `[timeouts] half_closed` from here on.
     pub fn set_half_closed(&self) {
-        self.half_closed.set(true);
+        if !self.half_closed.replace(true) {
+            self.touch();
+        }
     }
 
     /// Whether one of the streams has ended.
@@ -305,5 +360,22 @@ impl Control {
         if let Some(waker) = self.waker.borrow().as_ref() {
             waker.wake_by_ref();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_half_close_is_activity() {
+        let control = Control::default();
+        let before = control.activity();
+        control.set_half_closed();
+        let after = control.activity();
+        assert!(control.half_closed() && after != before);
+        // A standing RDHUP, told again, must not put the timeout off.
+        control.set_half_closed();
+        assert_eq!(control.activity(), after);
     }
 }

@@ -6,6 +6,8 @@
 //! Nothing here writes logs: what happened is in the [`Tally`] and the [`Close`].
 
 pub mod control;
+pub mod demotion;
+pub mod evidence;
 pub mod ledger;
 pub mod packet;
 pub mod plan;
@@ -70,6 +72,10 @@ pub struct Tally {
     pub down: Traffic,
     /// Times the flow went to the kernel, to either of its relays.
     pub promotions: u32,
+    /// Times it left the kernel alive.
+    pub demotions: u32,
+    /// Bytes that user space carried while the flow was in the kernel.
+    pub carried: u64,
     /// Edges into passing: times user space had to carry bytes of a spliced flow.
     pub passes: u32,
     /// Bytes of overlaps that the verdict cut off.
@@ -163,6 +169,14 @@ pub enum Close {
         way: Way,
         /// What contradicts what.
         imbalance: ledger::Imbalance,
+        /// Everything known of the flow at that moment, for the log.
+        known: Box<str>,
+    },
+    /// A stream ended in the microseconds without a verdict in which the flow was leaving the kernel
+    /// relay, with bytes whose order cannot be told (L6).
+    Torn {
+        /// What the kernel said.
+        reason: String,
     },
 }
 
@@ -182,6 +196,23 @@ impl Close {
             Self::Forged => proxy::CLOSE,
             Self::Broken { .. } => "broken",
             Self::Imbalance { .. } => "imbalance",
+            Self::Torn { .. } => "relay-torn",
+        }
+    }
+}
+
+impl Close {
+    /// The side that failed, if one did.
+    #[must_use]
+    pub const fn failed(&self) -> Option<Side> {
+        match self {
+            Self::Failed { side, .. } => Some(*side),
+            Self::Finished
+            | Self::Stopped(_)
+            | Self::Forged
+            | Self::Broken { .. }
+            | Self::Imbalance { .. }
+            | Self::Torn { .. } => None,
         }
     }
 }
@@ -190,7 +221,11 @@ impl fmt::Display for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Finished | Self::Stopped(_) => f.write_str(self.name()),
-            Self::Failed { .. } | Self::Forged | Self::Broken { .. } | Self::Imbalance { .. } => {
+            Self::Failed { .. }
+            | Self::Forged
+            | Self::Broken { .. }
+            | Self::Imbalance { .. }
+            | Self::Torn { .. } => {
                 write!(f, "{}: {}", self.name(), self.error())
             }
         }
@@ -206,7 +241,8 @@ impl Close {
             Self::Failed { error, .. } => error.to_string(),
             Self::Forged => Refusal::Untrusted.to_string(),
             Self::Broken { reason } => format!("reason {reason}"),
-            Self::Imbalance { way, imbalance } => format!("{}: {imbalance}", way.name()),
+            Self::Imbalance { way, imbalance, .. } => format!("{}: {imbalance}", way.name()),
+            Self::Torn { reason } => reason.clone(),
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::borrow::Cow;
 
-use super::{Control, Ends, Tally, Traffic};
+use super::{
+    Control, Ends, Tally,
+    demotion::Reason,
+    evidence::{Evidence, Reads},
+};
 use crate::rules::config::RelayChoice;
 
 /// What a flow does; printed as `relay=` in the access log.
@@ -74,6 +78,11 @@ pub struct Plan {
     pub packet: Offering,
     /// Why the kernel may not.
     pub why_not: WhyNot,
+    /// Reads, both ways, before which it is not tried again.
+    pub not_before: u64,
+    /// Turns that it takes.
+    turns: u32,
+    demotions: u32,
 }
 
 /// Where a flow stands with the packet relay.
@@ -95,19 +104,20 @@ pub enum Offering {
     },
 }
 
-/// Messages each way before a request/response flow goes to the kernel: two map inserts cost
-/// about what ten copied messages save, and most short connections end before.
-pub const PROMOTE_MESSAGES: u64 = 16;
-/// Average bytes a read from which a way counts as bulk, for which splice(2) is the better
-/// relay: the redirect runs in a kworker, and one flow gains nothing from it.
-pub const BULK_READ: u64 = 16 * 1024;
-/// Reads before a way can count as bulk.
-pub const BULK_READS: u64 = 8;
+/// Turns (a request is one, an answer another) before a conversation goes to the kernel. Inserting and taking out
+/// cost about what four to eight turns save; a flow whose end comes soon after has lost a few per cent.
+pub const PROMOTE_TURNS: u32 = 32;
+/// Flows that a core serves between two sleeps from which on none goes to the kernel. User space that serves many at
+/// once is woken once for all of them; the kernel's worker spares the wake-ups, and does each message by itself.
+pub const CROWD: u32 = 2;
+/// By how much each demotion lengthens the way back.
+const BACK_OFF: u32 = 4;
+/// Demotions for what it does itself after which a flow stays in user space.
+const MOST_DEMOTIONS: u32 = 3;
 /// Reads, both ways' together, before a flow is offered to the packet relay, in whatever way it
-/// talks: bulk gains as well. As many as [`PROMOTE_MESSAGES`] are each way, for the same reason.
-pub const OFFER_READS: u64 = 2 * PROMOTE_MESSAGES;
-/// Reads for which the packet relay's moment may be waited for. Of 500 flows under full load the
-/// last one had it after 60.
+/// talks: bulk gains as well.
+pub const OFFER_READS: u64 = 32;
+/// Reads for which the packet relay's moment may be waited for.
 pub const OFFER_PATIENCE: u64 = 512;
 
 impl Plan {
@@ -134,37 +144,34 @@ impl Plan {
         };
         let not_packet = or(unavailable.packet);
         let not_sockmap = or(unavailable.sockmap);
-        let may = |why: &Option<_>| if why.is_none() { Offering::May } else { Offering::No };
+        let may = if not_packet.is_none() { Offering::May } else { Offering::No };
         match choice {
-            RelayChoice::Copy | RelayChoice::Splice => {
-                let why = if choice == RelayChoice::Copy { COPY } else { SPLICE };
-                Self::without_kernel(choice, why.into())
+            RelayChoice::Copy => Self::with(choice, Offering::No, None, Some(COPY.into())),
+            RelayChoice::Splice => Self::with(choice, Offering::No, None, Some(SPLICE.into())),
+            RelayChoice::Sockmap => Self::with(choice, Offering::No, None, not_sockmap),
+            RelayChoice::Packet => {
+                Self { sockmap: false, ..Self::with(choice, may, not_packet, None) }
             }
-            RelayChoice::Sockmap => Self {
-                choice,
-                sockmap: not_sockmap.is_none(),
-                packet: Offering::No,
-                why_not: WhyNot { packet: None, sockmap: not_sockmap },
-            },
-            RelayChoice::Packet => Self {
-                choice,
-                sockmap: false,
-                packet: may(&not_packet),
-                why_not: WhyNot { packet: not_packet, sockmap: None },
-            },
             // Where it is not in force at all, that is no news of this flow.
-            RelayChoice::Auto => Self {
-                choice,
-                sockmap: not_sockmap.is_none(),
-                packet: may(&not_packet),
-                why_not: WhyNot { packet: None, sockmap: not_sockmap },
-            },
+            RelayChoice::Auto => Self::with(choice, may, None, not_sockmap),
         }
     }
 
-    fn without_kernel(choice: RelayChoice, why: Cow<'static, str>) -> Self {
-        let why_not = WhyNot { packet: None, sockmap: Some(why) };
-        Self { choice, sockmap: false, packet: Offering::No, why_not }
+    fn with(
+        choice: RelayChoice,
+        offering: Offering,
+        packet: Option<Cow<'static, str>>,
+        sockmap: Option<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            choice,
+            sockmap: sockmap.is_none(),
+            packet: offering,
+            why_not: WhyNot { packet, sockmap },
+            not_before: 0,
+            turns: PROMOTE_TURNS,
+            demotions: 0,
+        }
     }
 
     /// Whether the flow should be offered to the packet relay now.
@@ -193,33 +200,49 @@ impl Plan {
         }
     }
 
-    /// Whether the flow should go to the sockmap relay now.
+    /// Whether the flow should go to the sockmap relay now. `is_crowded` says whether its core serves so many flows
+    /// at once.
     #[must_use]
-    pub fn wants_sockmap(&self, tally: &Tally) -> bool {
+    pub fn wants_sockmap(
+        &self,
+        tally: &Tally,
+        evidence: &Evidence,
+        is_crowded: impl FnOnce(u32) -> bool,
+    ) -> bool {
         self.sockmap
             && self.packet == Offering::No
+            && tally.reads() >= self.not_before
             && match self.choice {
                 RelayChoice::Sockmap => true,
                 RelayChoice::Packet | RelayChoice::Copy | RelayChoice::Splice => false,
-                RelayChoice::Auto => {
-                    // Requests and responses: both ways talk, in messages below bulk size. A stream
-                    // of tiny writes one way loses in the kernel, and stays.
-                    let talks = |way: &Traffic| way.reads >= PROMOTE_MESSAGES && !is_bulk(way);
-                    talks(&tally.up) && talks(&tally.down)
-                }
+                RelayChoice::Auto => evidence.is_conversation(self.turns) && !is_crowded(CROWD),
             }
     }
 
     /// Whether a way should be carried by splice(2) while in user space.
     #[must_use]
-    pub fn wants_splice(&self, way: &Traffic) -> bool {
+    pub fn wants_splice(&self, reads: &Reads) -> bool {
         match self.choice {
             RelayChoice::Splice => true,
             // A flow that is on its way to the kernel keeps to copy.
             RelayChoice::Copy => false,
-            RelayChoice::Sockmap => !self.sockmap && is_bulk(way),
-            RelayChoice::Auto | RelayChoice::Packet => is_bulk(way),
+            RelayChoice::Sockmap => !self.sockmap && reads.is_bulk(),
+            RelayChoice::Auto | RelayChoice::Packet => reads.is_bulk(),
         }
+    }
+
+    /// The flow has left the kernel because user space serves it better; it comes back after longer.
+    pub fn back_off(&mut self, reason: Reason) {
+        self.turns = self.turns.saturating_mul(BACK_OFF);
+        self.demotions += u32::from(reason != Reason::Crowd);
+        if self.demotions >= MOST_DEMOTIONS {
+            self.stay(reason.note().to_owned());
+        }
+    }
+
+    /// Keeps the flow in user space for so many reads, at a moment that was not right.
+    pub fn try_later(&mut self, tally: &Tally) {
+        self.not_before = tally.reads() + u64::from(PROMOTE_TURNS);
     }
 
     /// Keeps the flow out of the sockmap relay from now on.
@@ -236,8 +259,8 @@ impl Plan {
 
     /// Why a flow that is relayed by `mode` is not on a faster relay.
     #[must_use]
-    pub fn note(&self, mode: Mode, control: &Control) -> String {
-        self.why_not.note(mode, control).into_owned()
+    pub fn note(&self, mode: Mode, control: &Control) -> Cow<'static, str> {
+        self.why_not.note(mode, control)
     }
 }
 
@@ -256,10 +279,12 @@ impl WhyNot {
                 (Some(why), Some(_)) => {
                     return format!("{why}; {}", packet().unwrap_or_default()).into();
                 }
-                (None, None) if control.is_to_leave_kernel() => SWITCHED_OFF,
-                (None, None) if control.is_offered() => OFFERED,
-                (None, None) if mode == Mode::Copy => FEW,
-                (None, None) => BULK,
+                (None, None) => match (control.kept_out(), mode) {
+                    _ if control.is_offered() => OFFERED,
+                    (Some(out), _) => out.note(),
+                    (None, Mode::Copy) => FEW,
+                    (None, _) => BULK,
+                },
             },
         };
         text.into()
@@ -276,71 +301,108 @@ pub fn progress(tally: &Tally, ended: [bool; 2]) -> u64 {
 
 const COPY: &str = "relay = \"copy\"";
 const SPLICE: &str = "relay = \"splice\"";
-/// After `mux relay off`.
-const SWITCHED_OFF: &str = "the kernel relay is switched off (`mux relay auto` allows it again)";
 const OFFERED: &str = "packet: its moment has not come yet";
 /// Of a flow that the packet relay was offered in vain.
 pub const NO_MOMENT: &str = "there was no moment without a byte under way";
-const FEW: &str = "too few messages to gain from the kernel";
+const FEW: &str = "too few messages, or too many flows at once, to gain from the kernel";
 const BULK: &str = "bulk: splice(2) serves it better";
-
-fn is_bulk(way: &Traffic) -> bool {
-    way.reads >= BULK_READS && way.taken / way.reads.max(1) >= BULK_READ
-}
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Traffic, *};
 
     fn plan(choice: RelayChoice) -> Plan {
-        Plan { choice, sockmap: true, packet: Offering::No, why_not: WhyNot::default() }
+        Plan::with(choice, Offering::No, None, None)
     }
 
-    fn traffic(reads: u64, bytes: u64) -> Traffic {
-        Traffic { taken: bytes, given: bytes, reads, before: 0 }
+    fn talk(turns: u32) -> Evidence {
+        let mut evidence = Evidence::default();
+        (0..turns).for_each(|turn| evidence.moved(turn % 2 == 0, turn % 2 == 1));
+        evidence
     }
 
     #[test]
-    fn a_conversation_goes_to_the_kernel_and_a_short_one_does_not() {
-        let talk = |reads| Tally {
-            up: traffic(reads, reads * 100),
-            down: traffic(reads, reads * 1000),
-            ..Tally::default()
-        };
-        assert!(!plan(RelayChoice::Auto).wants_sockmap(&talk(PROMOTE_MESSAGES - 1)));
-        assert!(plan(RelayChoice::Auto).wants_sockmap(&talk(PROMOTE_MESSAGES)));
-        assert!(!plan(RelayChoice::Copy).wants_sockmap(&talk(PROMOTE_MESSAGES)));
-        assert!(plan(RelayChoice::Sockmap).wants_sockmap(&Tally::default()));
+    fn a_conversation_goes_to_the_kernel_and_a_short_one_or_one_in_a_crowd_does_not() {
+        let auto = plan(RelayChoice::Auto);
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS - 1), |_| false));
+        assert!(auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| false));
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| true));
+        assert!(!plan(RelayChoice::Copy).wants_sockmap(
+            &Tally::default(),
+            &talk(PROMOTE_TURNS),
+            |_| false
+        ));
+        assert!(plan(RelayChoice::Sockmap).wants_sockmap(&Tally::default(), &talk(0), |_| true));
+    }
+
+    #[test]
+    fn a_moment_that_was_not_right_is_not_the_last_one() {
+        let mut plan = plan(RelayChoice::Sockmap);
+        let tally =
+            |reads| Tally { up: Traffic { reads, ..Traffic::default() }, ..Tally::default() };
+        plan.try_later(&tally(5));
+        let wants =
+            |plan: &Plan, reads| plan.wants_sockmap(&tally(reads), &Evidence::default(), |_| false);
+        assert!(!wants(&plan, 5 + u64::from(PROMOTE_TURNS) - 1));
+        assert!(wants(&plan, 5 + u64::from(PROMOTE_TURNS)));
+        assert_eq!(plan.why_not, WhyNot::default());
     }
 
     #[test]
     fn bulk_is_spliced_and_tiny_writes_one_way_are_copied() {
-        let bulk = traffic(100, 100 * 65_536);
-        let tiny = traffic(10_000, 10_000 * 8);
+        let mut evidence = Evidence::default();
+        for _ in 0..100 {
+            evidence.moved(false, true);
+            evidence.reads[1].note(65_536);
+            evidence.reads[0].note(8);
+        }
         let auto = plan(RelayChoice::Auto);
-        assert!(auto.wants_splice(&bulk));
-        assert!(!auto.wants_splice(&tiny));
-        assert!(!auto.wants_sockmap(&Tally { up: tiny, ..Tally::default() }));
-        assert!(!plan(RelayChoice::Copy).wants_splice(&bulk));
+        assert!(auto.wants_splice(&evidence.reads[1]) && !auto.wants_splice(&evidence.reads[0]));
+        assert!(!auto.wants_sockmap(&Tally::default(), &evidence, |_| false));
+        assert!(!plan(RelayChoice::Copy).wants_splice(&evidence.reads[1]));
     }
 
-    fn talk(reads: u64) -> Tally {
-        let way = traffic(reads / 2, reads * 50);
+    #[test]
+    fn each_demotion_makes_the_way_back_longer_and_the_last_one_is_for_good() {
+        let mut auto = plan(RelayChoice::Auto);
+        auto.back_off(Reason::Stream);
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| false));
+        assert!(auto.wants_sockmap(&Tally::default(), &talk(1000), |_| false));
+        auto.back_off(Reason::Stream);
+        // A crowd is none of its doing.
+        auto.back_off(Reason::Crowd);
+        assert!(auto.wants_sockmap(&Tally::default(), &talk(1023), |_| false));
+        auto.back_off(Reason::Pressure);
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(1023), |_| false));
+        assert_eq!(auto.why_not.sockmap.as_deref(), Some(Reason::Pressure.note()));
+    }
+
+    fn counted(reads: u64) -> Tally {
+        let way = Traffic { reads: reads / 2, ..Traffic::default() };
         Tally { up: way, down: way, ..Tally::default() }
     }
 
     #[test]
     fn the_packet_relay_goes_first_and_sockmap_takes_over_when_its_moment_never_comes() {
         let mut plan = Plan { packet: Offering::May, ..plan(RelayChoice::Auto) };
-        assert!(!plan.wants_offer(&talk(OFFER_READS - 2)));
-        let now = talk(OFFER_READS);
-        assert!(plan.wants_offer(&now) && !plan.wants_sockmap(&now));
+        assert!(!plan.wants_offer(&counted(OFFER_READS - 2)));
+        let now = counted(OFFER_READS);
+        assert!(
+            plan.wants_offer(&now) && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| false)
+        );
         plan.packet = Offering::Offered { reads: now.reads() };
-        assert!(!plan.wants_offer(&now) && !plan.gives_up(&now) && !plan.wants_sockmap(&now));
-        let later = talk(OFFER_READS + OFFER_PATIENCE);
+        assert!(
+            !plan.wants_offer(&now)
+                && !plan.gives_up(&now)
+                && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| false)
+        );
+        let later = counted(OFFER_READS + OFFER_PATIENCE);
         assert!(plan.gives_up(&later));
         plan.refuse_packet(NO_MOMENT);
-        assert!(plan.wants_sockmap(&later) && !plan.wants_offer(&later));
+        assert!(
+            plan.wants_sockmap(&later, &talk(PROMOTE_TURNS), |_| false)
+                && !plan.wants_offer(&later)
+        );
         let control = Control::default();
         assert_eq!(plan.note(Mode::Sockmap, &control), format!("packet: {NO_MOMENT}"));
         assert_eq!(plan.note(Mode::Packet, &control), "");
@@ -348,12 +410,11 @@ mod tests {
 
     #[test]
     fn a_rule_that_asks_for_packets_is_offered_at_once_and_waits_for_ever() {
-        let mut plan =
-            Plan { sockmap: false, packet: Offering::May, ..plan(RelayChoice::Packet) };
+        let mut plan = Plan { sockmap: false, packet: Offering::May, ..plan(RelayChoice::Packet) };
         assert!(plan.wants_offer(&Tally::default()));
         plan.packet = Offering::Offered { reads: 0 };
-        assert!(!plan.gives_up(&talk(1 << 40)));
-        assert!(!plan.wants_sockmap(&talk(1 << 40)));
+        assert!(!plan.gives_up(&counted(1 << 40)));
+        assert!(!plan.wants_sockmap(&counted(1 << 40), &talk(1000), |_| false));
     }
 
     #[test]

@@ -14,9 +14,14 @@ use tokio::io::Interest;
 
 use super::{
     Control, Side, Traffic, Way,
+    evidence::Reads,
     pool::{Buffer, PIPE_SIZE, Pipe, Pool},
 };
-use crate::{net::Stream, proxy::Guard};
+use crate::{
+    net::{Stream, Then},
+    proxy::Guard,
+    upstream::opening::Opening,
+};
 
 /// Rounds of one way before the other way, and other flows, get their turn.
 const ROUNDS: u32 = 16;
@@ -26,12 +31,25 @@ const ROUNDS: u32 = 16;
 enum Held {
     #[default]
     Nothing,
-    /// `bytes[start..end]`.
-    Copied { buffer: Buffer, start: usize, end: usize },
+    /// `bytes[start..end]`, and what comes after them as far as that is known.
+    Copied { buffer: Buffer, start: usize, end: usize, then: Then },
     /// The prefix, larger than a buffer perhaps, after `header` bytes that are not the stream's.
-    Prefix { bytes: Box<[u8]>, start: usize, header: usize },
+    Prefix { bytes: Vec<u8>, start: usize, header: usize },
     /// In a pipe.
     Spliced(Pipe),
+}
+
+/// Whether Nagle's algorithm (RFC 896) may hold a segment back at the destination.
+///
+/// It never holds the first one: there is no unacknowledged small segment before it. So a flow with one write
+/// need not switch it off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Nagle {
+    Off,
+    /// On, and nothing was written yet.
+    Unused,
+    /// On, and something was written.
+    Used,
 }
 
 /// One way of a flow.
@@ -39,6 +57,9 @@ enum Held {
 pub(super) struct Pump {
     way: Way,
     held: Held,
+    nagle: Nagle,
+    /// Something was written that is to leave with what follows.
+    corked: bool,
     /// The source's stream has ended.
     ended: bool,
     /// The end was passed on.
@@ -58,16 +79,25 @@ pub(super) struct Pump {
 pub(super) type Failure = (Side, io::Error);
 
 impl Pump {
-    /// A way that starts with `prefix` in hand.
-    pub(super) fn new(way: Way, prefix: Vec<u8>) -> Self {
-        let held = if prefix.is_empty() {
-            Held::Nothing
+    /// The way up, with what is left of the opening in hand, and a destination that was connected just now.
+    pub(super) fn opening(opening: Opening, sent: usize) -> Self {
+        let (bytes, header) = opening.into_parts();
+        let held = if sent < bytes.len() {
+            Held::Prefix { bytes, start: sent, header }
         } else {
-            Held::Prefix { bytes: prefix.into_boxed_slice(), start: 0, header: 0 }
+            Held::Nothing
         };
+        let nagle = if sent > 0 { Nagle::Used } else { Nagle::Unused };
+        Self { held, nagle, ..Self::new(Way::Up) }
+    }
+
+    /// A way with nothing in hand, and a destination without Nagle's algorithm.
+    pub(super) fn new(way: Way) -> Self {
         Self {
             way,
-            held,
+            held: Held::Nothing,
+            nagle: Nagle::Off,
+            corked: false,
             ended: false,
             done: false,
             failed: None,
@@ -77,14 +107,12 @@ impl Pump {
         }
     }
 
-    /// Puts a header before the prefix; to be called before anything is moved.
-    pub(super) fn precede(&mut self, header: Vec<u8>) {
-        let length = header.len();
-        let mut bytes = header;
-        if let Held::Prefix { bytes: prefix, .. } = &self.held {
-            bytes.extend_from_slice(prefix);
+    /// Sends every segment at once from now on.
+    pub(super) fn hurry(&mut self, destination: &Stream) {
+        if self.nagle != Nagle::Off {
+            destination.without_delay();
+            self.nagle = Nagle::Off;
         }
-        self.held = Held::Prefix { bytes: bytes.into_boxed_slice(), start: 0, header: length };
     }
 
     /// Whether no byte is in our hands, the stream has not ended, and nothing in it has to be
@@ -92,6 +120,7 @@ impl Pump {
     pub(super) const fn is_quiet(&self) -> bool {
         matches!(self.held, Held::Nothing)
             && !self.ended
+            && !self.corked
             && self.failed.is_none()
             && self.guard.is_none()
     }
@@ -101,14 +130,14 @@ impl Pump {
         self.ended || self.failed.is_some()
     }
 
-    /// Whether the end of its stream was passed on.
-    pub(super) const fn is_done(&self) -> bool {
-        self.done
-    }
-
     /// Whether there is nothing more to do.
     pub(super) const fn is_over(&self) -> bool {
         self.done || self.failed.is_some()
+    }
+
+    /// Whether its end was passed on.
+    pub(super) const fn is_done(&self) -> bool {
+        self.done
     }
 
     /// The error of a failed write that means that the connection written to is gone, so that
@@ -144,7 +173,11 @@ impl Pump {
                 return Poll::Ready(Ok(()));
             }
             if self.ended {
-                if let Err(error) = destination.shutdown_write() {
+                if flow.other_done {
+                    // Both connections are closed now, which sends the FIN; all that came is read, so that it sends no
+                    // RST.
+                    self.done = true;
+                } else if let Err(error) = destination.shutdown_write() {
                     self.failed = Some(error);
                 } else {
                     self.done = true;
@@ -163,6 +196,7 @@ impl Pump {
                 Ok(taken) => {
                     flow.traffic.taken += taken as u64;
                     flow.traffic.reads += 1;
+                    flow.reads.note(taken);
                     flow.control.touch();
                 }
                 Err(error) => {
@@ -182,10 +216,15 @@ impl Pump {
         flow: &mut PumpContext<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            if self.nagle == Nagle::Used && !matches!(self.held, Held::Nothing) {
+                self.hurry(destination);
+            }
             let (written, ours) = match &mut self.held {
                 Held::Nothing => return Poll::Ready(Ok(())),
-                Held::Copied { buffer, start, end } => {
-                    let written = ready!(destination.poll_write(cx, &buffer[*start..*end]))?;
+                Held::Copied { buffer, start, end, then } => {
+                    let bytes = &buffer[*start..*end];
+                    let written = ready!(destination.poll_send(cx, bytes, *then))?;
+                    self.corked = *then == Then::More;
                     *start += written;
                     if start == end {
                         self.held = Held::Nothing;
@@ -213,6 +252,9 @@ impl Pump {
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            if self.nagle == Nagle::Unused {
+                self.nagle = Nagle::Used;
+            }
             flow.traffic.given += (written - ours) as u64;
             flow.control.touch();
         }
@@ -229,12 +271,9 @@ impl Pump {
             // Readiness first: an idle flow must hold no pipe.
             ready!(source.poll_read_ready(cx))?;
             match flow.pool.pipe() {
-                Ok(mut pipe) => {
-                    let taken = ready!(poll_splice_in(cx, source, &pipe))?;
-                    pipe.held = taken;
-                    if taken > 0 {
-                        self.held = Held::Spliced(pipe);
-                    }
+                Ok(pipe) => {
+                    let (taken, held) = ready!(poll_splice_in(cx, source, pipe, flow.pool))?;
+                    self.held = held;
                     return Poll::Ready(Ok(taken));
                 }
                 // Out of descriptors: copying needs none.
@@ -242,6 +281,7 @@ impl Pump {
             }
         }
         ready!(source.poll_read_ready(cx))?;
+        let is_closing = source.is_read_closed();
         let mut buffer = flow.pool.buffer();
         let end = ready!(source.poll_read(cx, &mut buffer))?;
         if self.is_forged(&buffer[..end]) {
@@ -249,7 +289,11 @@ impl Pump {
             return Poll::Pending;
         }
         if end > 0 {
-            self.held = Held::Copied { buffer, start: 0, end };
+            // The peer had ended its stream, and this is the rest of it: it can leave with the FIN. That it is the
+            // rest is not certain (urgent data ends a read as well), and need not be: the next read tells, at once.
+            let is_rest = is_closing && end < buffer.len();
+            let then = if is_rest { Then::More } else { Then::Nothing };
+            self.held = Held::Copied { buffer, start: 0, end, then };
         }
         Poll::Ready(Ok(end))
     }
@@ -267,23 +311,52 @@ impl Pump {
 /// What a pump needs of its flow.
 pub(super) struct PumpContext<'a> {
     pub(super) traffic: &'a mut Traffic,
+    pub(super) reads: &'a mut Reads,
     pub(super) control: &'a Control,
     pub(super) pool: &'a Pool,
     /// Why the source's connection is gone ([`Pump::lost`] of the other way).
     pub(super) source_lost: Option<i32>,
+    /// The other way's end was passed on.
+    pub(super) other_done: bool,
 }
 
-fn poll_splice_in(cx: &mut Context<'_>, source: &Stream, pipe: &Pipe) -> Poll<io::Result<usize>> {
+/// Reads once, into the pipe, which is empty, or a buffer. Returns how much, and what holds it.
+///
+/// splice(2) does not go past the urgent byte, and says either that there is nothing
+/// (`tcp_splice_read`) or, when the stream has ended behind that byte, that this is the end. So
+/// neither is believed until recv(2) says the same; what that finds goes by copy.
+fn poll_splice_in(
+    cx: &mut Context<'_>,
+    source: &Stream,
+    mut pipe: Pipe,
+    pool: &Pool,
+) -> Poll<io::Result<(usize, Held)>> {
     loop {
         ready!(source.poll_read_ready(cx))?;
-        // The pipe is empty, so EAGAIN can only be the socket's.
         let result = source.try_io(Interest::READABLE, || {
-            move_bytes(source.as_fd(), pipe.write_end().as_fd(), PIPE_SIZE)
+            match move_bytes(source.as_fd(), pipe.write_end().as_fd(), PIPE_SIZE) {
+                Ok(0) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(taken) => return Ok((taken, None)),
+                Err(error) => return Err(error),
+            }
+            let mut buffer = pool.buffer();
+            let taken = source.read_now(&mut buffer)?;
+            Ok((taken, Some(buffer)))
         });
-        match result {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            other => return Poll::Ready(other),
-        }
+        return Poll::Ready(match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => Err(error),
+            Ok((0, _)) => Ok((0, Held::Nothing)),
+            Ok((taken, Some(buffer))) => {
+                let held = Held::Copied { buffer, start: 0, end: taken, then: Then::Nothing };
+                Ok((taken, held))
+            }
+            Ok((taken, None)) => {
+                pipe.held = taken;
+                Ok((taken, Held::Spliced(pipe)))
+            }
+        });
     }
 }
 

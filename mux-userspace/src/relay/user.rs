@@ -5,11 +5,12 @@ use std::{future::poll_fn, task::Poll};
 
 use super::{
     Close, Control, Ends, Mode, Plan, Tally, Way,
+    evidence::{self, Evidence},
     plan::{self, Offering},
     pool::Pool,
     pump::{Failure, Pump, PumpContext},
 };
-use crate::proxy::Guard;
+use crate::{proxy::Guard, upstream::opening::Opening};
 
 /// Why the user-space relay stopped.
 #[derive(Debug)]
@@ -31,23 +32,18 @@ pub enum Next {
 pub struct Duplex {
     up: Pump,
     down: Pump,
+    evidence: Evidence,
 }
 
 impl Duplex {
-    /// A flow whose upstream must first get `prefix`.
+    /// A flow whose upstream must first get the rest of its opening, of which it has `sent` bytes.
     #[must_use]
-    pub fn new(prefix: Vec<u8>) -> Self {
-        Self { up: Pump::new(Way::Up, prefix), down: Pump::new(Way::Down, Vec::new()) }
-    }
-
-    /// The same, whose upstream gets this PROXY header before everything else, at once. It is in
-    /// no count.
-    #[must_use]
-    pub fn announced_by(mut self, header: Option<Vec<u8>>) -> Self {
-        if let Some(header) = header {
-            self.up.precede(header);
+    pub fn new(opening: Opening, sent: usize) -> Self {
+        Self {
+            up: Pump::opening(opening, sent),
+            down: Pump::new(Way::Down),
+            evidence: Evidence::default(),
         }
-        self
     }
 
     /// The same, of a client whose PROXY headers are refused.
@@ -77,16 +73,29 @@ impl Duplex {
             if let Some(stop) = control.stopped() {
                 return Poll::Ready(Next::Over(Close::Stopped(stop)));
             }
-            self.up.splice |= plan.wants_splice(&tally.up);
-            self.down.splice |= plan.wants_splice(&tally.down);
+            let [reads_up, reads_down] = &mut self.evidence.reads;
+            self.up.splice = plan.wants_splice(reads_up);
+            self.down.splice = plan.wants_splice(reads_down);
+            let before = (tally.up.reads, tally.down.reads);
 
             let Ends { client, upstream } = ends;
             let source_lost = self.down.lost();
-            let mut context = PumpContext { traffic: &mut tally.up, control, pool, source_lost };
+            let other_done = self.down.is_done();
+            let traffic = &mut tally.up;
+            let mut context =
+                PumpContext { traffic, reads: reads_up, control, pool, source_lost, other_done };
             let up = self.up.poll(cx, client, upstream, &mut context);
             let source_lost = self.up.lost();
-            let mut context = PumpContext { traffic: &mut tally.down, control, pool, source_lost };
+            let other_done = self.up.is_done();
+            let traffic = &mut tally.down;
+            let mut context =
+                PumpContext { traffic, reads: reads_down, control, pool, source_lost, other_done };
             let down = self.down.poll(cx, upstream, client, &mut context);
+            let moved = (tally.up.reads != before.0, tally.down.reads != before.1);
+            self.evidence.moved(moved.0, moved.1);
+            if moved.0 || moved.1 {
+                evidence::served();
+            }
             control.set_given(tally.up.given, tally.down.given);
             control.set_splice(self.up.splice || self.down.splice);
             if self.up.forged {
@@ -102,7 +111,12 @@ impl Duplex {
                 let failure = self.up.take_failure().or_else(|| self.down.take_failure());
                 return Poll::Ready(failure.map_or(Next::Over(Close::Finished), failed));
             }
-            self.next(tally, control, plan).map_or(Poll::Pending, Poll::Ready)
+            let next = self.next(tally, control, plan);
+            if matches!(next, Some(Next::Promote)) {
+                self.up.hurry(upstream);
+                self.evidence.restart();
+            }
+            next.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }
@@ -119,7 +133,7 @@ impl Duplex {
                 }
                 // A stream that ends is over before its moment could come.
                 let ends = self.up.has_ended() || self.down.has_ended();
-                if ends || control.is_to_leave_kernel() || plan.gives_up(tally) {
+                if ends || control.is_ordered_out() || plan.gives_up(tally) {
                     return Some(Next::Withdraw);
                 }
             }
@@ -129,11 +143,13 @@ impl Duplex {
             }
             Offering::No | Offering::May => {}
         }
-        if !is_quiet || control.is_to_leave_kernel() {
+        if !is_quiet {
             None
-        } else if plan.wants_offer(tally) {
+        } else if !control.is_ordered_out() && plan.wants_offer(tally) {
             Some(Next::Offer)
-        } else if plan.wants_sockmap(tally) {
+        } else if !control.is_to_leave_kernel()
+            && plan.wants_sockmap(tally, &self.evidence, evidence::is_crowded)
+        {
             Some(Next::Promote)
         } else {
             None

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::admin::view::{FlowStatus, Flows, RelayStatus, Status};
+use crate::admin::view::{FlowStatus, Flows, RelayStatus, SecurityStatus, Status};
 
 /// Columns, filled line by line.
 #[derive(Debug)]
@@ -60,6 +60,7 @@ pub(super) fn status(status: &Status) -> String {
         span(status.uptime_seconds)
     );
     text.push_str(&relay(&status.relay));
+    text.push_str(&security(&status.security));
     let _ = writeln!(
         text,
         "connections: {} ({} sniffing); flows: {} copy, {} splice, {} sockmap, {} packet; bytes: {} up, {} down",
@@ -107,11 +108,29 @@ fn relay(relay: &RelayStatus) -> String {
     if let Some(why) = no_packets.as_ref().filter(|why| !why.starts_with("switched off")) {
         let _ = write!(text, "; packet is not in force: {why}");
     }
-    if switch == "off" {
-        text.push_str("; switched off: `mux relay auto` allows it again");
-    }
+    // What another version may say is left out.
+    text.push_str(match switch.as_str() {
+        "off" => "; switched off: `mux relay auto` allows it again",
+        "off-by-rules" => "; switched off by the rules: [kernel] sockmap = \"off\"",
+        _ => "",
+    });
     text.push('\n');
     text
+}
+
+/// Nothing of a daemon that does not tell.
+fn security(security: &SecurityStatus) -> String {
+    let SecurityStatus { user, capabilities, no_new_privs, seccomp, landlock } = security;
+    if user.is_empty() {
+        return String::new();
+    }
+    let capabilities =
+        if capabilities.is_empty() { "none".to_owned() } else { capabilities.join(", ") };
+    let no_new_privs = if *no_new_privs { "set" } else { "not set" };
+    format!(
+        "security: user {user}; capabilities: {capabilities}; no_new_privs: {no_new_privs}; \
+         seccomp: {seccomp}; Landlock: {landlock}\n"
+    )
 }
 
 fn listeners(status: &Status) -> String {

@@ -1,19 +1,21 @@
 //! `http = { … }`: conditions on a request's head, of HTTP/1 and of HTTP/2.
 //!
 //! Each is decided as soon as what it is about is there: of HTTP/1, version, method and path
-//! with the request line, a field with its line. HTTP/2's version is known with the preface, the
+//! with the request line, a field with its line, the host with the end of the header, before which
+//! a second `Host` line may come. HTTP/2's version is known with the preface, the
 //! rest of it at once, when the field block is there.
 
 use std::fmt;
 
 use super::{
     EmptyMatcher, Names, Phase, Regex,
+    heads::Heads,
     tls::{includes, set},
 };
 use crate::probe::{
     HttpVersion, Probe, Verdict,
-    http::{Head, is_token},
-    http1, http2,
+    http::{Head, Host, is_token},
+    http2,
 };
 
 /// An HTTP request whose head can be read, and of which all conditions hold.
@@ -31,7 +33,8 @@ pub struct HttpConditions {
     pub versions: Option<Vec<HttpVersion>>,
     /// Methods; they have case (RFC 9110 9.1).
     pub methods: Option<Vec<Box<str>>>,
-    /// Hosts, without port: of the target where it has one, else of the `Host` field.
+    /// Hosts, without port: of the target where it has one, else of the `Host` field, of which
+    /// there has to be one only.
     pub hosts: Option<Names>,
     /// Whole paths, without query. They have case, and are compared as they were sent:
     /// nothing is decoded, and no `..` resolved.
@@ -49,6 +52,12 @@ pub struct HttpConditions {
 pub struct FieldName(Box<str>);
 
 impl FieldName {
+    /// The text.
+    #[must_use]
+    pub const fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// A token (RFC 9110 5.1); `None`: this is none.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
@@ -124,6 +133,11 @@ impl HttpMatcher {
         Ok(Self { conditions, version_alone })
     }
 
+    /// All that it demands.
+    pub(crate) const fn conditions(&self) -> &HttpConditions {
+        &self.conditions
+    }
+
     /// The hosts, if it demands any.
     #[must_use]
     pub const fn hosts(&self) -> Option<&Names> {
@@ -137,9 +151,9 @@ impl HttpMatcher {
         others == HttpConditions::default()
     }
 
-    pub(super) fn examine(&self, bytes: &[u8]) -> Verdict<()> {
+    pub(super) fn examine(&self, heads: &Heads<'_>) -> Verdict<()> {
         let http1 = if self.wants(|version| version != HttpVersion::Http2) {
-            http1::request(bytes).and_then(|head| self.holds(&head))
+            heads.http1().and_then(|head| self.holds(head))
         } else {
             Verdict::NoMatch
         };
@@ -147,9 +161,9 @@ impl HttpMatcher {
             if !self.wants(|version| version == HttpVersion::Http2) {
                 Verdict::NoMatch
             } else if self.version_alone {
-                Probe::http2().examine(bytes)
+                Probe::http2().examine(heads.bytes())
             } else {
-                http2::request(bytes).and_then(|head| self.holds(&head))
+                heads.http2().and_then(|head| self.holds(head))
             }
         })
     }
@@ -181,10 +195,13 @@ impl HttpMatcher {
         }
         let host = match &conditions.hosts {
             None => Verdict::Match(()),
-            Some(names) => head.host().and_then(|host| {
-                let is_one = host.is_some_and(|host| names.contains(host));
-                if is_one { Verdict::Match(()) } else { Verdict::NoMatch }
-            }),
+            Some(names) => match head.host() {
+                Host::Known(Some(host)) if names.contains(host) => Verdict::Match(()),
+                // It is this host or, with a second one after it, none.
+                Host::Expected { host, total } if names.contains(host) => Verdict::NeedMore(total),
+                Host::Known(_) | Host::Expected { .. } => Verdict::NoMatch,
+                Host::Open { total } => Verdict::NeedMore(total),
+            },
         };
         conditions.headers.iter().fold(host, |all, (name, regex)| {
             all.and(|| head.has_field(&name.0, |value| finds(regex, value)))

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{HttpMatcher, NetworkFile, Networks, Phase, Predicate, Regex, Sniffed, TlsMatcher};
+use super::{
+    HttpMatcher, NetworkFile, Networks, Phase, Predicate, Regex, Sniffed, TlsMatcher, heads::Heads,
+};
 use crate::probe::{Probe, Seen, Verdict};
 
 /// A condition on a connection's first bytes and its client.
@@ -44,6 +46,11 @@ impl Matcher {
     /// [`Verdict::NeedMore`]: what is not true of these bytes is false.
     #[must_use]
     pub fn evaluate(&self, sniffed: &Sniffed<'_>) -> Verdict<()> {
+        self.answer(sniffed, &Heads::new(sniffed.bytes))
+    }
+
+    /// The same; `heads` are those of these bytes, for all conditions about them.
+    pub(super) fn answer(&self, sniffed: &Sniffed<'_>, heads: &Heads<'_>) -> Verdict<()> {
         let phase = sniffed.phase;
         match self {
             Self::Always => Verdict::Match(()),
@@ -51,8 +58,8 @@ impl Matcher {
             Self::Regex(regex) => regex.examine(sniffed.bytes, phase),
             Self::Bytes(masked) => settle(masked.examine(sniffed.bytes), phase),
             Self::Probe(probe) => settle(probe.examine(sniffed.bytes), phase),
-            Self::Tls(tls) => settle(tls.examine(sniffed.bytes), phase),
-            Self::Http(http) => settle(http.examine(sniffed.bytes), phase),
+            Self::Tls(tls) => settle(tls.examine(heads), phase),
+            Self::Http(http) => settle(http.examine(heads), phase),
             Self::Predicate(predicate) => settle(predicate.examine(sniffed.bytes), phase),
             Self::Client(networks) => {
                 if sniffed.client.is_some_and(|client| networks.contains(client)) {
@@ -61,12 +68,11 @@ impl Matcher {
                     Verdict::NoMatch
                 }
             }
-            Self::All(group) => all(group.members(), sniffed),
-            Self::Any(group) => group
-                .members()
-                .iter()
-                .fold(Verdict::NoMatch, |sum, member| sum.or_else(|| member.evaluate(sniffed))),
-            Self::Not(inner) => match inner.evaluate(sniffed) {
+            Self::All(group) => all(group.members(), sniffed, heads),
+            Self::Any(group) => group.members().iter().fold(Verdict::NoMatch, |sum, member| {
+                sum.or_else(|| member.answer(sniffed, heads))
+            }),
+            Self::Not(inner) => match inner.answer(sniffed, heads) {
                 Verdict::Match(()) => Verdict::NoMatch,
                 Verdict::NoMatch => Verdict::Match(()),
                 Verdict::NeedMore(total) => Verdict::NeedMore(total),
@@ -145,10 +151,10 @@ impl Matcher {
 }
 
 /// Kleene's "and".
-fn all(members: &[Matcher], sniffed: &Sniffed<'_>) -> Verdict<()> {
+fn all(members: &[Matcher], sniffed: &Sniffed<'_>, heads: &Heads<'_>) -> Verdict<()> {
     let mut undecided: Option<usize> = None;
     for member in members {
-        match member.evaluate(sniffed) {
+        match member.answer(sniffed, heads) {
             Verdict::Match(()) => {}
             Verdict::NoMatch => return Verdict::NoMatch,
             // The first of them to change its mind may make the whole false.

@@ -6,6 +6,7 @@
 
 mod covers;
 pub mod explain;
+mod heads;
 mod http;
 mod matcher;
 mod names;
@@ -26,7 +27,7 @@ pub use self::{
     http::{FieldName, HttpConditions, HttpMatcher},
     matcher::{EmptyMatcher, Group, MaskedBytes, MaskedBytesError, Matcher, Prefix},
     names::{Name, NameError, NamePattern, Names},
-    networks::{MAX_FILE, NetworkFile, NetworkFileError, Networks, parse_network},
+    networks::{MAX_FILE, NetworkFile, NetworkFileError, Networks, networks_in, parse_network},
     predicate::Predicate,
     regex::{Regex, RegexError},
     table::{Progress, Table},
@@ -129,6 +130,35 @@ impl Why {
 ///
 /// `progress` is the connection's, of the default value at first; the bytes of a later call
 /// begin with those of the earlier ones.
+///
+/// It needs no socket, so that it can be used in a program that does its own I/O:
+///
+/// ```
+/// use mux::route::{Outcome, Phase, Progress, Sniffed, route};
+///
+/// let config = mux::rules::parse("rules.toml", r#"
+///     listen = "127.0.0.1:0"
+///     [[rule]]
+///     name = "api"
+///     match = { http = { path_prefix = "/api/" } }
+///     upstream = 8080
+///     [[rule]]
+///     name = "ssh"
+///     match = "ssh"
+///     upstream = 22
+/// "#)?;
+/// let listener = &config.listeners[0];
+/// let mut progress = Progress::default();
+/// let mut outcome = |bytes: &[u8], phase| {
+///     route(listener, &Sniffed { bytes, client: None, phase }, &mut progress)
+/// };
+/// assert_eq!(outcome(b"GET /ap", Phase::Open), Outcome::NeedMore(8));
+/// match outcome(b"GET /api/v1 HTTP/1.1\r\n", Phase::Open) {
+///     Outcome::Routed(decision) => assert_eq!(&*config.rules[decision.rule.0].name, "api"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), mux::rules::LoadError>(())
+/// ```
 #[must_use]
 pub fn route(listener: &ListenerConfig, sniffed: &Sniffed<'_>, progress: &mut Progress) -> Outcome {
     match listener.rules.find(sniffed, progress) {

@@ -1,8 +1,11 @@
 //! Lists of networks: written in the rules, or read from files that may change meanwhile.
 
 use std::{
-    fmt, fs, io,
+    fmt,
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Read},
     net::IpAddr,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -10,6 +13,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use rustix::fs::OFlags;
 use thiserror::Error;
 
 use super::EmptyMatcher;
@@ -183,6 +187,9 @@ pub enum NetworkFileError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is no regular file: a directory, a FIFO, a device, a socket.
+    #[error("{} is no regular file", .0.display())]
+    NotAFile(PathBuf),
     /// It is larger than [`MAX_FILE`].
     #[error("{} is larger than {} MiB", .0.display(), MAX_FILE >> 20)]
     TooLarge(PathBuf),
@@ -210,6 +217,12 @@ impl NetworkFile {
             ranges: ArcSwap::from_pointee(ranges),
             version: ArcSwap::from_pointee(Some(version)),
         })
+    }
+
+    /// A file with nothing in it so far, until a [`NetworkFile::refresh`].
+    #[must_use]
+    pub fn unread(path: PathBuf) -> Self {
+        Self { path, ranges: ArcSwap::default(), version: ArcSwap::default() }
     }
 
     /// Where it is.
@@ -272,29 +285,51 @@ impl fmt::Debug for NetworkFile {
     }
 }
 
+impl Version {
+    fn of(metadata: &Metadata) -> io::Result<Self> {
+        Ok(Self { modified: metadata.modified()?, size: metadata.len(), inode: metadata.ino() })
+    }
+}
+
 fn version(path: &Path) -> io::Result<Version> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = fs::metadata(path)?;
-    Ok(Version { modified: metadata.modified()?, size: metadata.len(), inode: metadata.ino() })
+    Version::of(&fs::metadata(path)?)
 }
 
 /// The version is taken first: of a file that is written meanwhile, an old one, so that it is
-/// read again.
+/// read again. Never reads more than [`MAX_FILE`], however the file grows, and never waits for
+/// somebody to write into a FIFO.
 fn read(path: &Path) -> Result<(Version, Ranges), NetworkFileError> {
     let failed = |source| NetworkFileError::Io { path: path.to_owned(), source };
-    let version = version(path).map_err(failed)?;
-    if version.size > MAX_FILE {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let mut options = OpenOptions::new();
+    let file: File = options.read(true).custom_flags(nonblocking).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(NetworkFileError::NotAFile(path.to_owned()));
+    }
+    let version = Version::of(&metadata).map_err(failed)?;
+    let mut text = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
         return Err(NetworkFileError::TooLarge(path.to_owned()));
     }
-    let text = fs::read(path).map_err(failed)?;
+    match networks_in(&text) {
+        Ok(networks) => Ok((version, networks.into_iter().collect())),
+        Err((line, text)) => Err(NetworkFileError::Line { path: path.to_owned(), line, text }),
+    }
+}
+
+/// The networks in the text of a file: a network or an address a line, `#` begins a comment.
+///
+/// # Errors
+/// The first line (from 1) that has something else, and what it has, escaped and cut.
+pub fn networks_in(text: &[u8]) -> Result<Vec<IpNet>, (usize, String)> {
     let lines = text.split(|&byte| byte == b'\n').enumerate();
     let networks = lines.filter_map(|(index, line)| match network(line) {
         Ok(network) => network.map(Ok),
-        Err(text) => {
-            Some(Err(NetworkFileError::Line { path: path.to_owned(), line: index + 1, text }))
-        }
+        Err(text) => Some(Err((index + 1, text))),
     });
-    Ok((version, networks.collect::<Result<_, _>>()?))
+    networks.collect()
 }
 
 /// The network of a line, if there is one in it. The error is the line's text.
@@ -389,6 +424,23 @@ mod tests {
         write("");
         assert!(file.refresh().expect("valid"));
         assert!(!is_in(&file, "192.0.2.1"));
+    }
+
+    #[test]
+    fn a_fifo_or_a_device_is_refused_at_once_and_an_endless_file_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fifo = folder.path().join("fifo");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
+            .expect("a FIFO");
+        for path in [fifo, "/dev/zero".into(), folder.path().to_owned()] {
+            let refused = NetworkFile::open(path.clone());
+            assert!(matches!(refused, Err(NetworkFileError::NotAFile(_))), "{}", path.display());
+        }
+        let large = folder.path().join("large");
+        let sparse = File::create(&large).expect("it can be written");
+        sparse.set_len(MAX_FILE + 1).expect("it can be long");
+        assert!(matches!(NetworkFile::open(large), Err(NetworkFileError::TooLarge(_))));
     }
 
     #[test]

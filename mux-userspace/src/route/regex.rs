@@ -29,7 +29,10 @@ use regex_syntax::hir::{
 };
 
 pub(super) use self::outlook::{Outlook, Prospect};
-use super::Phase;
+use super::{
+    Phase,
+    table::shapes::{ByteSet, places},
+};
 use crate::probe::Verdict;
 
 /// Most memory that one pattern's NFA, and its DFA, may take, bytes.
@@ -121,6 +124,21 @@ impl Regex {
     /// at the beginning, or there are too many, or they say nothing.
     pub(super) fn prefixes(&self) -> Option<&[Box<[u8]>]> {
         self.prefixes.as_deref()
+    }
+
+    /// For each of the first places, at most so many, the bytes that can stand there where it can
+    /// still match; after them, any.
+    pub(super) fn places(&self, most: usize) -> Vec<ByteSet> {
+        let Engine::Dfa { dfa, start } = &self.engine else { return Vec::new() };
+        if self.shortest.is_none() {
+            return Vec::new();
+        }
+        places(*start, most, |state| {
+            let is_sure = dfa.is_match_state(state) || self.has_matched(dfa, state);
+            let next = |byte| (byte, dfa.next_state(state, byte));
+            let steps = (0..=u8::MAX).map(next).filter(|(_, state)| !dfa.is_dead_state(*state));
+            (!is_sure).then(|| steps.collect())
+        })
     }
 
     /// Whether it matches.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::{EmptyMatcher, Names};
+use super::{EmptyMatcher, Names, heads::Heads};
 use crate::probe::{
     TlsVersion, Verdict,
     tls::{self, ClientHello},
@@ -80,15 +80,21 @@ impl TlsMatcher {
         self.alpn.is_none() && self.versions.is_none()
     }
 
-    pub(super) fn examine(&self, bytes: &[u8]) -> Verdict<()> {
-        match tls::message(bytes) {
-            Verdict::Match(body) => match ClientHello::parse(&body) {
-                Some(hello) if self.holds(&hello) => Verdict::Match(()),
-                Some(_) | None => Verdict::NoMatch,
-            },
-            Verdict::NoMatch => Verdict::NoMatch,
-            Verdict::NeedMore(total) => Verdict::NeedMore(total),
-        }
+    /// The application protocols of which one has to be offered.
+    pub(super) fn alpn(&self) -> Option<&[Box<[u8]>]> {
+        self.alpn.as_deref()
+    }
+
+    /// The versions of which one has to be offered.
+    pub(super) fn versions(&self) -> Option<&[TlsVersion]> {
+        self.versions.as_deref()
+    }
+
+    pub(super) fn examine(&self, heads: &Heads<'_>) -> Verdict<()> {
+        heads.hello(|hello| {
+            let holds = hello.is_some_and(|hello| self.holds(hello));
+            if holds { Verdict::Match(()) } else { Verdict::NoMatch }
+        })
     }
 
     fn holds(&self, hello: &ClientHello<'_>) -> bool {

@@ -235,8 +235,7 @@ pub enum RelayChoice {
 
 impl RelayChoice {
     /// All of them, as errors list them.
-    pub const ALL: [Self; 5] =
-        [Self::Auto, Self::Packet, Self::Sockmap, Self::Splice, Self::Copy];
+    pub const ALL: [Self; 5] = [Self::Auto, Self::Packet, Self::Sockmap, Self::Splice, Self::Copy];
 
     /// Its name in rules files, on the command line and in logs.
     #[must_use]
@@ -419,8 +418,8 @@ pub struct HealthConfig {
 pub enum Expect {
     /// Nothing: a connection is enough.
     Connection,
-    /// These first bytes; not empty.
-    Prefix(Arc<[u8]>),
+    /// These bytes, somewhere in the first 16 KiB; not empty.
+    Contains(Arc<[u8]>),
     /// A match somewhere in the first 16 KiB.
     Regex(regex::bytes::Regex),
 }
@@ -523,13 +522,13 @@ impl Default for Timeouts {
 }
 
 /// `[limits]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Connections of all listeners at once. Default: [`Limits::DEFAULT_CONNECTIONS`], or what
     /// the limit of open files allows.
     pub max_connections: Option<NonZeroU32>,
-    /// Connections being sniffed at once, shared equally by the cores. Default 2,000.
-    pub max_sniffing: NonZeroU32,
+    /// Connections being sniffed at once. Default: see [`Limits::sniffing`].
+    pub max_sniffing: Option<NonZeroU32>,
     /// For each source.
     pub per_source: PerSource,
 }
@@ -537,15 +536,15 @@ pub struct Limits {
 impl Limits {
     /// Most connections, where the file does not say.
     pub const DEFAULT_CONNECTIONS: NonZeroU32 = NonZeroU32::new(10_000).expect("not 0");
-}
+    /// Most connections being sniffed, where the file does not say.
+    pub const DEFAULT_SNIFFING: NonZeroU32 = NonZeroU32::new(2_000).expect("not 0");
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: None,
-            max_sniffing: NonZeroU32::new(2_000).unwrap_or(NonZeroU32::MAX),
-            per_source: PerSource::default(),
-        }
+    /// How many may be sniffed at once where there may be so many connections: what the file says,
+    /// or [`Limits::DEFAULT_SNIFFING`], but at most half of the connections.
+    #[must_use]
+    pub fn sniffing(&self, connections: NonZeroU32) -> NonZeroU32 {
+        let half = NonZeroU32::new(connections.get().div_ceil(2)).unwrap_or(NonZeroU32::MIN);
+        self.max_sniffing.unwrap_or_else(|| Self::DEFAULT_SNIFFING.min(half))
     }
 }
 
@@ -554,7 +553,7 @@ impl Default for Limits {
 pub struct LogConfig {
     /// A tracing level: `off`, `error`, `warn`, `info`, `debug`, `trace`. Default `info`.
     pub level: Arc<str>,
-    /// Form of the access log. Default text.
+    /// Form of the access log. Default JSON.
     pub access: AccessFormat,
     /// Where it goes; `None`: standard output.
     pub access_file: Option<PathBuf>,
@@ -562,7 +561,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into(), access: AccessFormat::Text, access_file: None }
+        Self { level: "info".into(), access: AccessFormat::Json, access_file: None }
     }
 }
 
@@ -622,6 +621,8 @@ pub struct SecurityConfig {
     pub landlock: Confinement,
     /// Whether seccomp refuses system calls that the daemon has no use for.
     pub seccomp: Confinement,
+    /// Whether a process keeps privileges for socket files and successors.
+    pub keeper: KeeperMode,
 }
 
 impl Default for SecurityConfig {
@@ -630,6 +631,7 @@ impl Default for SecurityConfig {
             user: "nobody".into(),
             landlock: Confinement::default(),
             seccomp: Confinement::default(),
+            keeper: KeeperMode::default(),
         }
     }
 }
@@ -641,6 +643,17 @@ pub enum Confinement {
     #[default]
     Auto,
     /// Not at all.
+    Off,
+}
+
+/// Whether there is a keeper.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeeperMode {
+    /// There is one.
+    #[default]
+    Auto,
+    /// No process keeps a privilege: no upgrade, and files of Unix sockets stay behind where the
+    /// daemon's user cannot remove them.
     Off,
 }
 

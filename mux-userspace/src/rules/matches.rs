@@ -135,7 +135,7 @@ fn empty_prefix(span: Range<usize>, EmptyMatcher: EmptyMatcher) -> Diagnostic {
 }
 
 /// `"16 03 01"` or `"160301"`.
-fn hex(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
+pub(super) fn hex(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
     let span = value.span();
     let text = string(value)?;
     let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b' ').collect();
@@ -233,6 +233,7 @@ fn network_file(
             NetworkFileError::Io { .. } => {
                 "relative paths are taken from the rules file's directory"
             }
+            NetworkFileError::NotAFile(_) => "name a file that can be read more than once",
             NetworkFileError::TooLarge(_) => "join its networks into larger ones",
             NetworkFileError::Line { .. } => {
                 "a line has one network or address, such as 10.0.0.0/8; `#` begins a comment"

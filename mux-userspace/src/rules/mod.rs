@@ -131,6 +131,18 @@ pub struct Surroundings {
     pub probes: Probes,
     /// Where files that it names by relative paths are; empty: the working directory.
     pub directory: PathBuf,
+    /// Whether files that it names are read.
+    pub files: Files,
+}
+
+/// What becomes of `file:` in a rules file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Files {
+    /// The file is read.
+    #[default]
+    Read,
+    /// It is taken for an empty one, unread: for text that is not the administrator's.
+    Unread,
 }
 
 /// A rules file that is right, and its text, to point at what may be meant otherwise.
@@ -187,7 +199,8 @@ pub fn open(path: &Path, probes: &Probes) -> Result<RulesFile, LoadError> {
         }
     })?;
     let directory = path.parent().unwrap_or(Path::new("")).to_owned();
-    let config = parse_in(&name, text, Surroundings { probes: probes.clone(), directory })?;
+    let surroundings = Surroundings { probes: probes.clone(), directory, files: Files::Read };
+    let config = parse_in(&name, text, surroundings)?;
     Ok(RulesFile { config, text: text.to_owned(), name })
 }
 

@@ -51,6 +51,12 @@ impl<'t> Places<'t> {
         address.map_or(0..0, Value::span)
     }
 
+    /// The value of a key in a section of single values.
+    pub(super) fn setting(&self, section: &str, key: &str) -> Range<usize> {
+        let value = self.0.get(section).and_then(table).and_then(|table| table.get(key));
+        value.map_or(0..0, Value::span)
+    }
+
     /// Every address of an upstream, in the order of the text.
     pub(super) fn addresses(&self) -> Vec<(Range<usize>, Address)> {
         let upstreams = || self.tables("upstream").iter().filter_map(table);

@@ -10,8 +10,8 @@ use toml::{Spanned, de::DeValue};
 use super::{
     address::parse_listen,
     config::{
-        AccessFormat, AdminConfig, AdminSocket, Confinement, KernelConfig, Limits, ListenAddress,
-        LogConfig, PacketMode, SecurityConfig, SockmapMode, Timeouts,
+        AccessFormat, AdminConfig, AdminSocket, Confinement, KeeperMode, KernelConfig, Limits,
+        ListenAddress, LogConfig, PacketMode, SecurityConfig, SockmapMode, Timeouts,
     },
     diagnostic::Diagnostic,
     identity,
@@ -45,6 +45,7 @@ const PACKET: [(&str, PacketMode); 3] =
 const INTERFACE_NAME: usize = 15;
 const CONFINEMENT: [(&str, Confinement); 2] =
     [("auto", Confinement::Auto), ("off", Confinement::Off)];
+const KEEPER: [(&str, KeeperMode); 2] = [("auto", KeeperMode::Auto), ("off", KeeperMode::Off)];
 
 /// Writes a value over a default.
 fn set<T>(target: &mut T, value: Option<Spanned<T>>) {
@@ -70,7 +71,7 @@ pub(super) fn limits(root: &mut Table<'_, '_>) -> Limits {
     let mut limits = Limits::default();
     if let Some(mut table) = root.table("limits", "[limits]") {
         limits.max_connections = table.take("max_connections", count).map(Spanned::into_inner);
-        set(&mut limits.max_sniffing, table.take("max_sniffing", count));
+        limits.max_sniffing = table.take("max_sniffing", count).map(Spanned::into_inner);
         if let Some(mut table) = table.table("per_source", "`per_source`") {
             let connections = table.take("connections", count);
             let rate = table.take("rate", rate);
@@ -227,6 +228,7 @@ pub(super) fn security(root: &mut Table<'_, '_>) -> SecurityConfig {
         }
         set(&mut security.landlock, table.take("landlock", |value| choice(value, &CONFINEMENT)));
         set(&mut security.seccomp, table.take("seccomp", |value| choice(value, &CONFINEMENT)));
+        set(&mut security.keeper, table.take("keeper", |value| choice(value, &KEEPER)));
         table.finish();
     }
     security

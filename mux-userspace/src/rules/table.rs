@@ -7,7 +7,7 @@ use toml::{
     de::{DeString, DeTable, DeValue},
 };
 
-use super::{Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
+use super::{Files, Surroundings, diagnostic::Diagnostic, suggest::did_you_mean_or_list};
 use crate::route::{NetworkFile, NetworkFileError};
 
 /// A TOML value and where it stands.
@@ -35,7 +35,10 @@ impl Problems {
         if let Some(file) = files.iter().find(|file| file.path() == path) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(NetworkFile::open(path)?);
+        let file = Arc::new(match self.surroundings.files {
+            Files::Read => NetworkFile::open(path)?,
+            Files::Unread => NetworkFile::unread(path),
+        });
         files.push(Arc::clone(&file));
         Ok(file)
     }
@@ -214,6 +217,17 @@ pub(super) fn into_table<'i, 'p>(
 
 /// "expected a string, found an integer".
 pub(super) fn wrong_type(span: Range<usize>, expected: &str, found: &DeValue<'_>) -> Diagnostic {
+    let hint = match (expected, found) {
+        // The word itself is right, but for its quotes; or the quotes are one too many.
+        ("a string", DeValue::Integer(number)) => format!("put it in quotes: \"{number}\""),
+        ("a string", _) => "write one text in quotes".to_owned(),
+        ("an integer", DeValue::String(_)) => "write the number without quotes".to_owned(),
+        ("a list", _) => "put it in brackets: [ … ]".to_owned(),
+        ("a table", _) => {
+            "write `{ key = value }`, or a section with its name in brackets".to_owned()
+        }
+        _ => format!("write {expected}"),
+    };
     let found = match found {
         DeValue::String(_) => "a string",
         DeValue::Integer(_) => "an integer",
@@ -225,4 +239,5 @@ pub(super) fn wrong_type(span: Range<usize>, expected: &str, found: &DeValue<'_>
     };
     Diagnostic::new(span, format!("expected {expected}, found {found}"))
         .label(format!("not {expected}"))
+        .hint(hint)
 }

@@ -11,6 +11,7 @@ use super::{
     },
     diagnostic::Diagnostic,
     identity,
+    matches::hex,
     raw::address,
     table::{Problems, Table, Value, into_table},
     values::{boolean, choice, count, integer, list, name, positive_duration, string},
@@ -216,21 +217,24 @@ fn health(mut table: Table<'_, '_>) -> HealthConfig {
     let timeout = table.take("timeout", positive_duration);
     let rise = table.take("rise", |value| number(value, 1, MAX_STREAK));
     let fall = table.take("fall", |value| number(value, 1, MAX_STREAK));
-    let send = table.take("send", bytes);
-    let prefix = table.take("expect", bytes);
-    let regex = table.take("expect_regex", regex);
+    let send = one_of([
+        ("send", table.take("send", bytes)),
+        ("send_hex", table.take("send_hex", check_hex)),
+    ]);
+    let text = one_of([
+        ("expect", table.take("expect", bytes)),
+        ("expect_hex", table.take("expect_hex", check_hex)),
+    ]);
+    let regex = ("expect_regex", table.take("expect_regex", regex));
     table.finish();
-    if let (Some(_), Some(regex)) = (&prefix, &regex) {
-        problems.add(
-            Diagnostic::new(regex.span(), "`expect` and `expect_regex` exclude each other")
-                .hint("leave one of them out"),
-        );
+    let send = problems.keep(send).flatten();
+    let text = problems.keep(text).flatten();
+    if let (Some((name, _)), (other, Some(regex))) = (&text, &regex) {
+        problems.add(excludes(regex.span(), name, other));
     }
-    let expect = match (prefix, regex) {
+    let expect = match (text, regex.1) {
         (_, Some(regex)) => Expect::Regex(regex.into_inner()),
-        (Some(prefix), None) if !prefix.get_ref().is_empty() => {
-            Expect::Prefix(prefix.into_inner().into())
-        }
+        (Some((_, text)), None) if !text.is_empty() => Expect::Contains(text.into()),
         (Some(_) | None, None) => Expect::Connection,
     };
     HealthConfig {
@@ -238,9 +242,40 @@ fn health(mut table: Table<'_, '_>) -> HealthConfig {
         timeout: timeout.map_or(Duration::from_secs(1), Spanned::into_inner),
         rise: rise.map_or(2, Spanned::into_inner),
         fall: fall.map_or(3, Spanned::into_inner),
-        send: send.map(Spanned::into_inner).unwrap_or_default().into(),
+        send: send.map(|(_, bytes)| bytes).unwrap_or_default().into(),
         expect,
     }
+}
+
+/// Of two ways to write bytes the one that is there, with its name.
+fn one_of(
+    [(text, plain), (hex, digits)]: [(&'static str, Option<Spanned<Vec<u8>>>); 2],
+) -> Result<Option<(&'static str, Vec<u8>)>, Diagnostic> {
+    match (plain, digits) {
+        (Some(_), Some(digits)) => Err(excludes(digits.span(), text, hex)),
+        (Some(plain), None) => Ok(Some((text, plain.into_inner()))),
+        (None, Some(digits)) => Ok(Some((hex, digits.into_inner()))),
+        (None, None) => Ok(None),
+    }
+}
+
+fn excludes(span: Range<usize>, one: &str, other: &str) -> Diagnostic {
+    Diagnostic::new(span, format!("`{one}` and `{other}` exclude each other"))
+        .hint("leave one of them out")
+}
+
+/// Bytes as hexadecimal digits.
+fn check_hex(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
+    let span = value.span();
+    fits_a_check(hex(value)?, span)
+}
+
+fn fits_a_check(bytes: Vec<u8>, span: Range<usize>) -> Result<Vec<u8>, Diagnostic> {
+    if bytes.len() > MAX_CHECK_BYTES {
+        return Err(Diagnostic::new(span, "this is too long for a check")
+            .label(format!("{} bytes, of at most {MAX_CHECK_BYTES}", bytes.len())));
+    }
+    Ok(bytes)
 }
 
 /// Text, as UTF-8. A character from U+0080 to U+009F is a raw byte by mistake, as in `match`.
@@ -250,13 +285,9 @@ fn bytes(value: Value<'_>) -> Result<Vec<u8>, Diagnostic> {
     if text.contains(|c| matches!(c, '\u{80}'..='\u{9f}')) {
         let message = "in TOML, `\\x80` to `\\x9f` are characters of two bytes each";
         return Err(Diagnostic::new(span, message)
-            .hint("only text can be sent; `expect_regex` knows raw bytes, as in '^\\xff'"));
+            .hint("write raw bytes as `send_hex` or `expect_hex`, or as a pattern: '^\\xff'"));
     }
-    if text.len() > MAX_CHECK_BYTES {
-        return Err(Diagnostic::new(span, "this is too long for a check")
-            .label(format!("{} bytes, of at most {MAX_CHECK_BYTES}", text.len())));
-    }
-    Ok(text.into_bytes())
+    fits_a_check(text.into_bytes(), span)
 }
 
 /// A pattern with the meaning that it has in `match`.

@@ -1,7 +1,11 @@
 //! Reads single TOML values: each function takes one and gives a checked value or says,
 //! with its position, why not.
 
-use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
+use std::{
+    num::NonZeroU32,
+    ops::{Range, RangeInclusive},
+    time::Duration,
+};
 
 use toml::de::{DeInteger, DeValue};
 
@@ -58,11 +62,10 @@ pub(super) fn integer(value: Value<'_>, range: RangeInclusive<u64>) -> Result<u6
         other => return Err(wrong_type(span, "an integer", other)),
     };
     number.filter(|number| range.contains(number)).ok_or_else(|| {
-        Diagnostic::new(span, "this number is out of range").label(format!(
-            "not from {} to {}",
-            range.start(),
-            range.end()
-        ))
+        let (least, most) = (range.start(), range.end());
+        Diagnostic::new(span, "this number is out of range")
+            .label(format!("not from {least} to {most}"))
+            .hint(format!("write a number from {least} to {most}"))
     })
 }
 
@@ -83,10 +86,10 @@ pub(super) fn boolean(value: Value<'_>) -> Result<bool, Diagnostic> {
 pub(super) fn count(value: Value<'_>) -> Result<NonZeroU32, Diagnostic> {
     let span = value.span();
     let number = integer(value, 1..=u64::from(u32::MAX))?;
-    u32::try_from(number)
-        .ok()
-        .and_then(NonZeroU32::new)
-        .ok_or_else(|| Diagnostic::new(span, "this number is out of range"))
+    u32::try_from(number).ok().and_then(NonZeroU32::new).ok_or_else(|| {
+        Diagnostic::new(span, "this number is out of range")
+            .hint(format!("write a number from 1 to {}", u32::MAX))
+    })
 }
 
 /// One of several words.
@@ -107,7 +110,9 @@ pub(super) fn choice<T: Copy>(
 pub(super) fn duration(value: Value<'_>) -> Result<Duration, Diagnostic> {
     let span = value.span();
     match value.into_inner() {
-        DeValue::String(text) => parse_duration(&text).map_err(|error| unit(span, &text, error)),
+        DeValue::String(text) => {
+            parse_duration(&text).map_err(|error| unit(span, &text, error, "\"3s\""))
+        }
         DeValue::Integer(number) => Err(Diagnostic::new(span, "a duration needs a unit")
             .hint(format!("write \"{number}s\" for seconds, or \"{number}ms\" for milliseconds"))),
         other => Err(wrong_type(span, "a duration such as \"3s\"", &other)),
@@ -135,23 +140,20 @@ pub(super) fn size(value: Value<'_>, range: RangeInclusive<u64>) -> Result<u64, 
     let span = value.span();
     let size = match value.get_ref() {
         DeValue::String(text) => {
-            parse_size(text).map_err(|error| unit(span.clone(), text, error))?
+            let size = parse_size(text);
+            Some(size.map_err(|error| unit(span.clone(), text, error, "\"64KiB\""))?)
         }
-        DeValue::Integer(number) => whole(number)
-            .ok_or_else(|| Diagnostic::new(span.clone(), "this size is out of range"))?,
+        DeValue::Integer(number) => whole(number),
         other => return Err(wrong_type(span, "a size such as \"64KiB\"", other)),
     };
-    if range.contains(&size) {
-        Ok(size)
-    } else {
-        Err(Diagnostic::new(span, "this size is out of range").label(format!(
-            "not from {} to {} bytes",
-            range.start(),
-            range.end()
-        )))
-    }
+    size.filter(|size| range.contains(size)).ok_or_else(|| {
+        let (least, most) = (range.start(), range.end());
+        Diagnostic::new(span, "this size is out of range")
+            .label(format!("not from {least} to {most} bytes"))
+            .hint(format!("write a size from {least} to {most} bytes, such as \"64KiB\""))
+    })
 }
 
-fn unit(span: std::ops::Range<usize>, text: &str, error: UnitError) -> Diagnostic {
-    Diagnostic::new(span, format!("`{text}` is {error}"))
+fn unit(span: Range<usize>, text: &str, error: UnitError, example: &str) -> Diagnostic {
+    Diagnostic::new(span, format!("`{text}` is {error}")).hint(format!("write it as {example}"))
 }

@@ -5,16 +5,22 @@
 use std::{collections::HashSet, net::SocketAddr};
 
 use super::{
-    config::{Config, ListenAddress, ListenerConfig, Otherwise, RuleId},
+    config::{Config, Limits, ListenAddress, ListenerConfig, Otherwise, RuleId},
     diagnostic::Diagnostic,
     places::Places,
 };
-use crate::route::{Matcher, Patience, Regex};
+use crate::{
+    probe::Probe,
+    route::{Matcher, NamePattern, Names, Patience, Regex, Sni},
+};
 
 /// Pairs of rules that are compared at most.
 const MAX_PAIRS: usize = 100_000;
 /// Probes of protocols in which the server speaks first.
 const SERVER_FIRST: [&str; 3] = ["mysql", "smtp", "vnc"];
+/// A ClientHello with a post-quantum key share (X25519MLKEM768, 1,216 bytes) and what browsers put
+/// beside it: Chromium's takes 1,924 bytes.
+const HELLO: usize = 2 << 10;
 
 /// All warnings, in no order.
 pub(super) fn warnings(config: &Config, places: &Places<'_>) -> Vec<Diagnostic> {
@@ -23,10 +29,22 @@ pub(super) fn warnings(config: &Config, places: &Places<'_>) -> Vec<Diagnostic> 
         found.extend(accepts_everything(config, RuleId(index), places));
         found.extend(idle_parts(config, RuleId(index), places));
         found.extend(speaks_too_late(config, RuleId(index), places));
+        found.extend(too_short_for_hellos(config, RuleId(index), places));
     }
     found.extend(held_back(config, places));
     found.extend(overlaps(config, places));
+    found.extend(all_may_be_slow(&config.limits, places));
     found
+}
+
+/// A limit of sniffed connections that leaves no place to anybody else.
+fn all_may_be_slow(limits: &Limits, places: &Places<'_>) -> Option<Diagnostic> {
+    let most = limits.max_connections.unwrap_or(Limits::DEFAULT_CONNECTIONS);
+    limits.max_sniffing.filter(|sniffing| *sniffing >= most)?;
+    let span = places.setting("limits", "max_sniffing");
+    let message = format!("clients that say nothing can take all {most} places");
+    let hint = format!("leave some to others: less than `max_connections`, which is {most}");
+    Some(Diagnostic::warning(span, message).hint(hint))
 }
 
 /// Patterns that match whatever the bytes are.
@@ -35,23 +53,114 @@ fn accepts_everything(config: &Config, id: RuleId, places: &Places<'_>) -> Vec<D
     regexes(&config.rules[id.0].matcher, &mut patterns);
     patterns
         .into_iter()
-        .filter(|regex| regex.accepts_everything())
-        .map(|regex| {
+        .filter(|(_, regex)| regex.accepts_everything())
+        .map(|(what, regex)| {
             let span = places.part(id.0, regex.as_str());
-            Diagnostic::warning(span, "this regular expression matches everything")
-                .label("content with no byte at all")
-                .hint("leave it out if that is meant; otherwise ask for something, as in `^.+`")
+            let message = format!("this regular expression matches {}", what.everything());
+            Diagnostic::warning(span, message).label(what.label()).hint(what.hint())
         })
         .collect()
 }
 
-fn regexes<'a>(matcher: &'a Matcher, found: &mut Vec<&'a Regex>) {
-    if let Matcher::Regex(regex) = matcher {
-        found.push(regex);
+/// What a regular expression is tried on.
+#[derive(Clone, Copy)]
+enum Text {
+    FirstBytes,
+    Sni,
+    Host,
+    Path,
+    Header,
+}
+
+impl Text {
+    const fn everything(self) -> &'static str {
+        match self {
+            Self::FirstBytes => "everything",
+            Self::Sni | Self::Host => "every name",
+            Self::Path => "every path",
+            Self::Header => "every value",
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::FirstBytes => "content with no byte at all",
+            Self::Sni | Self::Host | Self::Path | Self::Header => "content with nothing of it",
+        }
+    }
+
+    const fn hint(self) -> &'static str {
+        match self {
+            Self::FirstBytes => {
+                "leave it out if that is meant; otherwise ask for something, as in `^.+`"
+            }
+            Self::Sni => "for any client that names a host, write `not = { tls = { sni = [] } }`",
+            Self::Host => "leave `host` out, unless requests without one are to go elsewhere",
+            Self::Path => "leave `path_regex` out",
+            Self::Header => "to ask only that the field is there, write an empty pattern, `\"\"`",
+        }
+    }
+}
+
+fn regexes<'a>(matcher: &'a Matcher, found: &mut Vec<(Text, &'a Regex)>) {
+    let of_names = |what: Text, names: &'a Names| {
+        names.patterns().iter().filter_map(move |pattern| match pattern {
+            NamePattern::Regex(regex) => Some((what, regex)),
+            NamePattern::Exact(_) | NamePattern::Below(_) => None,
+        })
+    };
+    match matcher {
+        Matcher::Regex(regex) => found.push((Text::FirstBytes, regex)),
+        Matcher::Tls(tls) => match tls.sni() {
+            Some(Sni::Names(names)) => found.extend(of_names(Text::Sni, names)),
+            Some(Sni::Absent) | None => {}
+        },
+        Matcher::Http(http) => {
+            let conditions = http.conditions();
+            found.extend(conditions.hosts.iter().flat_map(|names| of_names(Text::Host, names)));
+            let paths = conditions.path_regexes.iter().flatten();
+            found.extend(paths.map(|regex| (Text::Path, regex)));
+            let headers = conditions.headers.iter().map(|(_, regex)| regex);
+            let headers = headers.filter(|regex| !regex.as_str().is_empty());
+            found.extend(headers.map(|regex| (Text::Header, regex)));
+        }
+        Matcher::Always
+        | Matcher::Prefix(_)
+        | Matcher::Bytes(_)
+        | Matcher::Probe(_)
+        | Matcher::Predicate(_)
+        | Matcher::Client(_)
+        | Matcher::All(_)
+        | Matcher::Any(_)
+        | Matcher::Not(_) => {}
     }
     for member in matcher.members() {
         regexes(member, found);
     }
+}
+
+/// Rules about a ClientHello on a listener that does not look at a whole one.
+fn too_short_for_hellos(config: &Config, id: RuleId, places: &Places<'_>) -> Option<Diagnostic> {
+    let rule = &config.rules[id.0];
+    let about_tls = |part: &Matcher| {
+        let is_probe = matches!(part, Matcher::Probe(probe) if *probe == Probe::tls());
+        is_probe || matches!(part, Matcher::Tls(_))
+    };
+    let mut listeners = config.listeners.iter();
+    let listener = listeners.find(|it| it.rules.contains(id) && it.sniff_limit < HELLO)?;
+    if !has_part(&rule.matcher, &about_tls)
+        || listener.sniff_limit < rule.matcher.shortest_match()?
+    {
+        return None;
+    }
+    let message = format!(
+        "rule `{}` looks at ClientHellos, and listener `{}` at {} bytes",
+        rule.name, listener.name, listener.sniff_limit
+    );
+    let hint = format!(
+        "a browser's hello, with its post-quantum key share, has almost {HELLO} bytes: raise `sniff_limit`"
+    );
+    Some(Diagnostic::warning(places.condition(id.0), message).hint(hint))
 }
 
 /// Parts of a condition that can never hold, although the whole can.

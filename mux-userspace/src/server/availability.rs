@@ -1,7 +1,7 @@
 //! Whether the kernel relay is to be had: one check after the other, each with what was found and
 //! what to do. The daemon uses the first problem, `mux doctor` prints them all.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io, path::Path, time::Duration};
 
 use caps::Capability;
 use serde::Serialize;
@@ -205,19 +205,22 @@ fn version(mode: SockmapMode) -> Check {
 }
 
 fn panic_on_warn(mode: SockmapMode) -> Check {
+    judge_panic_on_warn(fs::read_to_string("/proc/sys/kernel/panic_on_warn"), mode)
+}
+
+/// What cannot be read counts as set: it is no time to find out with the machine.
+fn judge_panic_on_warn(read: io::Result<String>, mode: SockmapMode) -> Check {
     const NAME: &str = "kernel.panic_on_warn";
-    let set =
-        fs::read_to_string("/proc/sys/kernel/panic_on_warn").is_ok_and(|text| text.trim() != "0");
-    match (set, mode) {
-        (false, _) => Check::ok(NAME, "0"),
-        (true, SockmapMode::Force) => {
-            Check::warning(NAME, "1: a kernel warning in sockmap ends the machine", "forced")
+    let found = match read.as_ref().map(|text| text.trim()) {
+        Ok("0") => return Check::ok(NAME, "0"),
+        Ok(value) => format!("{value}: a kernel warning in sockmap would end the machine"),
+        Err(error) => format!("cannot be read ({error}): a kernel warning may end the machine"),
+    };
+    match mode {
+        SockmapMode::Force => Check::warning(NAME, found, "forced"),
+        SockmapMode::Auto | SockmapMode::Off => {
+            Check::problem_with(NAME, found, "set it to 0, or set [kernel] sockmap = \"force\"")
         }
-        (true, SockmapMode::Auto | SockmapMode::Off) => Check::problem_with(
-            NAME,
-            "1: a kernel warning in sockmap would end the machine",
-            "set it to 0, or set [kernel] sockmap = \"force\"",
-        ),
     }
 }
 
@@ -269,5 +272,25 @@ fn send_buffer(config: &KernelConfig) -> Check {
         ),
         Some(most) => Check::ok(NAME, most.to_string()),
         None => Check::warning(NAME, "cannot be read", ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_on_warn_that_cannot_be_read_counts_as_set() {
+        let judge = |read: io::Result<&str>, mode| {
+            judge_panic_on_warn(read.map(str::to_owned), mode).status
+        };
+        let unreadable = || Err(io::ErrorKind::NotFound.into());
+        for mode in [SockmapMode::Auto, SockmapMode::Force] {
+            assert_eq!(judge(Ok("0\n"), mode), Status::Ok);
+        }
+        assert_eq!(judge(Ok("1\n"), SockmapMode::Auto), Status::Problem);
+        assert_eq!(judge(unreadable(), SockmapMode::Auto), Status::Problem);
+        assert_eq!(judge(Ok("1\n"), SockmapMode::Force), Status::Warning);
+        assert_eq!(judge(unreadable(), SockmapMode::Force), Status::Warning);
     }
 }

@@ -22,8 +22,8 @@ const PER_CORE: u64 = 8;
 const PER_PACKETS: u64 = 64;
 /// and a core's own handles to maps, program and routes.
 const PER_PACKETS_CORE: u64 = 8;
-/// An active check of an endpoint: a name's addresses are raced.
-const PER_CHECK: u64 = 2;
+/// An active check of an endpoint: of a name's addresses, so many are checked at once.
+const PER_CHECK: u64 = 4;
 /// Pipes that splice(2) needs while bytes are in them, a core; without any, flows are copied.
 const PIPES_PER_CORE: u64 = 64;
 const PER_PIPE: u64 = 2;

@@ -113,7 +113,8 @@ fn upstreams(config: &Config) -> Vec<SocketAddr> {
         match address {
             Address::Ip(address) => addresses.push(*address),
             Address::Name { .. } => {
-                addresses.extend(SOMEWHERE.iter().filter_map(|text| text.parse::<SocketAddr>().ok()));
+                addresses
+                    .extend(SOMEWHERE.iter().filter_map(|text| text.parse::<SocketAddr>().ok()));
             }
             Address::Unix(_) | Address::Builtin(_) => {}
         }

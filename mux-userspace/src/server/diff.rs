@@ -9,7 +9,8 @@ use tracing::info;
 
 use crate::rules::config::{
     Acl, AdminConfig, Config, EndpointConfig, Expect, HealthConfig, KernelConfig, Limits,
-    ListenerConfig, LogConfig, Otherwise, Rule, SecurityConfig, Timeouts, UpstreamConfig,
+    ListenerConfig, LogConfig, Otherwise, Rule, SecurityConfig, SockmapMode, Timeouts,
+    UpstreamConfig,
 };
 
 /// Lines that are written at most, for each kind of thing.
@@ -41,6 +42,9 @@ impl Diff {
         let mut settings = timeouts(&before.timeouts, &after.timeouts);
         settings.extend(limits(&before.limits, &after.limits));
         settings.extend(log(&before.log, &after.log));
+        if before.kernel.sockmap != after.kernel.sockmap {
+            settings.push("[kernel] sockmap".to_owned());
+        }
         Self {
             rules: Changes::new(
                 "rule",
@@ -60,16 +64,20 @@ impl Diff {
     }
 
     /// The settings that cannot change while mux runs and do: `[kernel]`, `[security]` and
-    /// `[admin]`.
+    /// `[admin]`. `loaded`: the kernel relay is, so that it can be left and entered again; it cannot
+    /// be loaded later.
     pub(super) fn fixed(
         (kernel, security, admin): (&KernelConfig, &SecurityConfig, &AdminConfig),
+        loaded: bool,
         after: &Config,
     ) -> Vec<&'static str> {
-        let KernelConfig { sockmap, packet, interfaces, send_buffer, backlog_limit, flows } = kernel;
-        let SecurityConfig { user, landlock, seccomp } = security;
+        let KernelConfig { sockmap, packet, interfaces, send_buffer, backlog_limit, flows } =
+            kernel;
+        let follows = loaded || after.kernel.sockmap == SockmapMode::Off;
+        let SecurityConfig { user, landlock, seccomp, keeper } = security;
         let AdminConfig { socket, metrics } = admin;
         changed([
-            ("[kernel] sockmap", *sockmap == after.kernel.sockmap),
+            ("[kernel] sockmap", follows || *sockmap == after.kernel.sockmap),
             ("[kernel] packet", *packet == after.kernel.packet),
             ("[kernel] interfaces", *interfaces == after.kernel.interfaces),
             ("[kernel] send_buffer", *send_buffer == after.kernel.send_buffer),
@@ -78,6 +86,7 @@ impl Diff {
             ("[security] user", *user == after.security.user),
             ("[security] landlock", *landlock == after.security.landlock),
             ("[security] seccomp", *seccomp == after.security.seccomp),
+            ("[security] keeper", *keeper == after.security.keeper),
             ("[admin] socket", *socket == after.admin.socket),
             ("[admin] metrics", *metrics == after.admin.metrics),
         ])
@@ -308,9 +317,9 @@ fn is_same_health(old: Option<&HealthConfig>, new: Option<&HealthConfig>) -> boo
     let HealthConfig { interval, timeout, rise, fall, send, expect } = old;
     let is_same_expect = match (expect, &new.expect) {
         (Expect::Connection, Expect::Connection) => true,
-        (Expect::Prefix(old), Expect::Prefix(new)) => old == new,
+        (Expect::Contains(old), Expect::Contains(new)) => old == new,
         (Expect::Regex(old), Expect::Regex(new)) => old.as_str() == new.as_str(),
-        (Expect::Connection | Expect::Prefix(_) | Expect::Regex(_), _) => false,
+        (Expect::Connection | Expect::Contains(_) | Expect::Regex(_), _) => false,
     };
     is_same_expect
         && *interval == new.interval
@@ -507,7 +516,27 @@ mod tests {
     fn what_needs_a_restart_is_named() {
         let before = config(FILE);
         let after = config(&format!("{FILE}[kernel]\nflows = 7\n[security]\nuser = 'root'\n"));
-        let fixed = Diff::fixed((&before.kernel, &before.security, &before.admin), &after);
-        assert_eq!(fixed, ["[kernel] flows", "[security] user"]);
+        let settings = (&before.kernel, &before.security, &before.admin);
+        for loaded in [false, true] {
+            let fixed = Diff::fixed(settings, loaded, &after);
+            assert_eq!(fixed, ["[kernel] flows", "[security] user"]);
+        }
+    }
+
+    #[test]
+    fn a_kernel_relay_that_is_loaded_can_be_left_and_one_that_is_not_needs_a_restart() {
+        let with = |mode| config(&format!("{FILE}[kernel]\nsockmap = '{mode}'\n"));
+        let fixed = |loaded, before, after| {
+            let (before, after) = (with(before), with(after));
+            Diff::fixed((&before.kernel, &before.security, &before.admin), loaded, &after)
+        };
+        for (before, after) in
+            [("auto", "off"), ("force", "off"), ("off", "auto"), ("auto", "force")]
+        {
+            assert!(fixed(true, before, after).is_empty(), "{before} {after}");
+        }
+        assert!(fixed(false, "auto", "off").is_empty());
+        assert_eq!(fixed(false, "off", "auto"), ["[kernel] sockmap"]);
+        assert_eq!(Diff::new(&with("auto"), &with("off")).to_string(), "settings: 1 changed");
     }
 }

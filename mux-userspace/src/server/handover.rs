@@ -141,6 +141,13 @@ fn shortened(reason: &str) -> String {
     reason[..end].trim_end().to_owned()
 }
 
+/// How asking for sockets ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    All,
+    Cancelled,
+}
+
 /// The daemon that this process is to succeed.
 #[derive(Clone, Debug)]
 pub struct Predecessor(Arc<Channel>);
@@ -167,18 +174,26 @@ impl Predecessor {
         let _ = Message::Failed { reason: shortened(reason) }.send(&self.0);
     }
 
-    /// Its listening sockets; none if it is gone, of which a killed one leaves some.
-    pub(super) fn offers(&self) -> Vec<Offer> {
+    /// Its listening sockets; none if it is gone, of which a killed one leaves some. `None`: it goes
+    /// on by itself.
+    pub(super) fn offers(&self) -> Option<Vec<Offer>> {
         let mut offers = Vec::new();
-        if let Err(error) = self.gather(&mut offers) {
-            warn!("the daemon before this one hands over no more: {error}");
+        match self.gather(&mut offers) {
+            Ok(Asked::All) => Some(offers),
+            Ok(Asked::Cancelled) => None,
+            Err(error) => {
+                warn!("the daemon before this one hands over no more: {error}");
+                Some(offers)
+            }
         }
-        offers
     }
 
-    fn gather(&self, offers: &mut Vec<Offer>) -> io::Result<()> {
+    fn gather(&self, offers: &mut Vec<Offer>) -> io::Result<Asked> {
         let mut count = 0;
-        Message::Sockets.send(&self.0)?;
+        if let Err(error) = Message::Sockets.send(&self.0) {
+            // It is gone; what it said before is there.
+            info!("the daemon before this one cannot be asked: {error}");
+        }
         loop {
             let Some((message, descriptors)) = Message::receive(&self.0)? else {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -199,8 +214,8 @@ impl Predecessor {
                         },
                     );
                 }
-                Message::End => return Ok(()),
-                Message::Cancel => return Err(io::Error::other("it changed its mind")),
+                Message::End => return Ok(Asked::All),
+                Message::Cancel => return Ok(Asked::Cancelled),
                 Message::Sockets
                 | Message::Serving { .. }
                 | Message::Failed { .. }
@@ -340,7 +355,7 @@ mod tests {
             Message::End.send(&one).unwrap();
         });
         let predecessor = Predecessor(Arc::new(Channel::new(other).unwrap()));
-        let mut offers = predecessor.offers();
+        let mut offers = predecessor.offers().unwrap();
         daemon.join().unwrap();
         assert_eq!(offers.len(), 1);
         assert_eq!(take(&mut offers, &describe(&address), &address).unwrap().sockets.len(), count);
@@ -374,10 +389,24 @@ mod tests {
         drop(one);
         let predecessor = Predecessor(Arc::new(Channel::new(other).unwrap()));
         // It cannot be asked any more, but what it said is there.
-        let mut offers = Vec::new();
-        let _ = predecessor.gather(&mut offers);
-        assert!(
-            offers.len() <= 1 && offers.iter().all(|offer| offer.address == describe(&address))
-        );
+        let mut offers = predecessor.offers().unwrap();
+        assert_eq!(offers.len(), 1);
+        assert_eq!(take(&mut offers, &describe(&address), &address).unwrap().sockets.len(), 1);
+    }
+
+    /// It read nothing of what it was asked: what it says is there all the same, and a second daemon
+    /// does not come about beside it.
+    #[test]
+    fn a_predecessor_that_changed_its_mind_is_not_taken_for_a_dead_one() {
+        for ended in [false, true] {
+            let (one, other) = Channel::pair().unwrap();
+            let predecessor = Predecessor(Arc::new(Channel::new(other).unwrap()));
+            Message::Sockets.send(&predecessor.0).unwrap();
+            Message::Cancel.send(&one).unwrap();
+            if ended {
+                drop(one);
+            }
+            assert!(predecessor.offers().is_none());
+        }
     }
 }

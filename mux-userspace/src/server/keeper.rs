@@ -1,5 +1,5 @@
-//! The keeper: a process that keeps the privileges mux was started with, for the few things that
-//! the daemon cannot do without them.
+//! The keeper: a process that keeps the privileges mux was started with, as far as a start of mux
+//! needs them, for the few things that the daemon cannot do without them.
 //!
 //! It removes our Unix socket files when the daemon is gone, however it went, unless somebody still
 //! listens on them; likewise, before Linux 6.6, the packet relay's programs on network devices, which
@@ -29,10 +29,10 @@ use nix::sys::signal::SigSet;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::{FdFlags, fcntl_setfd},
-    process::{Pid, PidfdFlags, getpgid, getpid, getppid, pidfd_open},
+    process::{Pid, PidfdFlags, getpid, getppid, pidfd_open},
 };
 
-use super::{channel::Channel, handover};
+use super::{channel::Channel, confined, handover, watchdog};
 use crate::{kernel::packet, listener::SocketFile, sys};
 
 /// The hidden first argument that makes a mux process a keeper.
@@ -75,7 +75,12 @@ pub(super) fn start<'a>(
     let program = program();
     // Ourselves, whatever is installed now; by its path where /proc is not mounted (a chroot).
     let itself = Path::new(ITSELF);
-    let child = Command::new(if itself.exists() { itself } else { &program })
+    let mut command = Command::new(if itself.exists() { itself } else { &program });
+    if watchdog::is_for_this_process() {
+        // A successor takes its place, under a number that is not known yet.
+        command.env_remove(watchdog::PID);
+    }
+    let child = command
         .arg0("mux-keeper")
         .arg(ARGUMENT)
         .arg(getpid().as_raw_nonzero().to_string())
@@ -163,6 +168,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     // inherits the mask, and unblocks them when it catches them.
     let _ = SigSet::all().thread_block();
     sys::close_from(3);
+    if let Err(why) = confined::confine() {
+        // It does what it is for all the same: without it nobody could start a successor.
+        eprintln!("mux-keeper: not all privileges are given up that are not needed: {why}");
+    }
     let Some((mut keeping, files)) = Keeping::new(arguments) else { return ExitCode::FAILURE };
     keeping.until_the_end();
     // A successor that serves has its own there, of the same names.
@@ -222,7 +231,7 @@ impl Keeping {
             getppid().filter(|parent| usize::try_from(parent.as_raw_nonzero().get()) == Ok(daemon));
         let keeping = Self {
             control,
-            group: daemon.and_then(|daemon| getpgid(Some(daemon)).ok()),
+            group: daemon.and_then(sys::process_group),
             daemon: Watched::new(daemon),
             devices: devices?,
             program,

@@ -6,6 +6,7 @@
 mod availability;
 mod budget;
 mod channel;
+mod confined;
 mod devices;
 mod diff;
 mod events;
@@ -25,6 +26,7 @@ mod sockets;
 mod systemd;
 pub(crate) mod transparent;
 mod upgrade;
+mod watchdog;
 mod worker;
 
 use std::{io, path::PathBuf, sync::Arc};
@@ -52,7 +54,7 @@ use crate::{
     kernel::{KernelError, packet::PacketError},
     listener::{self, BindError, Bound},
     metrics,
-    rules::config::{Config, RelayChoice},
+    rules::config::{Config, KeeperMode, RelayChoice},
 };
 
 /// How the daemon is started.
@@ -128,6 +130,9 @@ pub enum ServeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The daemon that this process was to succeed does not want that any more.
+    #[error("the daemon before this one has changed its mind")]
+    Cancelled,
     /// A socket that systemd should have passed.
     #[error("cannot listen on {address}: {reason}")]
     Passed {
@@ -176,8 +181,13 @@ pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     setup.rules_file = Some(origin.path.clone());
     let listeners = setup.bound.iter().filter_map(|bound| bound.file.as_ref());
     let files = listeners.chain(admin.unix.as_ref().map(|(_, file)| file));
-    let keeper = keeper::start(files, &setup.devices_to_clear())
-        .map_err(io_error("starting the keeper"))?;
+    let keeper = match config.security.keeper {
+        KeeperMode::Auto => {
+            let keeper = keeper::start(files, &setup.devices_to_clear());
+            Some(keeper.map_err(io_error("starting the keeper"))?)
+        }
+        KeeperMode::Off => None,
+    };
     let needs = Needs {
         maps: setup.has_kernel_relay(),
         transparent: config.transparent().next().is_some(),
@@ -185,22 +195,24 @@ pub fn run(options: Options, mut started: Started) -> Result<(), ServeError> {
     metrics::process::learn();
     let sandbox = Sandbox::prepare(&config, &origin.path);
     privileges::drop_all(&config.security.user, needs)?;
-    sandbox.enter();
+    let security = sandbox.enter();
 
     let mut running = setup.start(Hooks::default())?;
     let signals = signals::catch().map_err(io_error("catching signals"))?;
     let (desk, orders) = orders::Desk::new();
-    running.open_admin(admin, desk.clone())?;
+    let cores = running.mailboxes();
+    running.open_admin(admin, desk.clone(), security)?;
     info!("ready");
-    systemd::serving();
+    systemd::serving(running.shared());
+    watchdog::start(running.shared(), cores);
     let predecessor = started.predecessor;
     if let Some(predecessor) = &predecessor {
         predecessor.serving(taken);
         predecessor.listen(desk).map_err(io_error("listening to the old daemon"))?;
     }
     let shared = Arc::clone(running.shared());
-    let upgrades = Upgrades::new(Arc::clone(&shared), keeper);
-    let mut daemon = Daemon { running, origin, level, upgrades, predecessor };
+    let upgrades = Upgrades::new(Arc::clone(&shared), keeper, predecessor);
+    let mut daemon = Daemon { running, origin, level, upgrades };
     signals::wait(signals, orders, &shared, &mut daemon)
         .map_err(io_error("waiting for signals"))?;
     let Daemon { mut running, upgrades, .. } = daemon;
@@ -220,25 +232,19 @@ struct Daemon {
     origin: Origin,
     level: SetLevel,
     upgrades: Upgrades,
-    predecessor: Option<Predecessor>,
 }
 
 impl signals::Operator for Daemon {
     fn reload(&mut self) -> orders::Outcome {
-        if let Some(obstacle) = self.upgrades.obstacle() {
-            return Err(obstacle.into());
+        let obstacle = self.upgrades.obstacle();
+        if self.upgrades.is_succeeded() {
+            // The service manager's business is with the successor.
+            return Err(obstacle.unwrap_or_default().into());
         }
+        // Whoever sent SIGHUP may wait for both messages, whatever comes of it.
         systemd::reloading();
-        let before = self.running.offered();
-        let outcome = self.running.reload(&self.origin);
-        (self.level.0)(&self.running.shared().current.load().config.log.level);
-        let after = self.running.offered();
-        let stays = |one: &Offered| after.iter().any(|other| one.is_same(other));
-        if !before.iter().all(stays) {
-            // What is closed here is open as long as the predecessor has it.
-            self.leave_predecessor();
-        }
-        systemd::serving();
+        let outcome = obstacle.map_or_else(|| self.read_again(), |why| Err(why.into()));
+        systemd::reloaded(self.running.shared(), &outcome);
         outcome
     }
 
@@ -251,7 +257,7 @@ impl signals::Operator for Daemon {
     }
 
     fn drain(&mut self) {
-        self.leave_predecessor();
+        self.upgrades.leave_predecessor();
         if !self.upgrades.is_succeeded() {
             systemd::stopping();
         }
@@ -263,11 +269,17 @@ impl signals::Operator for Daemon {
 }
 
 impl Daemon {
-    /// Has the predecessor, if it is there, let go of all that it keeps in case this process dies.
-    fn leave_predecessor(&mut self) {
-        if let Some(predecessor) = self.predecessor.take() {
-            predecessor.goodbye();
+    fn read_again(&mut self) -> orders::Outcome {
+        let before = self.running.offered();
+        let outcome = self.running.reload(&self.origin);
+        (self.level.0)(&self.running.shared().current.load().config.log.level);
+        let after = self.running.offered();
+        let stays = |one: &Offered| after.iter().any(|other| one.is_same(other));
+        if !before.iter().all(stays) {
+            // What is closed here is open as long as the predecessor has it.
+            self.upgrades.leave_predecessor();
         }
+        outcome
     }
 }
 

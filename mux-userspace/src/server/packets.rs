@@ -173,8 +173,10 @@ fn load(config: &Config, listening: Option<&[SocketAddr]>) -> Result<(PacketKern
     let problem = |found: String, remedy: &str| Check::problem_with(DEVICES, found, remedy);
     let Devices { numbers, are_named } = devices::wanted(config, listening)
         .map_err(|error| problem(error.to_string(), "`ip -brief link` prints their names"))?;
-    let mut kernel = PacketKernel::load(PacketOptions::new(config.kernel.flows))
-        .map_err(|error| problem(error.to_string(), "RUST_LOG=aya=debug shows what the kernel said"))?;
+    let mut kernel =
+        PacketKernel::load(PacketOptions::new(config.kernel.flows)).map_err(|error| {
+            problem(error.to_string(), "RUST_LOG=aya=debug shows what the kernel said")
+        })?;
     let mut without = Vec::new();
     for number in numbers {
         match kernel.attach(&[number]) {

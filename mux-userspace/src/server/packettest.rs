@@ -27,6 +27,7 @@ use crate::{
         user::{Duplex, Next},
     },
     rules::config::RelayChoice,
+    upstream::opening::Opening,
 };
 
 /// For one step. A machine under load is slow, and that is no fault of the kernel's.
@@ -92,7 +93,8 @@ fn flow(gate: &Gate, script: fn(Peers, &Signals) -> Outcome) -> Outcome<(Standin
     let (close, closing) = mpsc::channel();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(text)?;
     thread::scope(|scope| {
-        let script = scope.spawn(move || script(Peers { client, upstream }, &Signals { on, close }));
+        let script =
+            scope.spawn(move || script(Peers { client, upstream }, &Signals { on, close }));
         let relayed = runtime.block_on(async {
             let relay = relay(gate, ours, theirs, tell, closing);
             let late = |_| "it did not end in time".to_owned();
@@ -120,7 +122,7 @@ async fn relay(
     };
     let mut ends = Ends { client: stream(client)?, upstream: stream(upstream)? };
     let mut plan = Plan::new(RelayChoice::Packet, &ends, false, Unavailable::default());
-    let mut duplex = Duplex::new(Vec::new());
+    let mut duplex = Duplex::new(Opening::default(), 0);
     let (control, pool) = (Control::default(), Pool::default());
     let mut tally = Tally::default();
     let mut packets: Option<Packets<'_>> = None;
@@ -184,8 +186,8 @@ fn talk_until_on(peers: &mut Peers, signals: &Signals) -> Outcome<u64> {
 
 fn exchange(peers: &mut Peers, length: usize) -> Outcome {
     let message = pattern(length);
-    for (from, to) in
-        [(&peers.client, &peers.upstream), (&peers.upstream, &peers.client)] as [(&StdStream, &StdStream); 2]
+    for (from, to) in [(&peers.client, &peers.upstream), (&peers.upstream, &peers.client)]
+        as [(&StdStream, &StdStream); 2]
     {
         thread::scope(|scope| {
             let sending = scope.spawn(|| (&*from).write_all(&message).map_err(text));
@@ -247,7 +249,9 @@ fn ends(gate: &Gate) -> Outcome {
     }
     // 101 bytes a round each way: a message, and one of the last words.
     let given = tally.up.given;
-    if given != tally.down.given || given < BULK as u64 || !(given - BULK as u64).is_multiple_of(101)
+    if given != tally.down.given
+        || given < BULK as u64
+        || !(given - BULK as u64).is_multiple_of(101)
     {
         return Err(format!("the books say {tally:?}"));
     }

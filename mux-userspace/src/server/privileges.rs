@@ -10,7 +10,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tracing::{info, warn};
 
-use crate::kernel::allow::{self, Version};
+use crate::{
+    admin::view::SecurityStatus,
+    kernel::allow::{self, Version},
+};
 
 /// Since here bpf(2) asks `kernel.unprivileged_bpf_disabled` only for making maps and programs
 /// (commit c8644cd0efe7), not for using a map that one has.
@@ -114,6 +117,19 @@ pub fn drop_all(user: &str, needs: Needs) -> Result<(), DropError> {
     Ok(())
 }
 
+/// What the process may do at present; of the sandbox nothing.
+#[must_use]
+pub fn standing() -> SecurityStatus {
+    let user = Uid::effective();
+    let name = User::from_uid(user).ok().flatten().map(|user| user.name);
+    SecurityStatus {
+        user: name.unwrap_or_else(|| user.to_string()),
+        capabilities: sorted(&caps::read(None, CapSet::Effective).unwrap_or_default()),
+        no_new_privs: rustix::thread::no_new_privs().unwrap_or(false),
+        ..SecurityStatus::default()
+    }
+}
+
 /// Whom files belong to that the daemon makes and opens again: the user that it becomes or has
 /// become. `None`: it stays who it is.
 #[must_use]
@@ -126,9 +142,14 @@ pub fn owner_of_files(user: &str) -> Option<(u32, u32)> {
     Some((user.uid.as_raw(), user.gid.as_raw()))
 }
 
-fn names(kept: &CapsHashSet) -> String {
-    let mut names: Vec<String> = kept.iter().map(ToString::to_string).collect();
+fn sorted(capabilities: &CapsHashSet) -> Vec<String> {
+    let mut names: Vec<String> = capabilities.iter().map(ToString::to_string).collect();
     names.sort();
+    names
+}
+
+fn names(kept: &CapsHashSet) -> String {
+    let names = sorted(kept);
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 

@@ -150,7 +150,7 @@ impl Listeners {
             .with_spares()
             .map_err(io_error("keeping sockets"))?;
         self.files.0.extend(bound.file.clone());
-        let listening = Listening::new(&bound, v6_only, listener);
+        let listening = Listening::new(&bound, v6_only, listener, self.sockets.len());
         distribute(&listening, bound.sockets, &mut self.sockets);
         Ok(listening)
     }
@@ -272,8 +272,9 @@ impl Running {
         // Nothing fails from here on.
         listeners.files.0.clear();
         let all = std::mem::take(&mut listeners.all);
-        let after = Arc::new(before.succeeded_by(Arc::clone(&config), all, budget, cores));
+        let after = Arc::new(before.succeeded_by(Arc::clone(&config), all, budget));
         shared.connections.resize(Some(budget.connections));
+        shared.sniffing.resize(after.limits.sniffing);
         for (listening, listener) in after.listening.iter().zip(&config.listeners) {
             listening.gate.resize(listener.max_connections);
         }
@@ -316,7 +317,9 @@ impl Running {
     }
 
     fn warn_of_what_stays(&self, config: &Config) {
-        let fixed = Diff::fixed((&self.shared().kernel, &self.security, &self.opened), config);
+        let loaded = self.shared().books.is_some();
+        let settings = (&self.shared().kernel, &self.security, &self.opened);
+        let fixed = Diff::fixed(settings, loaded, config);
         for key in fixed {
             warn!("{key} has changed, and stays as it was until mux is restarted");
         }

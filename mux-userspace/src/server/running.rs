@@ -16,10 +16,10 @@ use super::{
     handover::Offered,
     io_error,
     orders::Desk,
+    packets::{self, gate},
     privileges,
     reload::{distribute, log_listening},
     transparent,
-    packets::{self, gate},
     worker::{self, Cores, Handles, Sockets, Workers},
 };
 use crate::{
@@ -28,13 +28,13 @@ use crate::{
         AccessLog, Counters, Hooks,
         access::{Output, Writer},
     },
-    admin::{self, Admin, Facts, Readers, State},
+    admin::{self, Admin, Facts, Readers, State, view::SecurityStatus},
     errand::Mailbox,
     kernel::{
         self, Kernel, StatsReader,
         packet::{Mechanism, PacketKernel, PacketStatsReader},
     },
-    limit::gate::Gate,
+    limit::{gate::Gate, sniffing::Crowd},
     listener::{Bound, describe, needs_v6_only},
     rules::config::{AdminConfig, Config, PacketMode, RelayChoice, SecurityConfig},
     shared::{Owners, Shared},
@@ -189,16 +189,12 @@ impl Setup {
             access,
             hooks,
             connections: Gate::new(Some(budget.connections)),
+            sniffing: Crowd::new(Some(config.limits.sniffing(budget.connections)), handles.len()),
             rules_file,
             last_failure: ArcSwapOption::empty(),
             throttles: Throttles::default(),
             kernel: config.kernel.clone(),
-            current: ArcSwap::from_pointee(Snapshot::first(
-                Arc::clone(&config),
-                listening,
-                budget,
-                handles.len(),
-            )),
+            current: ArcSwap::from_pointee(Snapshot::first(Arc::clone(&config), listening, budget)),
             drain: CancellationToken::new(),
             presence: Arc::default(),
             abort: CancellationToken::new(),
@@ -208,8 +204,8 @@ impl Setup {
         for (listener, listening) in config.listeners.iter().zip(&current.listening) {
             log_listening(listener, listening);
         }
-        let sniffing = current.limits.sniffing_per_core;
-        info!(connections = budget.connections, sniffing_a_core = sniffing, "limits");
+        let sniffing = current.limits.sniffing;
+        info!(connections = budget.connections, sniffing, "limits");
         let network_files = config.network_files.clone();
         let watcher = files::spawn(network_files, Arc::clone(&shared.counters))
             .map_err(io_error("starting the files thread"))?;
@@ -225,7 +221,8 @@ impl Setup {
         let stats = Readers { verdict: stats, packets: packet_stats };
         let security = config.security.clone();
         let (started, started_at) = (Instant::now(), SystemTime::now());
-        let facts = Facts { started, started_at, checks, self_test };
+        let security_status = SecurityStatus::default();
+        let facts = Facts { started, started_at, checks, self_test, security: security_status };
         Ok(Running {
             shared,
             workers,
@@ -250,13 +247,21 @@ impl Running {
         &self.shared
     }
 
-    /// Lets others ask and give orders over these sockets; can be done once.
+    /// Where each core is asked, until the admin sockets are open.
+    pub(super) fn mailboxes(&self) -> Vec<Mailbox> {
+        self.telling.as_ref().map(|telling| telling.mailboxes.clone()).unwrap_or_default()
+    }
+
+    /// Lets others ask and give orders over these sockets; can be done once. `security` is what they
+    /// are told of the daemon's privileges.
     pub(crate) fn open_admin(
         &mut self,
         sockets: admin::Sockets,
         desk: Desk,
+        security: SecurityStatus,
     ) -> Result<(), ServeError> {
         if let Some(Telling { facts, mailboxes, stats }) = self.telling.take() {
+            let facts = Facts { security, ..facts };
             let state = State::new(Arc::clone(&self.shared), mailboxes, desk, facts, stats);
             self.admin = admin::spawn(sockets, state)?;
         }
@@ -362,7 +367,7 @@ fn listen(config: &Config, bound: Vec<Bound>, cores: usize) -> (Vec<Arc<Listenin
     let mut sockets: Vec<Sockets> = (0..cores).map(|_| Vec::new()).collect();
     let all = config.listeners.iter().zip(bound).map(|(listener, bound)| {
         let v6_only = needs_v6_only(listener, &config.listeners);
-        let listening = Listening::new(&bound, v6_only, listener);
+        let listening = Listening::new(&bound, v6_only, listener, cores);
         distribute(&listening, bound.sockets, &mut sockets);
         listening
     });
@@ -404,10 +409,15 @@ fn kernel_relays(
         let permission = checks.iter().any(Check::is_permission);
         return Err(ServeError::RelayRequired { relay, why: why.clone(), permission });
     }
-    let others = unavailable.as_ref().map_or("sockmap (the kernel carries established flows)", |_| "user space");
+    let others = unavailable
+        .as_ref()
+        .map_or("sockmap (the kernel carries established flows)", |_| "user space");
     match (&no_packets, &unavailable) {
         (None, None) => {
-            info!("relay: packet (established flows are translated, on {}), then {others}", packets.devices());
+            info!(
+                "relay: packet (established flows are translated, on {}), then {others}",
+                packets.devices()
+            );
         }
         (None, Some(why)) => {
             warn!(

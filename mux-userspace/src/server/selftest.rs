@@ -24,14 +24,16 @@ use crate::{
     net::Stream,
     relay::{
         Close, Control, Ends, Plan, Tally,
+        control::KeptOut,
         plan::Unavailable,
-        pool::Pool,
+        pool::{BUFFER_SIZE, Pool},
         sockmap::{self, Entered, Exit, Sizes, Spliced},
         user::{Duplex, Next},
         watch::Watch,
     },
     rules::config::RelayChoice,
     sys,
+    upstream::opening::Opening,
 };
 
 /// Longest that one case may take. It takes milliseconds; on a machine that is overloaded, or emulated,
@@ -220,11 +222,11 @@ async fn relay(
     let control = Rc::new(Control::default());
     let pool = Pool::default();
     if let Stay::Briefly(_) = stay {
-        control.leave_kernel();
+        control.keep_out(Some(KeptOut::Ordered));
     }
     let exit = accompany(&mut spliced, &watch, &control, &pool).await?;
     if let Exit::Over(Close::Finished) = exit {
-        spliced.audit().map_err(text)?;
+        spliced.finish().map_err(text)?;
     }
     spliced.settle(&mut tally);
     let first_seq_matched = Way::BOTH.iter().all(|way| spliced.first_seq_matched(*way));
@@ -251,9 +253,11 @@ async fn user_space(
     pool: &Pool,
 ) -> Result<Close, String> {
     let plan = Plan::new(RelayChoice::Copy, ends, false, Unavailable::default());
-    match Duplex::new(Vec::new()).run(ends, tally, control, &plan, pool).await {
+    match Duplex::new(Opening::default(), 0).run(ends, tally, control, &plan, pool).await {
         Next::Over(close) => Ok(close),
-        Next::Promote | Next::Offer | Next::Withdraw | Next::Packet => Err("a flow that is to be copied wants the kernel".into()),
+        Next::Promote | Next::Offer | Next::Withdraw | Next::Packet => {
+            Err("a flow that is to be copied wants the kernel".into())
+        }
     }
 }
 
@@ -400,17 +404,30 @@ fn ends(kernel: &Kernel) -> Outcome {
 /// A reader that stops costs no more than the buffers, and gets every byte when it goes on.
 fn stopped_reader(kernel: &Kernel) -> Outcome {
     const LIMIT: u32 = 64 * 1024;
+    /// The largest message that is let by just below a limit, and what user space has in hand.
+    const SLACK: usize = 64 * 1024 + BUFFER_SIZE;
     let (peers, ours) = flow().map_err(text)?;
     let sizes = Sizes { send_buffer: 128 * 1024, backlog_limit: LIMIT };
     let Peers { mut client, mut upstream } = peers;
+    SockRef::from(&client).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
+    SockRef::from(&ours.client).set_recv_buffer_size(2 * SMALL_BUFFER).map_err(text)?;
     SockRef::from(&upstream).set_recv_buffer_size(SMALL_BUFFER).map_err(text)?;
+    // What the kernel has made of the sizes: twice as much, which is what it counts by. An own size
+    // ends its tuning, so that this is all that the flow may hold.
+    let mut bound = LIMIT as usize + 2 * sizes.send_buffer as usize + SLACK;
+    bound += SockRef::from(&client).send_buffer_size().map_err(text)?;
+    for socket in [&ours.client, &upstream] {
+        bound += SockRef::from(socket).recv_buffer_size().map_err(text)?;
+    }
+    // One that has more already keeps it.
+    SockRef::from(&ours.upstream).set_send_buffer_size(SMALL_BUFFER).map_err(text)?;
     client.set_nonblocking(true).map_err(text)?;
     let ((), settled) = spliced(kernel, ours, 0, sizes, Stay::ToTheEnd, move || {
         // Write until nothing has been taken for a while: TCP's back-pressure has reached us.
-        let data = pattern(64 << 20);
+        let data = pattern(bound + 1);
         let mut sent = 0;
         let mut stuck_since = Instant::now();
-        while stuck_since.elapsed() < Duration::from_millis(30) {
+        while sent < data.len() && stuck_since.elapsed() < Duration::from_millis(30) {
             match client.write(&data[sent..data.len().min(sent + 65_536)]) {
                 Ok(0) => break,
                 Ok(written) => {
@@ -423,8 +440,8 @@ fn stopped_reader(kernel: &Kernel) -> Outcome {
                 Err(error) => return Err(text(error)),
             }
         }
-        if sent == data.len() {
-            return Err("64 MiB went to a reader that does not read".into());
+        if sent > bound {
+            return Err(format!("more than {bound} bytes went to a reader that does not read"));
         }
         drop_after(client, || expect(&mut upstream, &data[..sent]))
     })?;

@@ -66,7 +66,10 @@ pub(super) fn gather(
     cores: usize,
     started: &mut Started,
 ) -> Result<Gathered, ServeError> {
-    let mut offers = started.predecessor.as_ref().map(Predecessor::offers).unwrap_or_default();
+    let mut offers = match &started.predecessor {
+        Some(predecessor) => predecessor.offers().ok_or(ServeError::Cancelled)?,
+        None => Vec::new(),
+    };
     let mut taken = Vec::new();
     let mut listeners = Vec::new();
     for listener in &config.listeners {

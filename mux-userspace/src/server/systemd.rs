@@ -18,7 +18,8 @@ use sd_notify::NotifyState;
 use socket2::{Socket, Type};
 use tracing::{debug, warn};
 
-use crate::sys;
+use super::orders::Outcome;
+use crate::{shared::Shared, sys};
 
 /// The first passed descriptor (`SD_LISTEN_FDS_START`).
 const FIRST: i32 = 3;
@@ -122,21 +123,48 @@ fn send(manager: &OsStr, message: &str) -> io::Result<()> {
 }
 
 /// This process serves, and is the service's main one.
-pub(super) fn serving() {
-    notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]);
+pub(super) fn serving(shared: &Shared) {
+    let status = status(shared);
+    let pid = std::process::id();
+    notify(&[NotifyState::MainPid(pid), NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// The rules are being read again; [`serving`] ends it.
+/// The rules are being read again; [`reloaded`] ends it.
 pub(super) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => debug!("no time: {error}"),
+        Err(error) => {
+            debug!("no time: {error}");
+            notify(&[NotifyState::Reloading]);
+        }
     }
+}
+
+/// How reading them ended.
+pub(super) fn reloaded(shared: &Shared, outcome: &Outcome) {
+    let status = match outcome {
+        Ok(_) => status(shared),
+        Err(reason) => format!("reload failed: {}", reason.lines().next().unwrap_or_default()),
+    };
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
 /// The service ends.
 pub(super) fn stopping() {
-    notify(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+}
+
+/// This process does what it is for.
+pub(super) fn alive() {
+    notify(&[NotifyState::Watchdog]);
+}
+
+/// What `systemctl status` shows.
+fn status(shared: &Shared) -> String {
+    let listeners = shared.current.load().listening.len();
+    let plural = if listeners == 1 { "" } else { "s" };
+    let relay = if shared.unavailable.is_none() { "sockmap" } else { "user space" };
+    format!("serving, {listeners} listener{plural}, relay {relay}")
 }
 
 #[cfg(test)]

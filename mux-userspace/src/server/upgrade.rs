@@ -1,17 +1,26 @@
 //! The upgrade, as the daemon sees it that is to be succeeded.
 //!
 //! Until the successor says that it serves, nothing changes here. Then this process stops accepting
-//! and keeps its flows to their end; it keeps its handles to the listening sockets, too, so that it
-//! can accept again if the successor dies meanwhile.
+//! and keeps its flows to their end, and stays for a while in any case; it keeps its handles to the
+//! listening sockets, too, so that it can accept again if the successor dies meanwhile.
 
-use std::{io, os::fd::OwnedFd, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::sleep_until,
+};
 use tracing::{error, info, warn};
 
 use super::{
     channel::Channel,
-    handover::{Message, Offer, Offered},
+    handover::{Message, Offer, Offered, Predecessor},
     keeper::{self, Keeper},
     orders::Outcome,
     signals::Reply,
@@ -21,6 +30,9 @@ use crate::{account::Counter, shared::Shared};
 
 /// How long the successor may be silent before it serves: it makes its self-test meanwhile.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long this process stays without a connection, for the case that the successor dies of its
+/// first ones.
+const PROBATION: Duration = Duration::from_secs(3);
 
 /// What becomes of a successor.
 #[derive(Debug)]
@@ -42,8 +54,8 @@ enum State {
     Alone,
     /// One is starting.
     Waiting(Waiting),
-    /// One serves, and has some of these.
-    Succeeded(Vec<Offered>),
+    /// One serves, and has some of these. Until then this process stays in any case.
+    Succeeded(Vec<Offered>, Instant),
 }
 
 /// For a successor, and who wants to know what becomes of it.
@@ -59,21 +71,35 @@ struct Waiting {
 #[derive(Debug)]
 pub(super) struct Upgrades {
     shared: Arc<Shared>,
-    keeper: Keeper,
+    /// `None`: `[security] keeper = "off"`.
+    keeper: Option<Keeper>,
+    /// Whom this process has succeeded, as long as it may be needed.
+    predecessor: Option<Predecessor>,
     state: State,
     sender: UnboundedSender<Event>,
     events: UnboundedReceiver<Event>,
 }
 
 impl Upgrades {
-    pub(super) fn new(shared: Arc<Shared>, keeper: Keeper) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        keeper: Option<Keeper>,
+        predecessor: Option<Predecessor>,
+    ) -> Self {
         let (sender, events) = unbounded_channel();
-        Self { shared, keeper, state: State::Alone, sender, events }
+        Self { shared, keeper, predecessor, state: State::Alone, sender, events }
+    }
+
+    /// Has the predecessor, if it is there, let go of all that it keeps in case this process dies.
+    pub(super) fn leave_predecessor(&mut self) {
+        if let Some(predecessor) = self.predecessor.take() {
+            predecessor.goodbye();
+        }
     }
 
     /// Whether a successor serves, or did when this process began to drain.
     pub(super) fn is_succeeded(&self) -> bool {
-        matches!(self.state, State::Succeeded(_))
+        matches!(self.state, State::Succeeded(..))
     }
 
     /// Why the listeners must stay as they are.
@@ -81,7 +107,7 @@ impl Upgrades {
         match self.state {
             State::Alone => None,
             State::Waiting(_) => Some("an upgrade is under way"),
-            State::Succeeded(_) => Some("a successor serves already"),
+            State::Succeeded(..) => Some("a successor serves already"),
         }
     }
 
@@ -100,14 +126,12 @@ impl Upgrades {
     }
 
     fn try_start(&self, offered: &[Offered]) -> io::Result<Arc<Channel>> {
+        let no_keeper = || io::Error::other("nobody may start one: [security] keeper = \"off\"");
+        let control = self.keeper.as_ref().ok_or_else(no_keeper)?.control();
         let (ours, theirs) = Channel::pair()?;
         let ours = Arc::new(ours);
         let offers: Vec<Offer> = offered.iter().map(Offered::offer).collect::<io::Result<_>>()?;
-        let talk = Talk {
-            successor: Arc::clone(&ours),
-            control: self.keeper.control(),
-            events: self.sender.clone(),
-        };
+        let talk = Talk { successor: Arc::clone(&ours), control, events: self.sender.clone() };
         thread::Builder::new()
             .name("mux-upgrade".into())
             .spawn(move || talk.hold(theirs, offers))?;
@@ -122,17 +146,25 @@ impl Upgrades {
         answer(reply, Err(why));
     }
 
-    /// Deals with what becomes of successors; returns when one serves and this process has no flow
-    /// left.
+    /// Deals with what becomes of successors; returns when one serves, and has for a while, and this
+    /// process has no flow left.
     pub(super) async fn finished(&mut self) {
         loop {
-            let succeeded = self.is_succeeded();
+            let until = match &self.state {
+                State::Alone | State::Waiting(_) => None,
+                State::Succeeded(_, until) => Some(*until),
+            };
             let presence = Arc::clone(&self.shared.presence);
+            let over = async {
+                let Some(until) = until else { return std::future::pending().await };
+                sleep_until(until.into()).await;
+                presence.nobody().await;
+            };
             tokio::select! {
                 biased;
                 // `self` keeps a sender, so that there is always a next one.
                 Some(event) = self.events.recv() => self.deal_with(event),
-                () = presence.nobody(), if succeeded => return,
+                () = over => return,
             }
         }
     }
@@ -153,22 +185,24 @@ impl Upgrades {
                 );
                 let text = format!("process {pid} serves; {flows} connections end in the old one");
                 answer(reply, Ok(text));
-                self.state = State::Succeeded(offered);
+                self.state = State::Succeeded(offered, Instant::now() + PROBATION);
+                // If the successor dies it is this process's turn.
+                self.leave_predecessor();
             }
             (Event::Failed(why), State::Waiting(Waiting { who, reply, .. })) => {
                 self.failed(who, reply, why);
             }
-            (Event::Gone, State::Succeeded(_)) => {
+            (Event::Gone, State::Succeeded(..)) => {
                 self.shared.counters.count(Counter::UpgradeFailures);
+                systemd::serving(&self.shared);
                 self.shared.presence.pause(false);
                 warn!("the successor is gone: this process accepts again");
-                systemd::serving();
             }
-            (Event::Goodbye, State::Succeeded(offered)) => {
+            (Event::Goodbye, State::Succeeded(offered, _)) => {
                 for one in &offered {
                     one.spares.close();
                 }
-                self.state = State::Succeeded(offered);
+                self.state = State::Succeeded(offered, Instant::now());
             }
             // Of one that was cancelled.
             (_, state) => self.state = state,
@@ -233,7 +267,10 @@ impl Talk {
         theirs: OwnedFd,
         offers: Vec<Offer>,
     ) -> Result<(u32, Vec<String>), String> {
-        let pid = keeper::ask(&self.control, &theirs)?;
+        let pid = keeper::ask(&self.control, &theirs).inspect_err(|_| {
+            // There may be one all the same, if it is the keeper that is gone.
+            let _ = Message::Cancel.send(&self.successor);
+        })?;
         // From here on its end is seen.
         drop(theirs);
         match self.hand_over(pid, &offers) {

@@ -10,12 +10,11 @@ use std::{
 
 use socket2::Socket;
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, LocalOptions},
     sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel},
-    task::LocalSet,
     time::timeout,
 };
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::{ServeError, io_error};
 use crate::{
@@ -24,7 +23,7 @@ use crate::{
     core::{Core, Nudge},
     errand::{self, Errand, Inbox, Mailbox},
     kernel::Handle,
-    relay::{Stop, packet::Gate},
+    relay::{Stop, evidence, packet::Gate},
     shared::Shared,
 };
 
@@ -128,15 +127,18 @@ fn run(
     mail: Mail,
     (started, last): (&Started, &OnceLock<Report>),
 ) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    let local = LocalSet::new();
+    // Not a `LocalSet` in a runtime: that is a scheduler in a scheduler, and a flow's task is woken by both.
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_park(evidence::sleeps)
+        .build_local(LocalOptions::default())?;
     let Handles { kernel, packets } = handles;
     let core = Core::new(index, Arc::clone(shared), kernel, packets)?;
-    let result = local.block_on(&runtime, serve(Rc::clone(&core), sockets, mail, started));
+    let result = runtime.block_on(serve(Rc::clone(&core), sockets, mail, started));
     // Closes whatever did not end in time. It also ends the task that answers, whose channel is
     // what tells others that there will be no more answers, so the last one comes before.
     let _ = last.set(errand::last_report(&core));
-    drop(local);
+    drop(runtime);
     result
 }
 
@@ -146,6 +148,7 @@ async fn serve(core: Rc<Core>, sockets: Sockets, mail: Mail, started: &Started) 
     let watch = tokio::task::spawn_local(Rc::clone(&core).run_watch(ready));
     tokio::task::spawn_local(Rc::clone(&core).run_nudges(nudged));
     tokio::task::spawn_local(Rc::clone(&core).run_timers());
+    tokio::task::spawn_local(Rc::clone(&core).run_sniffing());
     tokio::task::spawn_local(Rc::clone(&core).run_errands(errands));
     let mut listeners = Listeners { core: Rc::clone(&core), open: Vec::new() };
     listeners.open(sockets)?;
@@ -209,7 +212,10 @@ impl Listeners {
     async fn follow(&mut self) {
         let current = self.core.shared.current.load_full();
         self.core.pool.resize(current.limits.pipes_per_core);
-        self.core.sniffing.resize(current.limits.sniffing_per_core);
+        let leaving = self.core.follow_kernel_setting(current.config.kernel.sockmap);
+        if leaving > 0 {
+            debug!(core = self.core.index, leaving, "[kernel] sockmap: flows leave the kernel");
+        }
         for (acceptor, accepting) in std::mem::take(&mut self.open) {
             let is_closing = acceptor.upgrade().is_none_or(|acceptor| {
                 acceptor.follow(&current);

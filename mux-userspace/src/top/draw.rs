@@ -65,7 +65,7 @@ fn header(model: &Model) -> Text<'static> {
     }
     let relay = &status.relay;
     let mut second = vec!["relay ".into(), bold(relay.in_force.clone())];
-    if relay.switch == "off" {
+    if relay.switch.starts_with("off") {
         second.push(Span::styled(" SWITCHED OFF", Modifier::REVERSED));
     }
     match (&relay.why_not, relay.self_test_milliseconds) {

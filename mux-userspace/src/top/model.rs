@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use super::table::{self, Rows};
-use crate::admin::view::{Flows, Status, Ways};
+use crate::admin::view::{FlowStatus, Flows, Status, Ways};
 
 /// Seconds of rates that are kept.
 const HISTORY: usize = 240;
@@ -106,6 +106,10 @@ pub(super) struct Model {
     pub(super) down: History,
     /// By rule and upstream.
     pub(super) rule_rates: HashMap<(String, String), Rate>,
+    /// By upstream, whatever rule its flows came by.
+    pub(super) upstream_rates: HashMap<String, Rate>,
+    /// By relay. What a flow has carried goes with it to another one: that is no rate.
+    pub(super) relay_rates: HashMap<&'static str, Rate>,
     /// By id.
     pub(super) flow_rates: HashMap<String, Rate>,
     pub(super) view: View,
@@ -146,6 +150,8 @@ impl Model {
     /// Works the rates out, if both samples are of the same process.
     fn measure(&mut self, before: &Sample) {
         self.rule_rates.clear();
+        self.upstream_rates.clear();
+        self.relay_rates.clear();
         self.flow_rates.clear();
         let (then, now) = (&before.status, &self.sample.status);
         let seconds = now.uptime_seconds - then.uptime_seconds;
@@ -167,8 +173,13 @@ impl Model {
             let known = |other: &&_| same_route(rule, other);
             let bytes = then.rules.iter().find(known).map_or(Ways::default(), |other| other.bytes);
             let key = (rule.rule.clone(), rule.upstream.clone());
-            self.rule_rates.insert(key, rate(rule.bytes, bytes));
+            let rate = rate(rule.bytes, bytes);
+            self.rule_rates.insert(key, rate);
+            let upstream = self.upstream_rates.entry(rule.upstream.clone()).or_default();
+            upstream.up += rate.up;
+            upstream.down += rate.down;
         }
+        self.measure_relays(before, seconds);
         let earlier = &before.flows.flows;
         let bytes: HashMap<&str, Ways> =
             earlier.iter().map(|flow| (&*flow.id, ways(flow))).collect();
@@ -176,6 +187,39 @@ impl Model {
             // One that was not there before has carried all in this time.
             let then = bytes.get(&*flow.id).copied().unwrap_or_default();
             self.flow_rates.insert(flow.id.clone(), rate(ways(flow), then));
+        }
+    }
+
+    fn measure_relays(&mut self, before: &Sample, seconds: f64) {
+        let (then, now) = (&before.status.relayed, &self.sample.status.relayed);
+        let mut moved: HashMap<&str, Rate> = HashMap::new();
+        let earlier: HashMap<&str, &FlowStatus> =
+            before.flows.flows.iter().map(|flow| (&*flow.id, flow)).collect();
+        for flow in &self.sample.flows.flows {
+            let Some(other) = earlier.get(&*flow.id) else { continue };
+            let (Some(from), Some(to)) = (&other.relay, &flow.relay) else { continue };
+            // A flow takes along what it has carried.
+            let Ways { up, down } = ways(other);
+            for (relay, sign) in [(&**from, -1.0), (&**to, 1.0)] {
+                let sum = moved.entry(relay).or_default();
+                sum.up += sign * up as f64;
+                sum.down += sign * down as f64;
+            }
+        }
+        for (relay, now, then) in [
+            ("copy", now.copy, then.copy),
+            ("splice", now.splice, then.splice),
+            ("sockmap", now.sockmap, then.sockmap),
+        ] {
+            let moved = moved.get(relay).copied().unwrap_or_default();
+            let each = |now: u64, then: u64, moved: f64| {
+                ((now as f64 - then as f64 - moved) / seconds).max(0.0)
+            };
+            let rate = Rate {
+                up: each(now.up, then.up, moved.up),
+                down: each(now.down, then.down, moved.down),
+            };
+            self.relay_rates.insert(relay, rate);
         }
     }
 
@@ -222,6 +266,6 @@ fn same_route(
     one.rule == other.rule && one.upstream == other.upstream
 }
 
-const fn ways(flow: &crate::admin::view::FlowStatus) -> Ways {
+const fn ways(flow: &FlowStatus) -> Ways {
     Ways { up: flow.bytes_up, down: flow.bytes_down }
 }

@@ -2,7 +2,7 @@
 
 use super::model::{Model, Order, Rate, View};
 use crate::{
-    admin::view::{ByRelay, Status},
+    admin::view::{ByRelay, Ways},
     remote::print::{size, span},
 };
 
@@ -41,8 +41,8 @@ pub(super) struct Rows {
 pub(super) fn rows(model: &Model) -> Rows {
     let mut rows = match model.view {
         View::Rules => rules(model),
-        View::Upstreams => upstreams(&model.sample.status),
-        View::Relays => relays(&model.sample.status),
+        View::Upstreams => upstreams(model),
+        View::Relays => relays(model),
         View::Flows => flows(model),
     };
     let wanted = model.filter.to_lowercase();
@@ -123,11 +123,19 @@ fn rules(model: &Model) -> Rows {
     Rows { columns: columns(&headings), lines: lines.collect() }
 }
 
-fn upstreams(status: &Status) -> Rows {
+/// A rate is the whole upstream's, and stands in its first line.
+fn upstreams(model: &Model) -> Rows {
     let mut lines = Vec::new();
-    for upstream in &status.upstreams {
-        for endpoint in &upstream.endpoints {
+    for upstream in &model.sample.status.upstreams {
+        let Rate { up, down } =
+            model.upstream_rates.get(&upstream.name).copied().unwrap_or_default();
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             let limit = endpoint.limit.or(upstream.limit);
+            let rate = |value| match index {
+                0 => rate(value),
+                // In the order of the rates its lines stay together.
+                _ => Cell { text: String::new(), value },
+            };
             lines.push(Line {
                 name: format!("{} {}", upstream.name, endpoint.address),
                 cells: vec![
@@ -137,16 +145,20 @@ fn upstreams(status: &Status) -> Rows {
                     number(endpoint.flows),
                     limit.map_or_else(|| word("-"), number),
                     number(upstream.queue),
+                    rate(up),
+                    rate(down),
                     word(&endpoint.reason),
                 ],
             });
         }
     }
-    let headings = ["upstream", "endpoint", "state", ">flows", ">limit", ">queue", "reason"];
+    let headings =
+        ["upstream", "endpoint", "state", ">flows", ">limit", ">queue", ">up", ">down", "reason"];
     Rows { columns: columns(&headings), lines }
 }
 
-fn relays(status: &Status) -> Rows {
+fn relays(model: &Model) -> Rows {
+    let status = &model.sample.status;
     let of = |name: &str, flows: ByRelay| match name {
         "copy" => flows.copy,
         "splice" => flows.splice,
@@ -154,7 +166,14 @@ fn relays(status: &Status) -> Rows {
         _ => flows.sockmap,
     };
     let counter = |name: &str| status.counters.get(name).copied().unwrap_or(0);
-    let line = |name: &str| {
+    let line = |name: &'static str| {
+        let Rate { up, down } = model.relay_rates.get(name).copied().unwrap_or_default();
+        let Ways { up: bytes_up, down: bytes_down } = match name {
+            "copy" => status.relayed.copy,
+            "splice" => status.relayed.splice,
+            "packet" => status.relayed.packet,
+            _ => status.relayed.sockmap,
+        };
         let ended = status.rules.iter().map(|rule| of(name, rule.ended)).sum();
         let events: &[(&str, &str)] = match name {
             "sockmap" => &[
@@ -180,12 +199,18 @@ fn relays(status: &Status) -> Rows {
                 word(name),
                 number(of(name, status.flows)),
                 number(ended),
+                rate(up),
+                rate(down),
+                bytes(bytes_up),
+                bytes(bytes_down),
                 word(&events.join(", ")),
             ],
         }
     };
     let lines = ["copy", "splice", "sockmap", "packet"].map(line).into();
-    Rows { columns: columns(&["relay", ">flows", ">ended", "events"]), lines }
+    let headings =
+        ["relay", ">flows", ">ended", ">up", ">down", "?>bytes up", "?>bytes down", "events"];
+    Rows { columns: columns(&headings), lines }
 }
 
 fn flows(model: &Model) -> Rows {

@@ -6,16 +6,17 @@ use ratatui::{
     Terminal,
     backend::TestBackend,
     crossterm::event::{KeyCode, KeyEvent, KeyModifiers},
+    style::Modifier,
 };
 
 use super::{
     draw,
     keys::{Effect, press},
-    model::{Model, Prompt, Sample, View},
+    model::{Model, Prompt, Rate, Sample, View},
 };
 use crate::admin::view::{
-    ByRelay, EndpointStatus, FlowStatus, Flows, RelayStatus, RuleStatus, Status, UpstreamStatus,
-    Ways,
+    ByRelay, EndpointStatus, FlowStatus, Flows, RelayStatus, Relayed, RuleStatus, Status,
+    UpstreamStatus, Ways,
 };
 
 fn rule(rule: &str, upstream: &str, flows: [u64; 4], bytes: u64) -> RuleStatus {
@@ -59,7 +60,11 @@ fn flow(number: u64, rule: &str, relay: &str, bytes: u64) -> FlowStatus {
 
 /// The daemon after so many seconds of 1,000 connections and a MiB up a second.
 fn sample(seconds: u64) -> Sample {
-    let bytes = seconds << 20;
+    at(seconds, 1000 * seconds, seconds << 20)
+}
+
+/// The daemon after so many seconds, with so many connections and bytes up since then.
+fn at(seconds: u64, accepted: u64, bytes: u64) -> Sample {
     let status = Status {
         version: "0.1.0".into(),
         pid: 4242,
@@ -76,6 +81,12 @@ fn sample(seconds: u64) -> Sample {
         sniffing: 1,
         flows: ByRelay::new([2, 1, 3, 0]),
         bytes: Ways { up: bytes, down: 10 * bytes },
+        relayed: Relayed {
+            copy: Ways { up: 500, down: 1500 },
+            splice: Ways { up: bytes / 2, down: bytes / 2 * 3 },
+            sockmap: Ways { up: bytes, down: 3 * bytes },
+            packet: Ways::default(),
+        },
         rules: vec![
             rule("ssh", "127.0.0.1:22", [1, 0, 0, 0], 500),
             rule("web", "web", [1, 1, 3, 0], bytes),
@@ -100,7 +111,7 @@ fn sample(seconds: u64) -> Sample {
                 ..UpstreamStatus::default()
             },
         ],
-        counters: [("accepted", 1000 * seconds), ("promoted", 5), ("passes", 7)]
+        counters: [("accepted", accepted), ("promoted", 5), ("passes", 7)]
             .map(|(name, count)| (name.to_owned(), count))
             .into(),
         ..Status::default()
@@ -120,6 +131,23 @@ fn model() -> Model {
     let mut model = Model::new("/run/mux/admin.sock".into());
     for seconds in [0, 1, 2, 4, 5, 6] {
         model.update(sample(seconds));
+    }
+    model
+}
+
+/// A minute of a load that grows, stays, and falls again, so that the sparklines have a shape.
+fn ramp() -> Model {
+    let mut model = Model::new("/run/mux/admin.sock".into());
+    let (mut accepted, mut bytes) = (0, 0);
+    for second in 0..=55 {
+        let share = match second {
+            0..=30 => second,
+            31..=45 => 30,
+            _ => 60 - second,
+        };
+        accepted += 40 * share;
+        bytes += share << 16;
+        model.update(at(second, accepted, bytes));
     }
     model
 }
@@ -147,13 +175,36 @@ fn screen(model: &Model, width: u16, height: u16) -> String {
     text
 }
 
+/// A screen with what is bold, underlined or reversed in it: a second picture under the first one,
+/// with a letter for each such place.
+fn styled(model: &Model, width: u16, height: u16) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, model)).unwrap();
+    let buffer = terminal.backend().buffer();
+    let mut text = screen(model, width, height);
+    text.push_str(&"─".repeat(usize::from(width)));
+    text.push('\n');
+    for y in 0..height {
+        let mark = |x| match buffer[(x, y)].modifier {
+            style if style.contains(Modifier::REVERSED) => 'R',
+            style if style.contains(Modifier::BOLD) => 'B',
+            style if style.contains(Modifier::UNDERLINED) => 'U',
+            _ => ' ',
+        };
+        let row: String = (0..width).map(mark).collect();
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// Compares a screen with its file; `MUX_UPDATE_DOCS=1` writes it.
 #[track_caller]
 fn looks_like(name: &str, model: &Model) {
     for (width, height) in [(80, 24), (120, 40)] {
         let file = format!("src/top/screens/{name}-{width}x{height}.txt");
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(file);
-        let screen = screen(model, width, height);
+        let screen = styled(model, width, height);
         if std::env::var_os("MUX_UPDATE_DOCS").is_some() {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(&path, &screen).unwrap();
@@ -165,7 +216,7 @@ fn looks_like(name: &str, model: &Model) {
 
 #[test]
 fn each_view_looks_like_its_file() {
-    let mut model = model();
+    let mut model = ramp();
     for view in View::ALL {
         assert_eq!(model.view, view);
         looks_like(view.name(), &model);
@@ -218,6 +269,43 @@ fn rates_are_of_the_time_between_samples() {
     let web = model.rule_rates[&("web".to_owned(), "web".to_owned())];
     assert!((web.up - f64::from(1 << 20)).abs() < 1.0, "{web:?}");
     assert!((model.flow_rates["0000000000000003"].up - f64::from(1 << 19)).abs() < 1.0);
+}
+
+#[test]
+fn rates_by_upstream_and_relay_are_those_of_their_flows() {
+    let mut model = model();
+    let mib = f64::from(1 << 20);
+    let is = |rate: &Rate, up: f64, down: f64| {
+        assert!((rate.up - up).abs() < 1.0 && (rate.down - down).abs() < 1.0, "{rate:?}");
+    };
+    is(&model.upstream_rates["web"], mib, 10.0 * mib);
+    is(&model.upstream_rates["127.0.0.1:22"], 0.0, 0.0);
+    is(&model.relay_rates["copy"], 0.0, 0.0);
+    is(&model.relay_rates["splice"], mib / 2.0, 1.5 * mib);
+    is(&model.relay_rates["sockmap"], mib, 3.0 * mib);
+    // Another rule to the same upstream counts for that, too.
+    let mut next = sample(7);
+    next.status.rules.push(rule("more", "web", [0; 4], 1 << 20));
+    model.update(next);
+    is(&model.upstream_rates["web"], 2.0 * mib, 20.0 * mib);
+}
+
+#[test]
+fn a_flow_that_changes_its_relay_takes_its_bytes_along_and_that_is_no_rate() {
+    let mut model = model();
+    let mut next = sample(7);
+    let before = &model.sample.flows.flows[1];
+    let (up, down) = (before.bytes_up, before.bytes_down);
+    next.flows.flows[1].relay = Some("copy".into());
+    let relayed = &mut next.status.relayed;
+    for (ways, sign) in [(&mut relayed.copy, 1), (&mut relayed.sockmap, -1)] {
+        ways.up = ways.up.wrapping_add_signed(sign * up.cast_signed());
+        ways.down = ways.down.wrapping_add_signed(sign * down.cast_signed());
+    }
+    model.update(next);
+    let mib = f64::from(1 << 20);
+    assert!(model.relay_rates["copy"].up < 1.0, "{:?}", model.relay_rates);
+    assert!((model.relay_rates["sockmap"].up - mib).abs() < 1.0, "{:?}", model.relay_rates);
 }
 
 #[test]

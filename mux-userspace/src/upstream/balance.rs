@@ -202,6 +202,11 @@ fn source_key(source: IpAddr) -> u64 {
     }
 }
 
+/// How high an address of a name bids for a client; the order of its addresses for this client.
+pub(super) fn rank(source: IpAddr, address: IpAddr) -> u64 {
+    mix(source_key(source) ^ source_key(address))
+}
+
 /// What a member's name contributes to its bids. The same in every process of every version, so that
 /// several mux in front of the same endpoints agree.
 pub(super) fn seed(name: &str) -> u64 {

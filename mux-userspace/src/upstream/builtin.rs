@@ -2,11 +2,16 @@
 //!
 //! They sit behind a Unix socket pair, so that a flow to them is a flow like any other.
 
-use std::{io, time::Duration};
+use std::{convert::Infallible, io, rc::Rc, time::Duration};
 
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, body::Bytes, header, server::conn::http2, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, join},
     net::UnixStream,
     time::timeout,
 };
@@ -19,6 +24,7 @@ const HEAD_LIMIT: usize = 64 * 1024;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long `whoami` waits before it answers a client that it does not know to speak HTTP.
 const SPEAK_FIRST: Duration = Duration::from_millis(200);
+const JSON: &str = "application/json";
 /// Headers that httparse may find; more are no request of ours.
 const HEADERS: usize = 128;
 
@@ -75,6 +81,24 @@ impl About {
         )
     }
 
+    /// What HTTP answers, and its type.
+    fn body(&self, json: bool) -> (String, &'static str) {
+        if json { (self.json(), JSON) } else { (self.text(), "text/plain; charset=utf-8") }
+    }
+
+    fn response<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let accepted = request.headers().get_all(header::ACCEPT);
+        let (body, kind) = self.body(accepted.iter().any(|value| names_json(value.as_bytes())));
+        let length = header::HeaderValue::from(body.len());
+        let body = if request.method() == Method::HEAD { Bytes::new() } else { body.into() };
+        let mut response = Response::new(Full::new(body));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        headers.insert(header::CONTENT_LENGTH, length);
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+        response
+    }
+
     fn json(&self) -> String {
         // Strings and a value that came out of serde: serialising cannot fail.
         let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
@@ -91,7 +115,7 @@ pub async fn serve(builtin: Builtin, stream: UnixStream, about: About) -> io::Re
     match builtin {
         Builtin::Echo => echo(stream).await,
         Builtin::Discard => discard(stream).await,
-        Builtin::Whoami => whoami(stream, &about).await,
+        Builtin::Whoami => whoami(stream, about).await,
     }
 }
 
@@ -113,17 +137,49 @@ async fn discard(mut stream: UnixStream) -> io::Result<()> {
     Ok(())
 }
 
-async fn whoami(mut stream: UnixStream, about: &About) -> io::Result<()> {
+async fn whoami(mut stream: UnixStream, about: About) -> io::Result<()> {
     let mut head = Vec::new();
-    let answer = match timeout(HEAD_TIMEOUT, read_head(&mut stream, &mut head)).await {
-        Ok(request) => answer(&request?, about),
-        Err(_) => answer(&Asked::NotHttp, about),
+    let asked = match timeout(HEAD_TIMEOUT, read_head(&mut stream, &mut head)).await {
+        Ok(asked) => asked?,
+        Err(_) => Asked::NotHttp,
     };
+    if asked == Asked::Http2 {
+        return whoami_http2(stream, head, about).await;
+    }
+    let answer = answer(&asked, &about);
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;
     // What the client still sends is read, so that closing is no reset that could overtake the
     // answer.
     discard(stream).await
+}
+
+/// The same over HTTP/2, for a client that knows beforehand that we speak it; `begun` is what it has
+/// sent.
+async fn whoami_http2(stream: UnixStream, begun: Vec<u8>, about: About) -> io::Result<()> {
+    let (reader, writer) = stream.into_split();
+    let stream = TokioIo::new(join(AsyncReadExt::chain(io::Cursor::new(begun), reader), writer));
+    let about = Rc::new(about);
+    let service = service_fn(move |request: Request<_>| {
+        let about = Rc::clone(&about);
+        async move { Ok::<_, Infallible>(about.response(&request)) }
+    });
+    http2::Builder::new(OnThisCore)
+        .serve_connection(stream, service)
+        .await
+        .map_err(io::Error::other)
+}
+
+/// Runs a connection's streams where the connection is.
+#[derive(Clone, Copy, Debug)]
+struct OnThisCore;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisCore {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
 }
 
 /// What the client asked for.
@@ -133,7 +189,12 @@ enum Asked {
     NotHttp,
     /// By HTTP/1.
     Http { head_only: bool, json: bool },
+    /// By HTTP/2, something that its frames will tell.
+    Http2,
 }
+
+/// What an HTTP/2 connection begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Reads until it is clear what the client wants.
 async fn read_head(stream: &mut UnixStream, head: &mut Vec<u8>) -> io::Result<Asked> {
@@ -161,6 +222,12 @@ fn asked(head: &[u8]) -> Option<Asked> {
     if head.is_empty() {
         return None;
     }
+    if head.starts_with(PREFACE) {
+        return Some(Asked::Http2);
+    }
+    if PREFACE.starts_with(head) {
+        return None;
+    }
     let mut headers = [httparse::EMPTY_HEADER; HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
@@ -168,26 +235,23 @@ fn asked(head: &[u8]) -> Option<Asked> {
         Err(_) => Some(Asked::NotHttp),
         Ok(httparse::Status::Complete(_)) => {
             let json = request.headers.iter().any(|header| {
-                header.name.eq_ignore_ascii_case("accept")
-                    && header
-                        .value
-                        .windows(16)
-                        .any(|part| part.eq_ignore_ascii_case(b"application/json"))
+                header.name.eq_ignore_ascii_case("accept") && names_json(header.value)
             });
             Some(Asked::Http { head_only: request.method == Some("HEAD"), json })
         }
     }
 }
 
+fn names_json(accept: &[u8]) -> bool {
+    accept.windows(JSON.len()).any(|part| part.eq_ignore_ascii_case(JSON.as_bytes()))
+}
+
 fn answer(asked: &Asked, about: &About) -> String {
     match asked {
-        Asked::NotHttp => about.text(),
+        // By HTTP/2 hyper answers: `whoami_http2`.
+        Asked::NotHttp | Asked::Http2 => about.text(),
         Asked::Http { head_only, json } => {
-            let (body, kind) = if *json {
-                (about.json(), "application/json")
-            } else {
-                (about.text(), "text/plain; charset=utf-8")
-            };
+            let (body, kind) = about.body(*json);
             let head = format!(
                 "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n",
                 body.len()
@@ -206,6 +270,8 @@ mod tests {
         assert_eq!(asked(b""), None);
         assert_eq!(asked(b"GET / HTTP/1.1\r\nHost: x\r\n"), None);
         assert_eq!(asked(b"\x16\x03\x01\x00"), Some(Asked::NotHttp));
+        assert_eq!(asked(&PREFACE[..10]), None);
+        assert_eq!(asked(PREFACE), Some(Asked::Http2));
         assert_eq!(
             asked(b"HEAD / HTTP/1.0\r\naccept: text/html, Application/JSON\r\n\r\n"),
             Some(Asked::Http { head_only: true, json: true })

@@ -1,10 +1,16 @@
 //! One active check of an endpoint: connect, say something, wait for the right answer.
 
-use std::{future::poll_fn, io};
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    task::Poll,
+};
 
 use tokio::time::timeout;
 
-use super::{dial, endpoint::Endpoint, source::Manner};
+use super::{dial, endpoint::Endpoint, eyeballs::MOST_AT_ONCE, resolve::Name, source::Manner};
 use crate::{
     net::Stream,
     proxy::{self, Version},
@@ -13,6 +19,8 @@ use crate::{
 
 /// Most bytes of an answer that are looked at.
 const ANSWER_LIMIT: usize = 16 * 1024;
+/// Addresses that the reason describes.
+const DESCRIBED: usize = 8;
 /// Bytes of a wrong answer that the reason shows.
 const SHOWN: usize = 32;
 
@@ -27,16 +35,90 @@ pub(super) async fn check(
     manner: &Manner<'_>,
     header: Option<Version>,
 ) -> Result<(), String> {
+    if let Some(name) = endpoint.name() {
+        return check_all(name, health, manner, header).await;
+    }
+    let connect = async {
+        let dialled = dial::dial(endpoint, health.timeout, manner, &[]).await;
+        dialled.map(|dialled| dialled.stream).map_err(|failures| describe(&failures))
+    };
+    check_one(connect, health, header).await
+}
+
+/// Checks each address of a name, some at a time. The name is well if one of them is; of those that
+/// are not, flows keep away.
+async fn check_all(
+    name: &Name,
+    health: &HealthConfig,
+    manner: &Manner<'_>,
+    header: Option<Version>,
+) -> Result<(), String> {
+    let addresses = match timeout(health.timeout, name.all()).await {
+        Ok(addresses) => addresses.map_err(|error| error.to_string())?,
+        Err(_) => return Err("timed out".into()),
+    };
+    let mut wrong = Vec::new();
+    for some in addresses.chunks(MOST_AT_ONCE) {
+        let check = |ip: &IpAddr| {
+            let address = SocketAddr::new(*ip, name.port());
+            let connect = async move {
+                let connected = dial::connect_tcp(address, manner, &[]).await;
+                connected.map(|(stream, _)| stream).map_err(|error| error.to_string())
+            };
+            Box::pin(check_one(connect, health, header))
+        };
+        let results = all_of(some.iter().map(check).collect()).await;
+        for (ip, result) in some.iter().zip(results) {
+            name.checked(*ip, result.is_ok(), health);
+            wrong.extend(result.err().map(|error| format!("{ip}: {error}")));
+        }
+    }
+    if wrong.len() < addresses.len() {
+        return Ok(());
+    }
+    // They may be old.
+    name.doubt();
+    wrong.truncate(DESCRIBED);
+    Err(wrong.join("; "))
+}
+
+/// The results of futures, in their order.
+async fn all_of<F: Future>(mut futures: Vec<Pin<Box<F>>>) -> Vec<F::Output> {
+    let mut results: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, result) in futures.iter_mut().zip(&mut results) {
+            if result.is_none()
+                && let Poll::Ready(output) = future.as_mut().poll(cx)
+            {
+                *result = Some(output);
+            }
+        }
+        if results.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    results.into_iter().flatten().collect()
+}
+
+async fn check_one(
+    connect: impl Future<Output = Result<Stream, String>>,
+    health: &HealthConfig,
+    header: Option<Version>,
+) -> Result<(), String> {
+    let mut answer = Vec::new();
     let whole = async {
-        let dialled = dial::dial(endpoint, health.timeout, manner).await;
-        let mut stream = dialled.map_err(|failures| describe(&failures))?.stream;
+        let mut stream = connect.await?;
+        stream.without_delay();
         if let Some(version) = header {
             let header = proxy::announce_own(version, &stream);
             send(&mut stream, &header).await.map_err(|error| format!("sending: {error}"))?;
         }
-        converse(&mut stream, health).await
+        converse(&mut stream, health, &mut answer).await
     };
-    timeout(health.timeout, whole).await.unwrap_or_else(|_| Err("timed out".into()))
+    match timeout(health.timeout, whole).await {
+        Ok(result) => result,
+        Err(_) if answer.is_empty() => Err("timed out".into()),
+        Err(_) => Err(format!("timed out after {}", wrong(&answer))),
+    }
 }
 
 fn describe(failures: &dial::Failures) -> String {
@@ -44,43 +126,29 @@ fn describe(failures: &dial::Failures) -> String {
     all.join("; ")
 }
 
-async fn converse(stream: &mut Stream, health: &HealthConfig) -> Result<(), String> {
+async fn converse(
+    stream: &mut Stream,
+    health: &HealthConfig,
+    answer: &mut Vec<u8>,
+) -> Result<(), String> {
     send(stream, &health.send).await.map_err(|error| format!("sending: {error}"))?;
-    let mut answer = Vec::new();
-    loop {
-        match judge(&health.expect, &answer, End::Open) {
-            Some(true) => return Ok(()),
-            Some(false) => return Err(wrong(&answer)),
-            None => {}
-        }
-        let read =
-            receive(stream, &mut answer).await.map_err(|error| format!("answer: {error}"))?;
-        if read == 0 || answer.len() >= ANSWER_LIMIT {
-            return match judge(&health.expect, &answer, End::Reached) {
-                Some(true) => Ok(()),
-                Some(false) | None => Err(wrong(&answer)),
-            };
+    while !is_right(&health.expect, answer) {
+        // What is wrong so far may still become right: that the end says, or the timeout.
+        let read = receive(stream, answer).await.map_err(|error| format!("answer: {error}"))?;
+        if (read == 0 || answer.len() >= ANSWER_LIMIT) && !is_right(&health.expect, answer) {
+            return Err(wrong(answer));
         }
     }
+    Ok(())
 }
 
-/// Whether more of an answer can come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Open,
-    Reached,
-}
-
-/// Whether an answer is the right one; `None`: that depends on what comes.
-fn judge(expect: &Expect, answer: &[u8], end: End) -> Option<bool> {
+/// Whether an answer is the right one, as far as it has come.
+fn is_right(expect: &Expect, answer: &[u8]) -> bool {
     match expect {
-        Expect::Connection => Some(true),
-        Expect::Prefix(prefix) if answer.starts_with(prefix) => Some(true),
-        Expect::Prefix(prefix) => (!prefix.starts_with(answer)).then_some(false),
-        // Only the end makes sure that `$` and the like are true; what is true without them is
-        // true at once or soon.
-        Expect::Regex(regex) if regex.is_match(answer) => Some(true),
-        Expect::Regex(_) => (end == End::Reached).then_some(false),
+        Expect::Connection => true,
+        // Not empty.
+        Expect::Contains(bytes) => answer.windows(bytes.len()).any(|part| *part == **bytes),
+        Expect::Regex(regex) => regex.is_match(answer),
     }
 }
 
@@ -122,34 +190,32 @@ mod tests {
     use super::*;
     use crate::{account::Counters, net::TcpTimers, rules::config::Address};
 
-    fn prefix(text: &str) -> Expect {
-        Expect::Prefix(text.as_bytes().into())
+    fn text(text: &str) -> Expect {
+        Expect::Contains(text.as_bytes().into())
     }
 
     fn regex(pattern: &str) -> Expect {
         Expect::Regex(regex::bytes::Regex::new(pattern).expect("valid"))
     }
 
-    /// Every beginning of an answer: undecided, until it is right or wrong for good.
+    /// Every beginning of an answer, with the text at its beginning, in its middle and at its end.
     #[test]
-    fn a_prefix_is_judged_as_soon_as_it_can_be() {
-        let expect = prefix("+PONG");
-        for length in 0..5 {
-            assert_eq!(judge(&expect, &b"+PONG"[..length], End::Open), None);
+    fn a_text_is_found_wherever_it_is_as_soon_as_it_is_there() {
+        for (answer, from) in [("+PONG\r\n", 5), ("HELLO +PONG\r\n", 11), ("a +PON +PONG", 12)] {
+            for length in 0..=answer.len() {
+                let found = is_right(&text("+PONG"), &answer.as_bytes()[..length]);
+                assert_eq!(found, length >= from, "{length} bytes of {answer:?}");
+            }
         }
-        assert_eq!(judge(&expect, b"+PONG", End::Open), Some(true));
-        assert_eq!(judge(&expect, b"+PONG\r\n", End::Open), Some(true));
-        assert_eq!(judge(&expect, b"-", End::Open), Some(false));
-        assert_eq!(judge(&expect, b"+PO", End::Reached), None);
+        assert!(!is_right(&text("+PONG"), b"-LOADING"));
     }
 
     #[test]
-    fn a_pattern_may_match_until_the_end() {
-        let expect = regex(r"HTTP/1\.[01] (?:2|3)");
-        assert_eq!(judge(&expect, b"HTTP/1.1 5", End::Open), None);
-        assert_eq!(judge(&expect, b"HTTP/1.1 503 x", End::Reached), Some(false));
-        assert_eq!(judge(&expect, b"HTTP/1.1 200", End::Open), Some(true));
-        assert_eq!(judge(&Expect::Connection, b"", End::Open), Some(true));
+    fn a_pattern_is_found_as_soon_as_it_is_there() {
+        let expect = regex(r"^HTTP/1\.[01] (?:2|3)");
+        assert!(!is_right(&expect, b"HTTP/1.1 503 of 200"));
+        assert!(is_right(&expect, b"HTTP/1.1 200"));
+        assert!(is_right(&Expect::Connection, b""));
     }
 
     fn health(send: &str, expect: Expect) -> HealthConfig {
@@ -182,6 +248,7 @@ mod tests {
             source: None,
             client: None,
             segment: None,
+            sticky: None,
             timers: TcpTimers::default(),
             counters: &counters,
         };
@@ -203,7 +270,7 @@ mod tests {
                 assert_eq!(said, expected);
                 stream.write_all(b"+PONG").await.expect("an answer");
             };
-            let health = health("PING", prefix("+PONG"));
+            let health = health("PING", text("+PONG"));
             let checking = with_header(&endpoint, &health, Some(version));
             let (result, ()) = tokio::join!(checking, server);
             assert_eq!(result, Ok(()));
@@ -234,11 +301,12 @@ mod tests {
 
     #[tokio::test]
     async fn answers_right_and_wrong() {
-        assert_eq!(checked("+PONG\r\n", prefix("+PONG")).await, Ok(()));
+        assert_eq!(checked("+PONG\r\n", text("PONG")).await, Ok(()));
+        assert_eq!(checked("HTTP/1.0 200 OK\r\n", text("200")).await, Ok(()));
         assert_eq!(checked("says +PONG", regex("PONG$")).await, Ok(()));
-        let wrong = checked("-LOADING\r\n", prefix("+PONG")).await.expect_err("wrong");
+        let wrong = checked("-LOADING\r\n", text("+PONG")).await.expect_err("wrong");
         assert!(wrong.starts_with("a wrong answer: -"), "{wrong}");
-        let short = checked("+PO", prefix("+PONG")).await;
+        let short = checked("+PO", text("+PONG")).await;
         assert_eq!(short, Err("a wrong answer: +PO".into()));
         assert_eq!(checked("", regex("x")).await, Err("no answer before the end".into()));
     }
@@ -261,7 +329,23 @@ mod tests {
     async fn a_silent_server_is_not_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let endpoint = endpoint(Address::Ip(listener.local_addr().expect("bound")));
-        let result = run(&endpoint, &health("", prefix("220 "))).await;
+        let result = run(&endpoint, &health("", text("220 "))).await;
         assert_eq!(result, Err("timed out".into()));
+    }
+
+    /// It says something wrong and keeps the connection: what it said is told.
+    #[tokio::test]
+    async fn a_wrong_answer_without_an_end_is_told_of() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let endpoint = endpoint(Address::Ip(listener.local_addr().expect("bound")));
+        let server = async {
+            let (mut stream, _) = listener.accept().await.expect("a check");
+            stream.write_all(b"-LOADING\r\n").await.expect("said");
+            stream
+        };
+        let mut health = health("", text("+PONG"));
+        health.timeout = Duration::from_millis(500);
+        let (result, _stream) = tokio::join!(run(&endpoint, &health), server);
+        assert_eq!(result, Err("timed out after a wrong answer: -LOADING\\r\\n".into()));
     }
 }

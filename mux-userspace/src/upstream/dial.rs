@@ -1,9 +1,15 @@
 //! One attempt to connect to one endpoint: all addresses of a name, within one timeout.
+//!
+//! A TCP connection that is there when connect(2) returns, as on one machine, is given the flow's first bytes at
+//! once. That is the only place where an attempt touches them, and it has succeeded then: of several attempts
+//! only the one that is chosen gives any.
 
-use std::{io, net::SocketAddr, path::Path, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use rustix::net::{SendFlags, send};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpSocket, UnixStream},
+    net::{TcpStream, UnixStream},
     time::{Instant, timeout_at},
 };
 
@@ -12,9 +18,10 @@ use super::{
     eyeballs::{delay, race, timed_out},
     resolve::Name,
     source::Manner,
+    tally::Unresolved,
 };
 use crate::{
-    net::Stream,
+    net::{self, Stream},
     rules::config::{Address, Builtin},
 };
 
@@ -25,8 +32,10 @@ const UNIX_RETRY: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(super) struct Dialled {
     pub(super) stream: Stream,
+    /// So many of the first bytes it was given already.
+    pub(super) sent: usize,
     /// Where to, as the access log prints it.
-    pub(super) endpoint: String,
+    pub(super) endpoint: Arc<str>,
     /// The other end, if the endpoint is in this process: to be served.
     pub(super) builtin: Option<(Builtin, UnixStream)>,
 }
@@ -34,7 +43,7 @@ pub(super) struct Dialled {
 /// What went wrong, and at which address.
 pub(super) type Failures = Vec<(String, io::Error)>;
 
-/// Connects, within `time`.
+/// Connects, within `time`. A connection that is there at once is given of the `first` bytes what it takes.
 ///
 /// # Errors
 /// What each address said; at least one does.
@@ -42,24 +51,31 @@ pub(super) async fn dial(
     endpoint: &Endpoint,
     time: Duration,
     manner: &Manner<'_>,
+    first: &[u8],
 ) -> Result<Dialled, Failures> {
     let deadline = Instant::now() + time;
     let address = endpoint.address();
     let (result, builtin) = match (address, endpoint.name()) {
-        (Address::Ip(ip), _) => (within(deadline, connect_tcp(*ip, manner)).await, None),
-        (Address::Unix(path), _) => (within(deadline, connect_unix(path)).await, None),
+        (Address::Ip(ip), _) => (within(deadline, connect_tcp(*ip, manner, first)).await, None),
+        (Address::Unix(path), _) => {
+            let connected = within(deadline, connect_unix(path)).await;
+            (connected.map(|stream| (stream, 0)), None)
+        }
         (Address::Name { .. }, Some(name)) => {
-            return dial_name(address, name, deadline, time, manner).await;
+            // On the heap: a task is as large as its largest part, and most upstreams have addresses.
+            return Box::pin(dial_name(address, name, deadline, time, manner, first)).await;
         }
         // A named endpoint has its name.
         (Address::Name { .. }, None) => (Err(io::ErrorKind::NotFound.into()), None),
         (Address::Builtin(builtin), _) => match UnixStream::pair() {
-            Ok((ours, theirs)) => (Ok(Stream::Unix(ours)), Some((*builtin, theirs))),
+            Ok((ours, theirs)) => (Ok((Stream::Unix(ours), 0)), Some((*builtin, theirs))),
             Err(error) => (Err(error), None),
         },
     };
     match result {
-        Ok(stream) => Ok(Dialled { stream, endpoint: address.to_string(), builtin }),
+        Ok((stream, sent)) => {
+            Ok(Dialled { stream, sent, endpoint: Arc::clone(endpoint.label()), builtin })
+        }
         Err(error) => Err(vec![(address.to_string(), error)]),
     }
 }
@@ -70,15 +86,20 @@ async fn dial_name(
     deadline: Instant,
     time: Duration,
     manner: &Manner<'_>,
+    first: &[u8],
 ) -> Result<Dialled, Failures> {
-    let addresses = match within(deadline, name.addresses()).await {
+    let addresses = match within(deadline, name.addresses(manner.sticky)).await {
         Ok(addresses) => addresses,
-        Err(error) => return Err(vec![(address.to_string(), error)]),
+        Err(error) => return Err(vec![(address.to_string(), Unresolved(error).into())]),
     };
     let delay = delay(addresses.len(), time);
-    match race(&addresses, delay, deadline, |address| connect_tcp(address, manner)).await {
-        Ok((stream, at)) => {
-            Ok(Dialled { stream, endpoint: format!("{address} ({at})"), builtin: None })
+    let attempt = |address| connect_tcp(address, manner, first);
+    match race(&addresses, delay, deadline, attempt).await {
+        Ok(((stream, sent), at)) => {
+            let before = addresses.iter().position(|address| *address == at).unwrap_or(0);
+            name.won(at.ip(), &addresses[..before]);
+            let endpoint = format!("{address} ({at})").into();
+            Ok(Dialled { stream, sent, endpoint, builtin: None })
         }
         Err(failures) => {
             // They may be old.
@@ -96,12 +117,54 @@ async fn within<T>(
     timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-async fn connect_tcp(address: SocketAddr, manner: &Manner<'_>) -> io::Result<Stream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // What was a segment of the client's must not wait for the ACK of the one before.
-    socket.set_nodelay(true)?;
+/// Connects. Gives the `first` bytes if the connection is there at once, and says how many it took.
+///
+/// It ends in the poll in which it has given some, so that whoever waits for several attempts takes this
+/// one. Nagle's algorithm is on: the first write never waits (there is no small segment before it), and whoever
+/// writes a second time switches it off.
+///
+/// # Errors
+/// socket(2)'s, connect(2)'s, send(2)'s, and those of [`Manner::prepare`].
+pub(super) async fn connect_tcp(
+    address: SocketAddr,
+    manner: &Manner<'_>,
+    first: &[u8],
+) -> io::Result<(Stream, usize)> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    net::set_up_reads(&SockRef::from(&socket))?;
     manner.prepare(&socket, address)?;
-    Ok(Stream::Tcp(socket.connect(address).await?))
+    if !first.is_empty() {
+        // The handshake's last ACK goes with the data that follows at once (`tcp_rcv_synsent_state_process`: not in
+        // "pingpong" mode, which is what this sets). Advice: without it there is one segment more.
+        let _ = socket.set_tcp_quickack(false);
+    }
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let sent = if first.is_empty() { None } else { give(&socket, first)? };
+    let stream = TcpStream::from_std(socket.into())?;
+    if let Some(sent) = sent {
+        return Ok((Stream::Tcp(stream), sent));
+    }
+    stream.writable().await?;
+    match stream.take_error()? {
+        Some(error) => Err(error),
+        None => Ok((Stream::Tcp(stream), 0)),
+    }
+}
+
+/// Gives a socket that is connecting the first bytes; `None`: it still is connecting.
+fn give(socket: &Socket, first: &[u8]) -> io::Result<Option<usize>> {
+    loop {
+        match send(socket, first, SendFlags::NOSIGNAL) {
+            Ok(sent) => return Ok(Some(sent)),
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 async fn connect_unix(path: &Path) -> io::Result<Stream> {
@@ -125,4 +188,57 @@ pub(super) fn is_local(error: &io::Error) -> bool {
             error.raw_os_error(),
             Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, net::TcpListener};
+
+    use super::*;
+    use crate::{account::Counters, net::TcpTimers};
+
+    fn manner(counters: &Counters) -> Manner<'_> {
+        Manner {
+            segment: None,
+            source: None,
+            client: None,
+            sticky: None,
+            timers: TcpTimers::default(),
+            counters,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_there_at_once_has_the_first_bytes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = Counters::default();
+        let (stream, sent) = connect_tcp(address, &manner(&counters), b"GET ").await.unwrap();
+        assert_eq!(sent, 4);
+        let (mut server, _) = listener.accept().unwrap();
+        drop(stream);
+        let mut bytes = Vec::new();
+        server.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"GET ");
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_as_such() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let counters = Counters::default();
+        for first in [&b""[..], b"GET "] {
+            let error = connect_tcp(address, &manner(&counters), first).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[tokio::test]
+    async fn more_than_a_socket_takes_is_given_in_part() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let counters = Counters::default();
+        let much = vec![7; 64 << 20];
+        let (_stream, sent) = connect_tcp(address, &manner(&counters), &much).await.unwrap();
+        assert!(sent > 0 && sent < much.len(), "{sent}");
+    }
 }

@@ -29,6 +29,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Endpoint {
     address: Address,
+    label: Arc<str>,
     seed: u64,
     name: Option<Name>,
     in_use: AtomicU32,
@@ -71,6 +72,21 @@ pub enum Condition {
     },
 }
 
+impl Condition {
+    /// The stable names of all of them.
+    pub const STATES: [&'static str; 3] = ["up", "ejected", "down"];
+
+    /// Its stable name.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Ejected { .. } => "ejected",
+            Self::Down { .. } => "down",
+        }
+    }
+}
+
 /// Which endpoints are looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -88,8 +104,10 @@ impl Endpoint {
             Address::Name { host, port } => Some(Name::new(Arc::clone(host), *port)),
             Address::Ip(_) | Address::Unix(_) | Address::Builtin(_) => None,
         };
+        let label: Arc<str> = address.to_string().into();
         Self {
-            seed: balance::seed(&address.to_string()),
+            seed: balance::seed(&label),
+            label,
             address,
             name,
             in_use: AtomicU32::new(0),
@@ -107,6 +125,12 @@ impl Endpoint {
     #[must_use]
     pub const fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// The same, as logs print it.
+    #[must_use]
+    pub const fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// Flows that it has, those being connected included.
@@ -251,6 +275,7 @@ impl Endpoint {
         let mut verdicts = self.verdicts();
         if health.is_none() {
             verdicts.checked = Checked::default();
+            self.name.iter().for_each(Name::forget_checks);
         }
         if eject.is_none() {
             verdicts.ejection = Ejection::default();

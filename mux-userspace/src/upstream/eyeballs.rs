@@ -16,6 +16,9 @@ use tokio::time::{Instant, sleep_until};
 const DELAY: Duration = Duration::from_millis(250);
 /// Its minimum (section 5).
 const LEAST_DELAY: Duration = Duration::from_millis(10);
+/// Attempts at once, each a descriptor: a name whose addresses are all silent must not cost one for
+/// each of them, for each connection.
+pub(super) const MOST_AT_ONCE: usize = 4;
 
 /// The addresses of a name in the order in which to try them: beginning with the family of the
 /// first one, families take turns (section 4, First Address Family Count 1). Within a family the
@@ -50,8 +53,9 @@ pub(super) fn delay(count: usize, time: Duration) -> Duration {
 }
 
 /// Connects to the first of `addresses` that answers before `deadline`. An attempt begins `delay`
-/// after the one before it, or as soon as one has failed. What is still being tried when one
-/// succeeds is dropped, which closes it.
+/// after the one before it, or as soon as one has failed; where [`MOST_AT_ONCE`] are on their way,
+/// the oldest of these is given up for it. What is still being tried when one succeeds is dropped,
+/// which closes it.
 ///
 /// # Errors
 /// What each address said.
@@ -69,6 +73,11 @@ where
     let mut failed = Vec::new();
     loop {
         if let Some(address) = waiting.next() {
+            if running.len() == MOST_AT_ONCE {
+                // It has had its time: with `delay`, as long as three others.
+                let (given_up, _) = running.remove(0);
+                failed.push((given_up, timed_out()));
+            }
             running.push((address, Box::pin(connect(address))));
         }
         if running.is_empty() {
@@ -311,6 +320,30 @@ mod tests {
         assert_eq!((raced.winner, raced.over), (None, 600));
         assert_eq!(raced.begun, [(0, 0), (1, 250), (2, 500)]);
         assert_eq!(raced.errors.len(), 4);
+    }
+
+    /// Sixty-four attempts were on their way at once.
+    #[tokio::test(start_paused = true)]
+    async fn few_attempts_are_on_their_way_at_once() {
+        let all: Vec<SocketAddr> = (0..64).map(|n| SocketAddr::from(([10, 0, 0, n], 80))).collect();
+        let open = Rc::new(Cell::new(0));
+        let most = Cell::new(0);
+        let connect = |address: SocketAddr| {
+            let socket = Open::new(&open);
+            most.set(most.get().max(open.get()));
+            async move {
+                if address.ip() != IpAddr::from([10, 0, 0, 63]) {
+                    std::future::pending::<()>().await;
+                }
+                Ok(socket)
+            }
+        };
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let delay = delay(all.len(), Duration::from_secs(2));
+        let (socket, winner) = race(&all, delay, deadline, connect).await.expect("the last one");
+        assert_eq!(winner, all[63], "though it is the last of many");
+        drop(socket);
+        assert_eq!((open.get(), most.get()), (0, MOST_AT_ONCE));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! A group at run time: who may connect to which of its endpoints now, and who has to wait.
 
-use std::{io, net::IpAddr, ops::Index, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::Index, sync::Arc, time::Duration};
 
 use tokio::{
     sync::Notify,
@@ -10,16 +10,20 @@ use tokio::{
 use super::{
     Refused,
     balance::{Balancer, Members},
-    dial::is_local,
+    dial::{Failures, is_local},
     endpoint::{Condition, Endpoint, Seat, Wanted},
     health::Change,
     source::Manner,
+    tally::{By, Fault, Tally},
 };
 use crate::{
     account::{Counter, Counters},
-    limit::room::{End, Place, Room, Ticket},
+    limit::{
+        reached::Kind,
+        room::{End, Place, Room, Ticket},
+    },
     net::{Peer, TcpTimers},
-    rules::config::{Config, EndpointConfig, QueueConfig, UpstreamConfig, UpstreamId},
+    rules::config::{Balance, Config, EndpointConfig, QueueConfig, UpstreamConfig, UpstreamId},
 };
 
 #[cfg(test)]
@@ -95,6 +99,7 @@ pub struct Group {
     endpoints: Vec<Arc<Endpoint>>,
     balancer: Balancer,
     room: Arc<Room>,
+    tally: Arc<Tally>,
 }
 
 /// What a flow has of a group, and what it has seen of it.
@@ -111,8 +116,8 @@ pub(super) struct Admission {
 /// Why there is no seat now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shut {
-    /// All are taken.
-    Full,
+    /// All are taken: of the group, or of each endpoint that is up.
+    Full(Kind),
     /// No endpoint is up that this flow has not tried.
     NoneLeft,
 }
@@ -138,6 +143,7 @@ impl Group {
             endpoints: config.endpoints.iter().map(endpoint).collect(),
             balancer: Balancer::new(config.balance, config.endpoints.len()),
             room: previous.map_or_else(Arc::default, |group| Arc::clone(&group.room)),
+            tally: previous.map_or_else(Arc::default, |group| Arc::clone(&group.tally)),
             timers: config.timers.or(wide),
             config: Arc::clone(config),
         }
@@ -145,10 +151,12 @@ impl Group {
 
     /// How its endpoints are connected to, for this client or for mux itself.
     pub(super) fn manner<'a>(&'a self, client: Option<Peer>, counters: &'a Counters) -> Manner<'a> {
+        let by_source = self.config.balance == Balance::SourceHash;
         Manner {
             source: self.config.source.as_ref(),
             client,
             segment: None,
+            sticky: client.filter(|_| by_source).and_then(|client| client.ip()),
             timers: self.timers,
             counters,
         }
@@ -172,6 +180,12 @@ impl Group {
         &self.room
     }
 
+    /// What happened at its endpoints.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
     /// Whether it has no other endpoint to try after one has failed.
     pub(super) fn has_one_endpoint(&self) -> bool {
         self.endpoints.len() == 1
@@ -190,16 +204,25 @@ impl Group {
     ) -> Result<(usize, Seat), Refused> {
         // Nobody overtakes those who wait, but for those who have waited before.
         let is_new = flow.tried.is_empty();
-        if !is_new || self.room.waiting() == 0 {
+        let met = if !is_new || self.room.waiting() == 0 {
             match self.try_admit(flow) {
                 Ok(seat) => return Ok(seat),
                 Err(Shut::NoneLeft) => return Err(self.none_up()),
-                Err(Shut::Full) => {}
+                Err(Shut::Full(kind)) => kind,
             }
-        }
+        } else if self.room.has_place(self.config.max_connections) {
+            Kind::Endpoint
+        } else {
+            Kind::Upstream
+        };
+        let name = Some(&*self.config.name);
+        counters.limits.met(met, name);
         let Some(queue) = self.config.queue else { return Err(Refused::Full) };
         let end = if is_new { End::Back } else { End::Front };
-        let ticket = self.room.join(end, queue.length).ok_or(Refused::QueueFull)?;
+        let Some(ticket) = self.room.join(end, queue.length) else {
+            counters.limits.met(Kind::Queue, name);
+            return Err(Refused::QueueFull);
+        };
         counters.count(Counter::UpstreamQueued);
         let since = Instant::now();
         let result = self.wait(flow, &ticket, &queue, left).await;
@@ -224,8 +247,8 @@ impl Group {
                     Ok(seat) => return Ok(seat),
                     Err(Shut::NoneLeft) => return Err(self.none_up()),
                     // A place that is none for us, who have tried its endpoint, may do for others.
-                    Err(Shut::Full) if !flow.tried.is_empty() => ticket.pass_on(),
-                    Err(Shut::Full) => {}
+                    Err(Shut::Full(_)) if !flow.tried.is_empty() => ticket.pass_on(),
+                    Err(Shut::Full(_)) => {}
                 }
             }
             let trial = self.next_trial();
@@ -260,9 +283,10 @@ impl Group {
             // Looked at before it is taken: giving it back at once would wake those who wait, us
             // among them, for nothing.
             if flow.place.is_none() && !self.room.has_place(self.config.max_connections) {
-                return Err(Shut::Full);
+                return Err(Shut::Full(Kind::Upstream));
             }
-            let index = self.balancer.pick(&view, flow.source).ok_or(Shut::Full)?;
+            let full = Shut::Full(Kind::Endpoint);
+            let index = self.balancer.pick(&view, flow.source).ok_or(full)?;
             let most = self.config.endpoints[index].max_connections;
             let Some(seat) = self.endpoints[index].enter(most, now, &self.room) else { continue };
             if flow.place.is_none() {
@@ -273,7 +297,7 @@ impl Group {
             }
             return Ok((index, seat));
         }
-        Err(Shut::Full)
+        Err(Shut::Full(Kind::Endpoint))
     }
 
     /// That no endpoint is up, and what is the matter with each.
@@ -297,34 +321,45 @@ impl Group {
         Refused::NoneUp(parts.join("; "))
     }
 
-    /// Takes a failed attempt.
+    /// Takes a failed attempt; why it failed.
     pub(super) fn failed(
         &self,
         seat: &mut Seat,
-        failures: &[(String, io::Error)],
+        failures: &Failures,
         counters: &Counters,
-    ) {
+    ) -> Fault {
         counters.count(Counter::ConnectFailed);
+        let reason = Fault::of_all(failures);
+        self.tally.failures().count(reason);
         let fault = failures.iter().map(|(_, error)| error).find(|error| !is_local(error));
         if let (Some(error), Some(rules)) = (fault, &self.config.eject)
             && seat.endpoint().failed(&error.to_string(), rules)
         {
             counters.count(Counter::UpstreamEjections);
+            self.tally.ejections().count(reason);
             // Those who wait may be the last to hear that there is nothing to wait for.
             self.room.wake_all();
         }
         seat.end_trial();
+        reason
+    }
+
+    /// Takes that there will be another attempt after one that failed.
+    pub(super) fn retries(&self, after: Fault, counters: &Counters) {
+        counters.count(Counter::UpstreamRetries);
+        self.tally.retries().count(after);
     }
 
     /// Takes a successful attempt.
     pub(super) fn succeeded(&self, seat: &mut Seat, counters: &Counters) {
-        self.returned(seat.endpoint(), counters);
+        self.returned(seat.endpoint(), By::Attempt, counters);
         seat.end_trial();
     }
 
-    fn returned(&self, endpoint: &Endpoint, counters: &Counters) {
+    fn returned(&self, endpoint: &Endpoint, by: By, counters: &Counters) {
         if endpoint.succeeded() {
             counters.count(Counter::UpstreamReturns);
+            self.tally.returned(by);
             self.room.wake_all();
         }
     }
@@ -351,7 +386,7 @@ impl Group {
         }
         // What leaves it up is as good as a flow's success.
         if result.is_ok() && !matches!(endpoint.condition(), Condition::Down { .. }) {
-            self.returned(endpoint, counters);
+            self.returned(endpoint, By::Check, counters);
         }
     }
 

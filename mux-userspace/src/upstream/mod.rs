@@ -1,18 +1,22 @@
 //! Connecting to an upstream: which endpoint, whether there is a place, all addresses of a name, a
 //! timeout each, the next one when one fails.
 //!
-//! Never touches a byte of the flow: a failed endpoint costs the client nothing but time.
+//! Touches no byte of the flow but the first ones, which an endpoint is given once it is connected: a failed
+//! endpoint costs the client nothing but time.
 //!
 //! | file | what it is |
 //! |---|---|
 //! | `group` | a group at run time: seats, tiers, the queue |
 //! | `balance` | whose turn it is; pure |
 //! | `endpoint`, `health` | an endpoint's state; the pure part of its ups and downs |
-//! | `dial`, `eyeballs` | one attempt; a race of addresses |
+//! | `dial`, `eyeballs`, `addresses` | one attempt; a race of addresses; their order, and what is known of each |
+//! | `opening` | what an upstream is given first |
 //! | `source` | from which address, and with which timers |
 //! | `upkeep`, `resolve`, `check` | the thread that looks up names, checks endpoints, reports changes |
+//! | `tally` | what happened at a group's endpoints, by reason |
 //! | `builtin` | the servers in the daemon itself |
 
+mod addresses;
 mod balance;
 pub mod builtin;
 mod check;
@@ -21,31 +25,36 @@ mod endpoint;
 mod eyeballs;
 mod group;
 mod health;
+pub mod opening;
 mod random;
 mod resolve;
 pub mod source;
+mod tally;
 mod upkeep;
 
 use std::{io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use thiserror::Error;
 use tokio::{net::UnixStream, time::Instant};
+use tracing::warn;
 
-use self::{dial::Failures, endpoint::Seat, group::Admission, source::Manner};
+use self::{dial::Failures, endpoint::Seat, group::Admission, opening::Opening, source::Manner};
 pub use self::{
     endpoint::{Condition, Endpoint},
     group::{Group, Groups},
+    tally::{By, ByFault, Fault, Tally},
     upkeep::Upkeep,
 };
 use crate::{
     account::Counter,
     core::{Core, FlowHandle},
-    limit::room::Place,
+    limit::{Permit, room::Place},
     net::{Peer, Stream},
+    proxy::Version,
     relay::{packet::eligible::longest_segment, watch::Interest},
     rules::config::{Builtin, HalfClosed, Otherwise, RelayChoice, RuleId},
     snapshot::Snapshot,
-    sys,
+    sys, throttle,
 };
 
 /// Pause before a group's only endpoint is tried again; doubled each time.
@@ -56,12 +65,14 @@ const ONLY_ENDPOINT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Connected {
     /// The connection.
     pub stream: Stream,
+    /// So many bytes of the [`Opening`] it was given already.
+    pub sent: usize,
     /// The rule whose upstream it is of: the flow's, or one that stands in for it.
     pub rule: RuleId,
     /// The group, or the address, that it is of.
     pub upstream: Arc<str>,
     /// Which endpoint, as the access log prints it.
-    pub endpoint: String,
+    pub endpoint: Arc<str>,
     /// The other end, if the endpoint is in this process: to be served.
     pub builtin: Option<(Builtin, UnixStream)>,
     /// The flow's places; for as long as it lasts.
@@ -73,6 +84,8 @@ pub struct Connected {
 pub struct Places {
     _seat: Seat,
     _place: Option<Place>,
+    /// Under the limits of the rules that stand in for its own.
+    _permits: Vec<Permit>,
 }
 
 /// Who wants to be connected.
@@ -107,6 +120,9 @@ pub enum Refused {
     /// The client went away while it waited.
     #[error("")]
     ClientLeft,
+    /// The rule that was to stand in has as many flows as it may.
+    #[error("rule {0} has as many flows as it may")]
+    RuleFull(Arc<str>),
 }
 
 impl Refused {
@@ -120,6 +136,7 @@ impl Refused {
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
             Self::ClientLeft => "client-left",
+            Self::RuleFull(_) => "rule-limit",
         }
     }
 
@@ -133,6 +150,7 @@ impl Refused {
             Self::QueueFull => Counter::UpstreamQueueFull,
             Self::QueueTimeout => Counter::UpstreamQueueTimeout,
             Self::ClientLeft => Counter::UpstreamQueueLeft,
+            Self::RuleFull(_) => Counter::RuleLimit,
         }
     }
 
@@ -140,7 +158,11 @@ impl Refused {
     const fn is_no_upstream(&self) -> bool {
         match self {
             Self::Unreachable(_) | Self::NoneUp(_) => true,
-            Self::Full | Self::QueueFull | Self::QueueTimeout | Self::ClientLeft => false,
+            Self::Full
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::ClientLeft
+            | Self::RuleFull(_) => false,
         }
     }
 }
@@ -157,7 +179,8 @@ pub struct Failure {
 }
 
 /// Connects to the rule's upstream, and where that cannot be had does what the rule's
-/// `on_no_upstream` says.
+/// `on_no_upstream` says. `announce` makes the PROXY header of a flow that begins with these bytes, for a rule
+/// that wants one; the opening then has that of the rule whose upstream it is.
 ///
 /// # Errors
 /// [`Failure`].
@@ -166,17 +189,34 @@ pub async fn connect(
     snapshot: &Snapshot,
     mut rule: RuleId,
     visitor: Visitor<'_>,
+    opening: &mut Opening,
+    announce: impl Fn(Version, &[u8]) -> Vec<u8>,
 ) -> Result<Connected, Failure> {
     let mut errors = Vec::new();
+    let mut permits = Vec::new();
     loop {
         let config = &snapshot.config.rules[rule.0];
         let group = &snapshot.upstreams[config.upstream];
-        let refused = match connect_to(core, rule, config.relay, group, visitor).await {
+        let header = config.proxy_protocol.map(|version| announce(version, opening.prefix()));
+        opening.announce(header);
+        let segment = segment(core, visitor, config.relay);
+        let first = (opening.bytes(), segment);
+        let connected = connect_to(core, rule, group, visitor, first, &mut permits).await;
+        let refused = match connected {
             Ok(connected) => return Ok(connected),
             Err(refused) => refused,
         };
         let is_no_upstream = refused.is_no_upstream();
         let said = refused.to_string();
+        if is_no_upstream {
+            match core.shared.throttles.upstreams.admit(Instant::now().into_std()) {
+                Some(held) => {
+                    let (upstream, suppressed) = (&group.config().name, throttle::some(held));
+                    warn!(%upstream, error = said, suppressed, "no endpoint can be had");
+                }
+                None => core.shared.counters.count(Counter::LogSuppressed),
+            }
+        }
         errors.extend((!said.is_empty()).then_some(said));
         let reset = match config.on_no_upstream {
             // An upstream is behind its rule's access list, whichever way one comes to it.
@@ -184,6 +224,13 @@ pub async fn connect(
                 if is_no_upstream
                     && snapshot.config.rules[next.0].acl.permits(visitor.peer.ip()) =>
             {
+                let Some(permit) = snapshot.limits.rules[next.0].try_acquire() else {
+                    let refused =
+                        Refused::RuleFull(Arc::clone(&snapshot.config.rules[next.0].name));
+                    errors.push(refused.to_string());
+                    return Err(Failure { refused, error: errors.join("; "), reset: false });
+                };
+                permits.push(permit);
                 core.shared.counters.count(Counter::UpstreamFallbacks);
                 rule = next;
                 continue;
@@ -207,13 +254,15 @@ fn segment(core: &Core, visitor: Visitor<'_>, choice: RelayChoice) -> Option<u32
         .and_then(|terms| longest_segment(&terms))
 }
 
-/// Connects to a group: to at most 1 + `retries` endpoints, one after the other.
+/// Connects to a group: to at most 1 + `retries` endpoints, one after the other. The flow's places
+/// take over the permits.
 async fn connect_to(
     core: &Core,
     rule: RuleId,
-    choice: RelayChoice,
     group: &Group,
     visitor: Visitor<'_>,
+    (first, segment): (&[u8], Option<u32>),
+    permits: &mut Vec<Permit>,
 ) -> Result<Connected, Refused> {
     let counters = &core.shared.counters;
     let mut flow = Admission { source: visitor.peer.ip(), ..Admission::default() };
@@ -237,31 +286,37 @@ async fn connect_to(
             time = deadline.saturating_duration_since(Instant::now());
         }
         let manner = group.manner(Some(visitor.peer), counters);
-        let manner = Manner { segment: segment(core, visitor, choice), ..manner };
-        match dial::dial(seat.endpoint(), time, &manner).await {
+        let manner = Manner { segment, ..manner };
+        let fault = match dial::dial(seat.endpoint(), time, &manner, first).await {
             Ok(dialled) => {
                 group.succeeded(&mut seat, counters);
                 return Ok(Connected {
                     stream: dialled.stream,
+                    sent: dialled.sent,
                     rule,
                     upstream: Arc::clone(&group.config().name),
                     endpoint: dialled.endpoint,
                     builtin: dialled.builtin,
-                    places: Places { _seat: seat, _place: flow.place },
+                    places: Places {
+                        _seat: seat,
+                        _place: flow.place,
+                        _permits: std::mem::take(permits),
+                    },
                 });
             }
             Err(said) => {
-                group.failed(&mut seat, &said, counters);
+                let fault = group.failed(&mut seat, &said, counters);
                 failures.extend(said);
+                fault
             }
-        }
+        };
         flow.tried.push(index);
         let is_late = deadline.is_some_and(|deadline| Instant::now() + pause >= deadline);
         if retries == 0 || is_late {
             return Err(Refused::Unreachable(failures));
         }
         retries -= 1;
-        counters.count(Counter::UpstreamRetries);
+        group.retries(fault, counters);
         drop(seat);
         if group.has_one_endpoint() {
             tokio::time::sleep(pause).await;
@@ -274,7 +329,7 @@ async fn connect_to(
 const fn after_failures(refused: &Refused) -> bool {
     match refused {
         Refused::Unreachable(_) | Refused::NoneUp(_) | Refused::Full | Refused::QueueFull => true,
-        Refused::QueueTimeout | Refused::ClientLeft => false,
+        Refused::QueueTimeout | Refused::ClientLeft | Refused::RuleFull(_) => false,
     }
 }
 

@@ -77,6 +77,12 @@ mod tests {
             assert!((0..100).all(|_| random.below(bound) < bound));
         }
         assert_eq!(random.below(0), 0);
+        let jitter: Vec<f64> = (0..10_000).map(|_| random.jitter()).collect();
+        assert!(jitter.iter().all(|factor| (0.9..1.1).contains(factor)));
+        // All of it is used, and its mean is 1: intervals are as long as the file says.
+        assert!(jitter.iter().any(|factor| *factor < 0.901) && jitter.iter().any(|f| *f > 1.099));
+        let mean = jitter.iter().sum::<f64>() / 10_000.0;
+        assert!((mean - 1.0).abs() < 0.005, "{mean}");
         assert!((0..1000).all(|_| (0.0..1.0).contains(&random.fraction())));
     }
 }

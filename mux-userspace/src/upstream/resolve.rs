@@ -10,7 +10,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -18,11 +18,18 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
+use tracing::debug;
 
-use super::{eyeballs::interleave, random::Random};
-use crate::account::{Counter, Counters};
+use super::{
+    addresses::{Begin, History},
+    random::Random,
+};
+use crate::{
+    account::{Counter, Counters},
+    rules::config::HealthConfig,
+};
 
 /// Most addresses of a name that are used.
 const MAX_ADDRESSES: usize = 64;
@@ -40,6 +47,7 @@ pub(super) struct Name {
     doubted: Notify,
     /// Where the next connection begins among the addresses.
     turn: AtomicUsize,
+    history: Mutex<History>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,16 +68,31 @@ impl Name {
             answer: watch::Sender::new(Answer::Pending),
             doubted: Notify::new(),
             turn: AtomicUsize::new(0),
+            history: Mutex::default(),
         }
     }
 
     /// The addresses in the order in which to try them: families take turns (RFC 8305), and within
-    /// each family connections begin at one address after the other, so that all are used. Waits
-    /// only while there has been no answer of any kind.
+    /// each family connections begin at one address after the other, so that all are used; those of
+    /// `sticky`, where there is such a client, begin at its own. Waits only while there has been no
+    /// answer of any kind.
     ///
     /// # Errors
     /// Why the name could not be looked up.
-    pub(super) async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+    pub(super) async fn addresses(&self, sticky: Option<IpAddr>) -> io::Result<Vec<SocketAddr>> {
+        let addresses = self.all().await?;
+        let begin = match sticky {
+            Some(source) => Begin::Source(source),
+            None => Begin::Turn(self.turn.fetch_add(1, Ordering::Relaxed)),
+        };
+        Ok(self.history().order(&addresses, begin, self.port, Instant::now()))
+    }
+
+    /// All of them, as the resolver sorted them. Waits as [`Self::addresses`] does.
+    ///
+    /// # Errors
+    /// Why the name could not be looked up.
+    pub(super) async fn all(&self) -> io::Result<Arc<[IpAddr]>> {
         if let Some(result) = self.known() {
             return result;
         }
@@ -79,15 +102,39 @@ impl Name {
         self.known().unwrap_or_else(|| Err(io::Error::other("no answer")))
     }
 
-    fn known(&self) -> Option<io::Result<Vec<SocketAddr>>> {
+    fn known(&self) -> Option<io::Result<Arc<[IpAddr]>>> {
         match &*self.answer.borrow() {
             Answer::Pending => None,
-            Answer::Known { addresses, .. } => {
-                let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                Some(Ok(interleave(addresses, turn, self.port)))
-            }
+            Answer::Known { addresses, .. } => Some(Ok(Arc::clone(addresses))),
             Answer::Failed(why) => Some(Err(io::Error::new(io::ErrorKind::NotFound, &**why))),
         }
+    }
+
+    /// Its port.
+    pub(super) const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Takes which address answered, and which were tried before it.
+    pub(super) fn won(&self, winner: IpAddr, before: &[SocketAddr]) {
+        self.history().won(winner, before, Instant::now());
+    }
+
+    /// Takes an active check of one address.
+    pub(super) fn checked(&self, address: IpAddr, passed: bool, health: &HealthConfig) {
+        let change = self.history().checked(address, passed, health.rise, health.fall);
+        if let Some(change) = change {
+            debug!(host = %self.host, %address, ?change, "an address of a name");
+        }
+    }
+
+    /// Forgets what the checks have said of its addresses.
+    pub(super) fn forget_checks(&self) {
+        self.history().forget_checks();
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks for a new answer soon.
@@ -108,6 +155,7 @@ impl Name {
     fn take(&self, looked_up: io::Result<Vec<IpAddr>>) {
         self.answer.send_modify(|answer| match looked_up {
             Ok(addresses) => {
+                self.history().keep(&addresses);
                 *answer = Answer::Known { addresses: addresses.into(), problem: None };
             }
             Err(error) => {
@@ -188,11 +236,11 @@ mod tests {
 
     fn addresses_now(name: &Name) -> Option<Vec<u8>> {
         let known = name.known()?.ok()?;
-        let last = |address: SocketAddr| match address.ip() {
+        let last = |address: &IpAddr| match address {
             IpAddr::V4(ip) => ip.octets()[3],
             IpAddr::V6(_) => 0,
         };
-        let mut known: Vec<u8> = known.into_iter().map(last).collect();
+        let mut known: Vec<u8> = known.iter().map(last).collect();
         known.sort_unstable();
         Some(known)
     }
@@ -220,7 +268,7 @@ mod tests {
             Ok(vec![ip(4)]),
         ]));
         let asked = RefCell::new(Vec::new());
-        let start = tokio::time::Instant::now();
+        let start = Instant::now();
         let look_up = |host: Arc<str>| {
             assert_eq!(&*host, "db.test");
             asked.borrow_mut().push(start.elapsed());
@@ -242,7 +290,7 @@ mod tests {
 
         assert!(addresses_now(&name).is_none());
         until(0.5).await;
-        assert!(name.addresses().await.is_err() && name.problem().is_some());
+        assert!(name.addresses(None).await.is_err() && name.problem().is_some());
         until(2.9).await; // asked at 0 and 1
         assert!(addresses_now(&name).is_none());
         until(3.1).await; // and at 3
@@ -279,7 +327,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_connections_wait_for_the_first_answer() {
         let name = Name::new("db.test".into(), 1);
-        let (addresses, ()) = tokio::join!(name.addresses(), async {
+        let (addresses, ()) = tokio::join!(name.addresses(None), async {
             sleep(Duration::from_secs(1)).await;
             name.take(Ok(vec![ip(7)]));
         });

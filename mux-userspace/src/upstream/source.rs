@@ -25,6 +25,8 @@ pub struct Manner<'a> {
     pub client: Option<Peer>,
     /// The longest segment that the upstream is told to send, for the packet relay.
     pub segment: Option<u32>,
+    /// The client at whose own address a name's addresses begin; `None`: they take turns.
+    pub sticky: Option<IpAddr>,
     /// The upstream's timers.
     pub timers: TcpTimers,
     /// Where a mismatch is counted.
@@ -124,7 +126,14 @@ mod tests {
         counters: &'a Counters,
     ) -> Manner<'a> {
         let client = client.map(|client| Peer::from_ip(client.parse().unwrap()));
-        Manner { source, client, segment: None, timers: TcpTimers::default(), counters }
+        Manner {
+            source,
+            client,
+            segment: None,
+            sticky: None,
+            timers: TcpTimers::default(),
+            counters,
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use super::{
     resolve::look_up,
 };
 use crate::{
-    account::Counters,
+    account::{Counter, Counters},
     rules::config::{Address, HealthConfig},
     throttle::{self, Window},
 };
@@ -106,7 +106,7 @@ async fn work(
         let _tasks = look_after(&current, counters, changed);
         reports.follow(current);
         tokio::select! {
-            never = reports.run(changed) => match never {},
+            never = reports.run(changed, counters) => match never {},
             next = groups.changed() => if next.is_err() { return },
         }
         // Whatever was not reported yet.
@@ -265,7 +265,7 @@ impl Reports {
 
     /// Writes a line for each change, for ever. What changes back before it is looked at is not
     /// reported; the counters have it.
-    async fn run(&mut self, changed: &Notify) -> Infallible {
+    async fn run(&mut self, changed: &Notify, counters: &Counters) -> Infallible {
         loop {
             let due = self.due();
             tokio::select! {
@@ -273,7 +273,7 @@ impl Reports {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
             for (group, reported) in self.groups.iter().zip(&mut self.reported) {
-                report_group(group, reported);
+                report_group(group, reported, counters);
             }
             sleep(REPORT_PAUSE).await;
         }
@@ -289,11 +289,11 @@ impl Reports {
     }
 }
 
-fn report_group(group: &Group, reported: &mut ReportedGroup) {
+fn report_group(group: &Group, reported: &mut ReportedGroup, counters: &Counters) {
     let upstream = &group.config().name;
     let now = Instant::now();
     for (endpoint, reported) in group.endpoints().iter().zip(&mut reported.endpoints) {
-        report_endpoint(upstream, endpoint, reported, now);
+        report_endpoint((upstream, endpoint), reported, counters, now);
     }
     // Of a group of one, its endpoint's line has said it.
     if reported.endpoints.len() < 2 {
@@ -301,7 +301,7 @@ fn report_group(group: &Group, reported: &mut ReportedGroup) {
     }
     let is_up = reported.endpoints.iter().any(|endpoint| endpoint.condition.is_well);
     if let Some(held) = reported.group.look(is_up, now) {
-        let suppressed = throttle::some(held);
+        let suppressed = untold(held, counters);
         if is_up {
             info!(%upstream, suppressed, "an endpoint is up again");
         } else {
@@ -310,11 +310,22 @@ fn report_group(group: &Group, reported: &mut ReportedGroup) {
     }
 }
 
-fn report_endpoint(upstream: &str, endpoint: &Endpoint, reported: &mut Reported, now: Instant) {
+/// The changes that were not told before this one, for the log; counts them.
+fn untold(held: u64, counters: &Counters) -> Option<u64> {
+    counters.add(Counter::LogSuppressed, held);
+    throttle::some(held)
+}
+
+fn report_endpoint(
+    (upstream, endpoint): (&str, &Endpoint),
+    reported: &mut Reported,
+    counters: &Counters,
+    now: Instant,
+) {
     let address = endpoint.address();
     let condition = endpoint.condition();
     if let Some(held) = reported.condition.look(condition == Condition::Up, now) {
-        let suppressed = throttle::some(held);
+        let suppressed = untold(held, counters);
         match condition {
             Condition::Up => info!(upstream, endpoint = %address, suppressed, "endpoint is up"),
             Condition::Ejected { reason } => {
@@ -327,7 +338,7 @@ fn report_endpoint(upstream: &str, endpoint: &Endpoint, reported: &mut Reported,
     }
     let problem = endpoint.name().and_then(super::resolve::Name::problem);
     if let Some(held) = reported.name.look(problem.is_none(), now) {
-        let suppressed = throttle::some(held);
+        let suppressed = untold(held, counters);
         match &problem {
             Some(problem) => {
                 warn!(upstream, endpoint = %address, %problem, suppressed, "name cannot be looked up");

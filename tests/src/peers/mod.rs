@@ -11,6 +11,7 @@ mod nginx_proxy;
 mod openssl;
 mod ports;
 mod postgres;
+mod prometheus;
 mod socks;
 mod ssh;
 mod web;
@@ -23,8 +24,10 @@ pub use self::{
     mysql::mysql_server,
     nginx::Nginx,
     nginx_proxy::NginxProxy,
-    openssl::{Certificate, TlsServer, tls_client},
+    openssl::{Certificate, TlsServer, tls_client, tls_client_with},
+    ports::free_port,
     postgres::postgres_server,
+    prometheus::{Prometheus, promtool},
     socks::socks_server,
     ssh::SshServer,
     web::Web,

@@ -15,7 +15,8 @@ use crate::{Conn, Process, Scratch, eventually};
 const ATTEMPTS: usize = 5;
 
 /// A running nginx. It answers `/` with the name of the server that was asked: `plain`, `h2c`,
-/// `tls`, `unix`; and has the files in `/files/`.
+/// `tls`, `unix`, after its own name if it has one; has the files in `/files/`; answers `/connection`
+/// with the number of the connection, and `/status` with how many requests it has had.
 #[derive(Debug)]
 pub struct Nginx {
     /// Where it speaks HTTP.
@@ -36,9 +37,17 @@ impl Nginx {
     /// # Errors
     /// It does not start, or is not installed.
     pub fn start(certificate: &Certificate) -> Result<Self> {
+        Self::named("", certificate)
+    }
+
+    /// Starts one that says `NAME plain`, `NAME h2c` and so on, to be told from others.
+    ///
+    /// # Errors
+    /// As [`Nginx::start`].
+    pub fn named(name: &str, certificate: &Certificate) -> Result<Self> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match Self::try_start(certificate) {
+            match Self::try_start(name, certificate) {
                 Ok(nginx) => return Ok(nginx),
                 Err(error) => last = Some(error),
             }
@@ -46,13 +55,13 @@ impl Nginx {
         Err(last.context("no attempt")?)
     }
 
-    fn try_start(certificate: &Certificate) -> Result<Self> {
+    fn try_start(name: &str, certificate: &Certificate) -> Result<Self> {
         let scratch = Scratch::new()?;
         std::fs::create_dir(scratch.join("files"))?;
         let [http, h2c, https] = [ports::free_port()?, ports::free_port()?, ports::free_port()?]
             .map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let unix = scratch.join("web.sock");
-        let config = configuration(scratch.path(), [http, h2c, https], certificate);
+        let config = configuration(name, scratch.path(), [http, h2c, https], certificate);
         let file = scratch.write("nginx.conf", config)?;
         let mut process = Process::start(
             Command::new("nginx")
@@ -81,6 +90,7 @@ impl Nginx {
 }
 
 fn configuration(
+    own_name: &str,
     directory: &Path,
     [http, h2c, https]: [SocketAddr; 3],
     certificate: &Certificate,
@@ -108,8 +118,12 @@ fn configuration(
         ),
         ("unix", format!("listen unix:{directory}/web.sock;")),
     ] {
+        let answer = format!("{own_name} {name}");
+        let answer = answer.trim_start();
         text.push_str(&format!(
-            "server {{ {listen}\nlocation = / {{ return 200 \"{name}\"; }}\nlocation /files/ {{ }}\n}}\n"
+            "server {{ {listen}\nlocation = / {{ return 200 \"{answer}\"; }}\nlocation /files/ {{ }}\n\
+             location = /connection {{ return 200 \"$connection\"; }}\n\
+             location = /status {{ stub_status; }}\n}}\n"
         ));
     }
     text.push_str("}\n");

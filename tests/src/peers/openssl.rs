@@ -78,11 +78,25 @@ impl TlsServer {
 /// # Errors
 /// The handshake fails, or an answer does not come.
 pub fn tls_client(address: SocketAddr, authority: &Path, lines: &[&str]) -> Result<Vec<String>> {
+    tls_client_with(&[], address, authority, lines)
+}
+
+/// The same, with more options of `openssl s_client`.
+///
+/// # Errors
+/// As [`tls_client`].
+pub fn tls_client_with(
+    options: &[&str],
+    address: SocketAddr,
+    authority: &Path,
+    lines: &[&str],
+) -> Result<Vec<String>> {
     let mut client = Process::start_with(
         Command::new("openssl")
             .args(["s_client", "-quiet", "-verify_return_error", "-verify_hostname", NAME])
             .args(["-servername", NAME, "-connect", &address.to_string(), "-CAfile"])
             .arg(authority)
+            .args(options)
             .stdin(Stdio::piped()),
     )?;
     let mut input = client.input().context("no standard input")?;

@@ -14,7 +14,10 @@ static NEXT: AtomicU16 = AtomicU16::new(0);
 
 /// A port of 127.0.0.1 that is free, and that this process has not handed out lately. Another
 /// process can take it all the same: a program that fails to start wants another one.
-pub(super) fn free_port() -> Result<u16> {
+///
+/// # Errors
+/// There is none.
+pub fn free_port() -> Result<u16> {
     let width = RANGE.end - RANGE.start;
     (0..width)
         .map(|_| {

@@ -22,6 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The largest segment that we accept, bytes: kind 2, length 4.
 const MSS: [u8; 4] = [2, 4, (1400_u16 >> 8) as u8, (1400_u16 & 0xff) as u8];
 
+/// Makes the TUN device `name` in a namespace, down and without an address; it is there until the file
+/// is closed. Each read and write is one IP packet. Non-blocking.
+///
+/// # Errors
+/// Not root, or no /dev/net/tun.
+pub fn device(namespace: &Netns, name: &str) -> Result<File> {
+    let file = namespace.within(|| sys::open_tun(name))?.context("making a TUN device")?;
+    // Router solicitations would only disturb.
+    namespace.sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1").ok();
+    Ok(file)
+}
+
 /// A TUN device with this machine at one end and a test at the other.
 #[derive(Debug)]
 pub struct Tun {
@@ -39,9 +51,7 @@ impl Tun {
     /// # Errors
     /// Not root, or no /dev/net/tun.
     pub fn new(namespace: &Netns) -> Result<Self> {
-        let file = namespace.within(|| sys::open_tun("tun0"))?.context("making a TUN device")?;
-        // Router solicitations would only disturb.
-        namespace.sysctl("net/ipv6/conf/tun0/disable_ipv6", "1").ok();
+        let file = device(namespace, "tun0")?;
         namespace.ip(&format!("address add {} peer {} dev tun0", Self::HOST, Self::PEER))?;
         namespace.ip("link set tun0 up")?;
         Ok(Self { file })

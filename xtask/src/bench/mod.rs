@@ -3,7 +3,7 @@
 //! `work` says what is done, `subjects` through what (with their `configs`, filled by `template`), `backend` is what is behind
 //! them, and `load` runs the generator; both ends are `mux-bench` of `mux-tests`. `run` makes the rounds, `usage` and `environment` look
 //! at the machine, `child` sees to the end of what was started. `syscalls` counts with strace. `results` is what is saved; `stats`, `table`,
-//! `plot`, `docs` and `compare` make something of it.
+//! `plot`, `docs`, `compare` and `targets` make something of it.
 
 mod backend;
 mod child;
@@ -19,6 +19,7 @@ mod stats;
 mod subjects;
 mod syscalls;
 mod table;
+mod targets;
 mod template;
 mod usage;
 mod work;
@@ -45,7 +46,7 @@ pub(crate) struct BenchArgs {
     /// A part of it, in about two minutes
     #[arg(long)]
     quick: bool,
-    /// Only these works, separated by commas
+    /// Only these works, separated by commas; other numbers than the listed ones make a curve
     #[arg(long, value_name = "WORK", value_delimiter = ',', value_parser = work_name)]
     only: Vec<String>,
     /// Only these subjects, separated by commas
@@ -54,10 +55,10 @@ pub(crate) struct BenchArgs {
     /// Rounds; 5, or 3 with --quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// Seconds that a round is measured for; 2, or 1 with --quick
+    /// Seconds that a round is measured for; 1
     #[arg(long, value_name = "S", value_parser = seconds)]
     seconds: Option<f64>,
-    /// Seconds before that; 0.5, or 0.2 with --quick
+    /// Seconds before that; 0.25, or 0.2 with --quick
     #[arg(long, value_name = "S", value_parser = seconds)]
     warm_up: Option<f64>,
     /// Threads of the load generator, and of the server; half as many as processors
@@ -75,11 +76,14 @@ pub(crate) struct BenchArgs {
     /// What --compare tolerates, percent of the saved value
     #[arg(long, value_name = "PERCENT", default_value_t = 10.0)]
     tolerance: f64,
+    /// Check what mux has to reach against other multiplexers and its own plain copy; fail where it does not
+    #[arg(long)]
+    targets: bool,
     /// Write docs/benchmarks.md, and its charts
     #[arg(long)]
     write_docs: bool,
     /// Do not measure: count the system calls that a unit of work costs, with strace
-    #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "from", "compare", "write_docs"])]
+    #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "from", "compare", "write_docs", "targets"])]
     syscalls: bool,
     /// Print works and subjects, and end
     #[arg(long)]
@@ -120,6 +124,19 @@ pub(crate) fn command(args: &BenchArgs) -> Result<()> {
     if let Some(path) = &args.compare {
         compare_with(path, &results, args.tolerance / 100.0)?;
     }
+    if args.targets {
+        check_targets(&results)?;
+    }
+    let failed = results.failures();
+    ensure!(failed.is_empty(), "no figures of:\n{}", failed.join("\n"));
+    Ok(())
+}
+
+fn check_targets(results: &Results) -> Result<()> {
+    let found = targets::check(results);
+    println!("Targets:\n{}", targets::render_found(&found));
+    let missed = found.iter().filter(|found| !found.is_reached()).count();
+    ensure!(missed == 0, "{missed} of {} targets are not reached", found.len());
     Ok(())
 }
 
@@ -140,7 +157,7 @@ fn measure(args: &BenchArgs) -> Result<Results> {
     let programs = programs()?;
     let namespace = enter_namespace(&programs)?;
     let (fallback_rounds, fallback_seconds, fallback_warm_up) =
-        if args.quick { (3, 1.0, 0.2) } else { (5, 2.0, 0.5) };
+        if args.quick { (3, 1.0, 0.2) } else { (5, 1.0, 0.25) };
     let processors = processors();
     let plan = run::Plan {
         works: works(args),
@@ -223,14 +240,10 @@ fn unpaced() {
 }
 
 fn works(args: &BenchArgs) -> Vec<Box<dyn Work>> {
-    let is_chosen = |work: &dyn Work| {
-        if args.only.is_empty() {
-            !args.quick || work.is_quick()
-        } else {
-            args.only.contains(&work.name())
-        }
-    };
-    work::all().into_iter().filter(|work| is_chosen(work.as_ref())).collect()
+    if args.only.is_empty() {
+        return work::all().into_iter().filter(|work| !args.quick || work.is_quick()).collect();
+    }
+    args.only.iter().filter_map(|name| work::named(name)).collect()
 }
 
 fn chosen_subjects(args: &BenchArgs, mux: &Path) -> Vec<Box<dyn Subject>> {
@@ -257,6 +270,9 @@ fn compare_with(path: &Path, results: &Results, tolerance: f64) -> Result<()> {
 }
 
 fn work_name(text: &str) -> Result<String, String> {
+    if work::named(text).is_some() {
+        return Ok(text.to_owned());
+    }
     known(text, work::all().iter().map(|work| work.name()).collect())
 }
 
@@ -286,6 +302,7 @@ mod tests {
     fn unknown_names_are_refused_with_the_known_ones() {
         assert!(work_name("http-keep-32").is_ok());
         assert!(work_name("http").unwrap_err().contains("http-keep-32"));
+        assert!(work_name("echo-64-7").is_ok());
         assert!(subject_name("squid").unwrap_err().contains("haproxy"));
     }
 

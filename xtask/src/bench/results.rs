@@ -51,6 +51,9 @@ pub(crate) struct Measured {
     pub(crate) about: String,
     /// One unit, and many.
     pub(crate) unit: (String, String),
+    /// At once.
+    #[serde(default)]
+    pub(crate) connections: u32,
     /// Whether what counts is memory, and not the rate.
     pub(crate) memory: bool,
     /// What the machine did by itself, seconds of processor a second.
@@ -147,6 +150,20 @@ impl Results {
         fs::write(path, text).with_context(|| path.display().to_string())
     }
 
+    /// A line for each subject's part in a work that went wrong each time.
+    pub(crate) fn failures(&self) -> Vec<String> {
+        let cells =
+            self.works.iter().flat_map(|work| work.cells.iter().map(move |cell| (work, cell)));
+        cells
+            .filter_map(|(work, cell)| match &cell.trouble {
+                Some(Trouble::Failed(why)) => {
+                    Some(format!("{}, {}: {why}", work.name, cell.subject))
+                }
+                Some(Trouble::Cannot(_)) | None => None,
+            })
+            .collect()
+    }
+
     /// The role of a subject; of one that is not among them, a peer's.
     pub(crate) fn role(&self, subject: &str) -> Role {
         self.subjects.iter().find(|about| about.name == subject).map_or(Role::Peer, |it| it.role)
@@ -168,6 +185,11 @@ impl Results {
 }
 
 impl Measured {
+    /// A subject's part.
+    pub(crate) fn cell(&self, subject: &str) -> Option<&Cell> {
+        self.cells.iter().find(|cell| cell.subject == subject)
+    }
+
     /// A work of which nothing was measured yet.
     pub(crate) fn new(work: &dyn Work, background: f64) -> Self {
         let Unit { one, many, .. } = work.unit();
@@ -175,6 +197,7 @@ impl Measured {
             name: work.name(),
             about: work.about(),
             unit: (one.to_owned(), many.to_owned()),
+            connections: work.connections(),
             memory: work.headline() == Headline::Memory,
             background,
             cells: Vec::new(),
@@ -210,6 +233,11 @@ impl Measured {
 }
 
 impl Cell {
+    /// Whether the subject is not able to do the work.
+    pub(crate) const fn cannot(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Cannot(_)))
+    }
+
     /// The median over the rounds; `None` where a round failed, or has no such value.
     pub(crate) fn median(&self, value: impl Fn(&Round) -> Option<f64>) -> Option<f64> {
         stats::median(&self.all(value)?)
@@ -289,6 +317,7 @@ pub(crate) mod example {
             name: "http-keep-1".to_owned(),
             about: "HTTP, keep-alive, 1 connection".to_owned(),
             unit: ("request".to_owned(), "requests".to_owned()),
+            connections: 1,
             memory: false,
             background: 0.01,
             cells: vec![
@@ -331,6 +360,7 @@ mod tests {
         assert_eq!(results.best_peer(work).unwrap().subject, "haproxy");
         assert_eq!(work.headline(&work.cells[3]), None);
         assert_eq!(work.ratio(&work.cells[3], &work.cells[0]), None);
+        assert_eq!(results.failures(), ["http-keep-1, nginx: connection reset (1)"]);
         assert_eq!(work.headline(&work.cells[4]), None);
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
@@ -26,6 +26,8 @@ use super::{
 const WATCH: Duration = Duration::from_secs(1);
 /// A machine that does more than this by itself, seconds of processor a second, is not quiet.
 pub(crate) const QUIET: f64 = 0.05;
+/// A round of which the hypervisor gave more than this part to others is void.
+const STOLEN: f64 = 0.02;
 /// Rounds of a work about memory, which hardly differ and take long.
 const MEMORY_ROUNDS: u32 = 3;
 
@@ -179,11 +181,18 @@ impl Bench<'_> {
             background,
         };
         let process = running.program.as_ref().map(super::child::Program::id);
-        load::run(&settings, work, &running.target, process).with_context(|| {
+        let round = load::run(&settings, work, &running.target, process).with_context(|| {
             let said =
                 running.program.as_ref().map(super::child::Program::said).unwrap_or_default();
             if said.is_empty() { "a round".to_owned() } else { format!("a round ({said})") }
-        })
+        })?;
+        subject.verify(&stage, work)?;
+        ensure!(
+            round.stolen <= STOLEN,
+            "{:.1} % of it were given to other virtual machines",
+            100.0 * round.stolen
+        );
+        Ok(round)
     }
 }
 

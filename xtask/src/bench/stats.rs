@@ -57,13 +57,30 @@ pub(crate) fn attempts<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Out
     }
 }
 
-/// The order of `count` subjects in a round: each round begins with the next one, so that nobody
-/// is always the first, or always after the same one's leavings.
+/// The order of `count` subjects in a round: each round begins with the next one, and goes on in
+/// steps of another length, so that nobody is always the first, or always after the same one's
+/// leavings.
 pub(crate) fn order(count: usize, round: u32) -> Vec<usize> {
+    let strides = strides(count);
     let start = round as usize;
-    let forth = (0..count).map(|place| (place + start) % count);
-    // Every second time round backwards: a rotation alone keeps the neighbours.
-    if (start / count.max(1)) % 2 == 1 { forth.rev().collect() } else { forth.collect() }
+    let stride = strides.get(start % strides.len().max(1)).copied().unwrap_or(1);
+    (0..count).map(|place| (start + place * stride) % count).collect()
+}
+
+/// Steps that come to everybody in a round of `count`: 1, `count` - 1, and so on inwards.
+fn strides(count: usize) -> Vec<usize> {
+    let common = |a: usize, b: usize| {
+        let (mut a, mut b) = (a, b);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    (1..=count.div_ceil(2))
+        .filter(|stride| common(*stride, count) == 1)
+        .flat_map(|stride| [stride, count - stride])
+        .filter(|stride| *stride > 0)
+        .collect()
 }
 
 #[cfg(test)]
@@ -115,15 +132,23 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_first_once_and_has_other_neighbours_the_next_time_round() {
-        let firsts: Vec<usize> = (0..3).map(|round| order(3, round)[0]).collect();
-        assert_eq!(firsts, [0, 1, 2]);
-        assert_eq!(order(3, 3), [2, 1, 0]);
+    fn everybody_is_first_once_and_follows_somebody_else_each_round() {
+        let firsts: Vec<usize> = (0..9).map(|round| order(9, round)[0]).collect();
+        assert_eq!(firsts, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
         for round in 0..12 {
             let mut all = order(4, round);
             all.sort_unstable();
             assert_eq!(all, [0, 1, 2, 3]);
         }
-        assert_eq!(order(0, 1), Vec::<usize>::new());
+        // Whom the second one of nine comes after, in five rounds.
+        let before: Vec<Option<usize>> = (0..5)
+            .map(|round| {
+                let order = order(9, round);
+                let place = order.iter().position(|index| *index == 1);
+                place?.checked_sub(1).and_then(|before| order.get(before).copied())
+            })
+            .collect();
+        assert_eq!(before, [Some(0), None, Some(8), Some(3), Some(6)]);
+        assert_eq!((order(0, 1), order(1, 5)), (vec![], vec![0]));
     }
 }

@@ -72,12 +72,13 @@ fn in_summary(results: &Results, work: &Measured, subject: &str) -> String {
     ratio.map_or_else(String::new, percent)
 }
 
-const RATE_HEAD: [&str; 9] = [
+const RATE_HEAD: [&str; 10] = [
     "subject",
     "{many}/s",
     "±",
     "of direct",
     "of best peer",
+    "of copy",
     "p50 / p99 µs",
     "CPU µs/{one}, machine",
     "own",
@@ -93,6 +94,7 @@ fn rate(results: &Results, work: &Measured, cell: &Cell) -> Vec<String> {
         optional(cell.spread(|it| Some(it.rate)).map(|spread| spread / 2.0), percent),
         ratio(work, cell, results.direct(work)),
         ratio(work, cell, results.best_peer(work)),
+        ratio(work, cell, work.cell("mux-copy")),
         optional(latency, |(p50, p99)| format!("{} / {}", figure(p50), figure(p99))),
         optional(cell.median(|it| Some(1e6 * it.machine_cpu / it.rate)), figure),
         optional(cell.median(|it| Some(1e6 * it.own_cpu? / it.rate)), figure),

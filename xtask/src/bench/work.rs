@@ -87,52 +87,94 @@ impl Service {
 /// Every work, in the order in which they are done and shown.
 pub(crate) fn all() -> Vec<Box<dyn Work>> {
     let http = |connections, size| -> Box<dyn Work> {
-        Box::new(Http { connections, size, close: false, unix: false })
+        Box::new(Http { connections, size, each: None, unix: false })
     };
     vec![
         http(1, 128),
         http(32, 128),
         http(256, 128),
-        Box::new(Http { connections: 32, size: 128, close: true, unix: false }),
+        Box::new(Http { connections: 32, size: 128, each: Some(1), unix: false }),
+        Box::new(Http { connections: 32, size: 128, each: Some(20), unix: false }),
         Box::new(Connect),
         http(32, 64 << 10),
         http(16, 1 << 20),
-        Box::new(Http { connections: 32, size: 128, close: false, unix: true }),
+        Box::new(Http { connections: 32, size: 128, each: None, unix: true }),
         Box::new(Bulk { flows: 1 }),
         Box::new(Bulk { flows: 16 }),
         Box::new(Echo { connections: 1, size: 64 }),
         Box::new(Echo { connections: 64, size: 64 }),
         Box::new(Echo { connections: 1, size: 16 << 10 }),
         Box::new(Echo { connections: 64, size: 16 << 10 }),
-        Box::new(Tiny { flows: 1 }),
-        Box::new(Tiny { flows: 16 }),
+        Box::new(Tiny { flows: 1, ways: Ways::One }),
+        Box::new(Tiny { flows: 16, ways: Ways::One }),
+        Box::new(Tiny { flows: 16, ways: Ways::Both }),
         Box::new(Hello),
         Box::new(Tls),
         Box::new(Idle),
     ]
 }
 
+/// The work of this name: one of [`all`], or one of the same kind with other numbers, for a curve.
+pub(crate) fn named(name: &str) -> Option<Box<dyn Work>> {
+    if let Some(work) = all().into_iter().find(|work| work.name() == name) {
+        return Some(work);
+    }
+    let parts: Vec<&str> = name.split('-').collect();
+    let count = |text: &str| text.parse::<u32>().ok().filter(|count| (1..=10_000).contains(count));
+    let work: Box<dyn Work> = match *parts.as_slice() {
+        ["http", "keep", connections] => {
+            Box::new(Http { connections: count(connections)?, size: 128, each: None, unix: false })
+        }
+        ["http", "close", connections] => {
+            let connections = count(connections)?;
+            Box::new(Http { connections, size: 128, each: Some(1), unix: false })
+        }
+        ["http", each, connections] if let Some(each) = each.strip_prefix("each") => {
+            let (each, connections) = (count(each)?, count(connections)?);
+            Box::new(Http { connections, size: 128, each: Some(each), unix: false })
+        }
+        ["http", size, connections] => {
+            let (size, connections) = (bytes(size)?, count(connections)?);
+            Box::new(Http { connections, size, each: None, unix: false })
+        }
+        ["bulk", flows] => Box::new(Bulk { flows: count(flows)? }),
+        ["echo", size, connections] => {
+            Box::new(Echo { connections: count(connections)?, size: bytes(size)? })
+        }
+        ["tiny", flows] => Box::new(Tiny { flows: count(flows)?, ways: Ways::One }),
+        ["tiny", "both", flows] => Box::new(Tiny { flows: count(flows)?, ways: Ways::Both }),
+        _ => return None,
+    };
+    (work.name() == name).then_some(work)
+}
+
 /// Requests and answers.
 struct Http {
     connections: u32,
     size: usize,
-    close: bool,
+    /// Requests on a connection; without end.
+    each: Option<u32>,
     unix: bool,
 }
 
 impl Work for Http {
     fn name(&self) -> String {
         let Self { connections, size, .. } = self;
-        match (self.close, self.unix, *size) {
-            (true, _, _) => format!("http-close-{connections}"),
-            (false, true, _) => format!("http-unix-{connections}"),
-            (false, false, ..1024) => format!("http-keep-{connections}"),
-            (false, false, _) => format!("http-{}-{connections}", short(*size)),
+        match (self.each, self.unix, *size) {
+            (Some(1), _, _) => format!("http-close-{connections}"),
+            (Some(each), _, _) => format!("http-each{each}-{connections}"),
+            (None, true, _) => format!("http-unix-{connections}"),
+            (None, false, 128) => format!("http-keep-{connections}"),
+            (None, false, _) => format!("http-{}-{connections}", short(*size)),
         }
     }
 
     fn about(&self) -> String {
-        let persistence = if self.close { "one connection for each request" } else { "keep-alive" };
+        let persistence = match self.each {
+            Some(1) => "one connection for each request".to_owned(),
+            Some(each) => format!("one connection for {each} requests"),
+            None => "keep-alive".to_owned(),
+        };
         let upstream = if self.unix { ", the upstream is a Unix socket" } else { "" };
         let clients = plural(self.connections, "connection");
         format!("HTTP, {persistence}, {clients}, {} answers{upstream}", size(self.size))
@@ -152,14 +194,16 @@ impl Work for Http {
 
     fn arguments(&self) -> Vec<String> {
         let mut arguments = words(&["http", "--size", &self.size.to_string()]);
-        if self.close {
-            arguments.push("--close".to_owned());
+        match self.each {
+            Some(1) => arguments.push("--close".to_owned()),
+            Some(each) => arguments.extend(words(&["--each", &each.to_string()])),
+            None => {}
         }
         arguments
     }
 
     fn is_quick(&self) -> bool {
-        self.connections == 32 && self.size == 128 && !self.unix
+        self.connections == 32 && self.size == 128 && !self.unix && self.each != Some(20)
     }
 }
 
@@ -263,18 +307,34 @@ impl Work for Echo {
     }
 }
 
-/// Small writes one way.
+/// Small writes.
 struct Tiny {
     flows: u32,
+    ways: Ways,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ways {
+    /// To the server, which counts them.
+    One,
+    /// And back, without waiting for each other.
+    Both,
 }
 
 impl Work for Tiny {
     fn name(&self) -> String {
-        format!("tiny-{}", self.flows)
+        match self.ways {
+            Ways::One => format!("tiny-{}", self.flows),
+            Ways::Both => format!("tiny-both-{}", self.flows),
+        }
     }
 
     fn about(&self) -> String {
-        format!("writes of 32 B from client to server, {}", plural(self.flows, "flow"))
+        let ways = match self.ways {
+            Ways::One => "from client to server",
+            Ways::Both => "that come back, 64 of them on their way at once",
+        };
+        format!("writes of 32 B {ways}, {}", plural(self.flows, "flow"))
     }
 
     fn unit(&self) -> Unit {
@@ -282,7 +342,10 @@ impl Work for Tiny {
     }
 
     fn service(&self) -> Service {
-        Service::Sink
+        match self.ways {
+            Ways::One => Service::Sink,
+            Ways::Both => Service::Echo,
+        }
     }
 
     fn connections(&self) -> u32 {
@@ -290,7 +353,10 @@ impl Work for Tiny {
     }
 
     fn arguments(&self) -> Vec<String> {
-        words(&["tiny", "--size", "32"])
+        match self.ways {
+            Ways::One => words(&["tiny", "--size", "32"]),
+            Ways::Both => words(&["echo", "--size", "32", "--ahead", "64"]),
+        }
     }
 }
 
@@ -393,6 +459,15 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(ToString::to_string).collect()
 }
 
+/// What [`short`] makes.
+fn bytes(text: &str) -> Option<usize> {
+    let (digits, unit) = match text.strip_suffix('k') {
+        Some(digits) => (digits, 1 << 10),
+        None => text.strip_suffix('m').map_or((text, 1), |digits| (digits, 1 << 20)),
+    };
+    digits.parse::<usize>().ok()?.checked_mul(unit).filter(|bytes| (4..=64 << 20).contains(bytes))
+}
+
 fn short(bytes: usize) -> String {
     match bytes {
         ..1024 => bytes.to_string(),
@@ -427,6 +502,27 @@ mod tests {
         let is_fit = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         assert!(names.iter().all(|name| name.chars().all(is_fit)), "{names:?}");
         assert!(names.contains("http-64k-32") && names.contains("http-1m-16"), "{names:?}");
+    }
+
+    #[test]
+    fn a_work_with_other_numbers_can_be_named() {
+        for name in [
+            "echo-64-8",
+            "echo-4k-2",
+            "http-keep-7",
+            "http-close-1",
+            "http-each5-3",
+            "http-2m-4",
+            "tiny-3",
+            "tiny-both-2",
+            "bulk-4",
+            "idle-5000",
+        ] {
+            assert_eq!(named(name).map(|work| work.name()).as_deref(), Some(name));
+        }
+        for name in ["echo-64", "echo-64-0", "echo-4096-1", "http-keep", "bulk-x", "http-unix-7"] {
+            assert!(named(name).is_none(), "{name}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `cargo xtask deb`: a Debian package of mux. What is in it is in mux-userspace/Cargo.toml and
-//! `packaging/debian`.
+//! `packaging/debian`. `trial` lives its life without systemd, `boot` with it.
 
+mod boot;
 mod trial;
 
 use std::{path::PathBuf, process::Command};
@@ -22,6 +23,9 @@ pub(crate) struct DebArgs {
     /// Then run lintian on it, install it into a Debian of its own, serve, upgrade, purge. As root
     #[arg(long)]
     test: bool,
+    /// Try this package out, and make none
+    #[arg(long, value_name = "FILE", requires = "test")]
+    package: Option<PathBuf>,
 }
 
 /// Makes the package; says where it is.
@@ -29,7 +33,7 @@ pub(crate) struct DebArgs {
 /// # Errors
 /// A step fails, or a program is missing and cannot be installed.
 pub(crate) fn command(args: &DebArgs) -> Result<()> {
-    let package = build()?;
+    let package = args.package.clone().map_or_else(build, Ok)?;
     println!("{}", package.display());
     if args.test { test(&package) } else { Ok(()) }
 }
@@ -60,7 +64,8 @@ fn build() -> Result<PathBuf> {
 fn test(package: &std::path::Path) -> Result<()> {
     apt::install(&["lintian", "mmdebstrap"])?;
     lintian(package)?;
-    trial::run(package)
+    trial::run(package)?;
+    boot::run(package)
 }
 
 fn install_cargo_deb() -> Result<()> {

@@ -1,5 +1,5 @@
 //! A package's life in a Debian of its own, without systemd: installed, served from, upgraded with a
-//! changed configuration, purged.
+//! changed configuration and under a running daemon, purged.
 
 use std::{
     collections::BTreeSet,
@@ -12,13 +12,31 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::sh;
+use crate::{root::Kind, sh};
 
 const RULES: &str = "etc/mux/rules.toml";
 /// What an administrator writes.
 const OURS: &str = "# ours\n";
 /// What the newer package brings.
 const THEIRS: &str = "# theirs\n";
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What the newer package's program calls itself: of the same length, as it is written over the other.
+pub(super) const NEWER: &str = "9.9.9";
+/// What is in the package, besides the program and a manual page for each command.
+const FILES: [&str; 12] = [
+    "etc/mux/rules.toml",
+    "usr/lib/systemd/system/mux.service",
+    "usr/lib/tmpfiles.d/mux.conf",
+    "usr/share/bash-completion/completions/mux",
+    "usr/share/doc/mux/examples/alerts.yml",
+    "usr/share/doc/mux/examples/grafana.json",
+    "usr/share/doc/mux/examples/ssh-and-https.toml",
+    "usr/share/doc/mux/guide.md",
+    "usr/share/doc/mux/rules.md",
+    "usr/share/fish/vendor_completions.d/mux.fish",
+    "usr/share/man/man1/mux.1.gz",
+    "usr/share/zsh/vendor-completions/_mux",
+];
 /// Files that dpkg and the C library keep of every package.
 const KEPT: [&str; 4] = ["var/lib/dpkg/", "var/log/", "var/cache/", "etc/ld.so.cache"];
 
@@ -33,10 +51,14 @@ pub(super) fn run(package: &Path) -> Result<()> {
     let before = debian.files()?;
 
     debian.dpkg(&["--install"], Some(package))?;
+    contents(&debian, package)?;
     let version = debian.output(&["mux", "--version"])?;
-    ensure!(version.starts_with("mux "), "mux --version: {version}");
+    ensure!(version.starts_with(&format!("mux {VERSION}")), "mux --version: {version}");
     debian.output(&["mux", "check", "--rules", "/etc/mux/rules.toml"])?;
-    debian.serve()?;
+    // systemd-tmpfiles is not in a Debian without systemd.
+    fs::create_dir_all(debian.0.join("run/mux"))?;
+    let daemon = Serving::start(&debian)?;
+    daemon.says(VERSION)?;
 
     let rules = debian.0.join(RULES);
     let text = read(&rules)? + OURS;
@@ -45,7 +67,15 @@ pub(super) fn run(package: &Path) -> Result<()> {
     ensure!(read(&rules)? == text, "the upgrade has changed {RULES}");
     let offered = rules.with_extension("toml.dpkg-dist");
     ensure!(read(&offered)?.ends_with(THEIRS), "the newer {RULES} is not offered");
-    debian.serve()?;
+    // The program has been replaced under the daemon, which goes on, until it is told.
+    daemon.says(VERSION)?;
+    debian.output(&["mux", "upgrade"])?;
+    daemon.says(NEWER)?;
+    let status = debian.output(&["mux", "status"])?;
+    ensure!(status.contains("serving"), "{status}");
+    drop(daemon);
+    // Its keeper was killed with it.
+    let _ = fs::remove_file(debian.0.join("run/mux/admin.sock"));
 
     debian.dpkg(&["--remove", "mux"], None)?;
     ensure!(read(&rules)? == text, "removal has changed {RULES}");
@@ -63,24 +93,9 @@ pub(super) fn run(package: &Path) -> Result<()> {
 struct Debian(PathBuf);
 
 impl Debian {
-    /// The essential packages of the release that this is, from a copy that is made once.
     fn unpack(directory: &TempDir) -> Result<Self> {
-        let archive = sh::root().join(".cache/deb/root.tar");
-        if !archive.exists() {
-            let parent = archive.parent().context("a directory")?;
-            fs::create_dir_all(parent)?;
-            let new = parent.join("new.tar");
-            sh::status("making a small Debian, once");
-            let mut make = sh::program("mmdebstrap");
-            make.args(["--quiet", "--variant=essential", &release()?]).arg(&new);
-            sh::run(make.args(sources()))?;
-            fs::rename(new, &archive)?;
-        }
         let root = directory.path().join("debian");
-        fs::create_dir(&root)?;
-        sh::run(
-            sh::program("tar").arg("--extract").arg("--file").arg(archive).arg("-C").arg(&root),
-        )?;
+        Kind { name: "root", packages: &[] }.unpack(&root)?;
         Ok(Self(root))
     }
 
@@ -106,23 +121,6 @@ impl Debian {
         sh::run(&mut command)
     }
 
-    /// Starts the daemon with the rules of the package, in a network of its own, and asks it.
-    fn serve(&self) -> Result<()> {
-        let script = "ip link set lo up && exec chroot \"$0\" \
-                      /usr/bin/mux --rules /etc/mux/rules.toml";
-        let mut daemon = sh::program("unshare")
-            .args(["--net", "sh", "-c", script])
-            .arg(&self.0)
-            .stderr(Stdio::piped())
-            .stdout(Stdio::null())
-            .spawn()
-            .context("cannot start unshare")?;
-        let asked = ask(&mut daemon);
-        daemon.kill()?;
-        daemon.wait()?;
-        asked
-    }
-
     /// Every file, but [`KEPT`] ones and temporary ones.
     fn files(&self) -> Result<BTreeSet<String>> {
         let list = sh::output(
@@ -137,20 +135,80 @@ impl Debian {
     }
 }
 
-fn ask(daemon: &mut Child) -> Result<()> {
-    let log = BufReader::new(daemon.stderr.take().context("no standard error")?);
-    let mut lines = Vec::new();
-    let ready = log.lines().map_while(Result::ok).any(|line| {
-        let ready = line.ends_with(" INFO ready");
-        lines.push(line);
-        ready
-    });
-    ensure!(ready, "the daemon does not start:\n{}", lines.join("\n"));
-    let id = daemon.id().to_string();
-    let mut curl = sh::program("nsenter");
-    curl.args(["--net", "--target", &id, "curl", "--silent", "--fail", "--max-time", "10"]);
-    let answer = sh::output(curl.arg("http://127.0.0.1:3000/"))?;
-    ensure!(answer.contains("web (matched)"), "{answer}");
+/// A daemon with the rules of the package, in a network and a process namespace of its own. With this,
+/// all processes in there end.
+struct Serving(Child);
+
+impl Serving {
+    fn start(debian: &Debian) -> Result<Self> {
+        // mux must not be the first process of its namespace, which would end with it.
+        let script = "ip link set lo up && mount -t proc proc \"$0/proc\" && \
+                      { chroot \"$0\" /usr/bin/mux --rules /etc/mux/rules.toml & } && \
+                      exec 2>/dev/null sleep infinity";
+        let mut daemon = sh::program("unshare")
+            .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+            .arg(&debian.0)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("cannot start unshare")?;
+        let log = BufReader::new(daemon.stderr.take().context("no standard error")?);
+        let serving = Self(daemon);
+        let mut lines = log.lines().map_while(Result::ok);
+        let mut said = Vec::new();
+        let ready = lines.any(|line| {
+            let ready = line.ends_with(" INFO ready");
+            said.push(line);
+            ready
+        });
+        ensure!(ready, "the daemon does not start:\n{}", said.join("\n"));
+        // Somebody has to read on, or it ends with the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(serving)
+    }
+
+    /// Asks it what it is.
+    fn says(&self, version: &str) -> Result<()> {
+        let id = self.0.id().to_string();
+        let mut curl = sh::program("nsenter");
+        curl.args(["--net", "--target", &id, "curl", "--silent", "--fail", "--max-time", "10"]);
+        let answer = sh::output(curl.arg("http://127.0.0.1:3000/"))?;
+        ensure!(answer.contains("web (matched)"), "{answer}");
+        ensure!(answer.contains(&format!("mux/{version}")), "not of mux {version}: {answer}");
+        Ok(())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It has ended, if this fails.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Looks for what people expect of a package, besides the program.
+fn contents(debian: &Debian, package: &Path) -> Result<()> {
+    let list = sh::output(sh::program("dpkg-deb").arg("--contents").arg(package))?;
+    let files: BTreeSet<&str> = list
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(5)?.strip_prefix("./"))
+        .collect();
+    let help = debian.output(&["mux", "--help"])?;
+    let commands = help
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help");
+    let mut expected: Vec<String> =
+        commands.map(|command| format!("usr/share/man/man1/mux-{command}.1.gz")).collect();
+    ensure!(expected.len() > 10, "{help}");
+    expected.extend(FILES.map(str::to_owned));
+    let missing: Vec<String> =
+        expected.into_iter().filter(|file| !files.contains(file.as_str())).collect();
+    ensure!(missing.is_empty(), "the package lacks {}", missing.join(" "));
     Ok(())
 }
 
@@ -159,7 +217,7 @@ fn read(path: &Path) -> Result<String> {
 }
 
 /// The same package with a higher version and another configuration file.
-fn newer(package: &Path, directory: &TempDir) -> Result<PathBuf> {
+pub(super) fn newer(package: &Path, directory: &TempDir) -> Result<PathBuf> {
     let tree = directory.path().join("newer");
     let package_2 = directory.path().join("mux-newer.deb");
     sh::run(sh::program("dpkg-deb").arg("--raw-extract").arg(package).arg(&tree))?;
@@ -171,20 +229,21 @@ fn newer(package: &Path, directory: &TempDir) -> Result<PathBuf> {
     fs::write(&control, text.replacen(version, &format!("{version}+newer"), 1))?;
     let rules = tree.join(RULES);
     fs::write(&rules, read(&rules)? + THEIRS)?;
+    rename(&tree.join("usr/bin/mux"))?;
     let mut build = sh::program("dpkg-deb");
     sh::run(build.args(["--root-owner-group", "--build"]).arg(&tree).arg(&package_2))?;
     Ok(package_2)
 }
 
-/// The code name of this machine's Debian.
-fn release() -> Result<String> {
-    let text = read(Path::new("/etc/os-release"))?;
-    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    Ok(name.context("this system has no code name")?.trim_matches('"').to_owned())
-}
-
-/// Where this machine gets its packages; none: mmdebstrap's own idea.
-fn sources() -> Vec<&'static str> {
-    let files = ["/etc/apt/sources.list", "/etc/apt/sources.list.d/debian.sources"];
-    files.into_iter().filter(|file| Path::new(file).exists()).collect()
+/// Has a program call itself [`NEWER`], in what it answers over HTTP and with `--version`.
+fn rename(program: &Path) -> Result<()> {
+    let mut bytes = fs::read(program)?;
+    for (before, after) in [("mux/", ""), ("", " (eBPF object")] {
+        let [old, new] = [VERSION, NEWER].map(|version| format!("{before}{version}{after}"));
+        ensure!(old.len() == new.len(), "{NEWER} is not as long as {VERSION}");
+        let at = bytes.windows(old.len()).position(|window| window == old.as_bytes());
+        let at = at.with_context(|| format!("{old:?} is not in {}", program.display()))?;
+        bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+    }
+    Ok(fs::write(program, bytes)?)
 }

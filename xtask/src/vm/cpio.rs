@@ -1,7 +1,12 @@
 //! A writer of the archives that the kernel unpacks as its first file system: cpio's "newc" format
 //! (Documentation/driver-api/early-userspace/buffer-format.rst).
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    path::Path,
+};
 
 /// An archive in the making.
 #[derive(Debug, Default)]
@@ -14,6 +19,7 @@ pub(crate) struct Archive {
 const DIRECTORY: u32 = 0o040_755;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 const REGULAR: u32 = 0o100_000;
+const SYMBOLIC_LINK: u32 = 0o120_777;
 
 impl Archive {
     /// Adds a directory and those above it. Paths have no `/` in front.
@@ -37,6 +43,37 @@ impl Archive {
     pub(crate) fn device(&mut self, path: &str, number: (u32, u32)) {
         self.above(path);
         self.entry(path, CHARACTER_DEVICE, &[], number);
+    }
+
+    /// Adds everything below a directory, as root's.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub(crate) fn tree(&mut self, root: &Path) -> io::Result<()> {
+        self.below(root, "")
+    }
+
+    fn below(&mut self, root: &Path, directory: &str) -> io::Result<()> {
+        let mut entries: Vec<_> = fs::read_dir(root.join(directory))?.collect::<io::Result<_>>()?;
+        entries.sort_by_key(fs::DirEntry::file_name);
+        for entry in entries {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = if directory.is_empty() { name } else { format!("{directory}/{name}") };
+            let metadata = entry.metadata()?;
+            let mode = metadata.permissions().mode() & 0o7777;
+            if metadata.is_dir() {
+                if self.directories.insert(path.clone()) {
+                    self.entry(&path, (DIRECTORY & !0o7777) | mode, &[], (0, 0));
+                }
+                self.below(root, &path)?;
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(entry.path())?;
+                self.entry(&path, SYMBOLIC_LINK, target.as_os_str().as_bytes(), (0, 0));
+            } else if metadata.is_file() {
+                self.entry(&path, REGULAR | mode, &fs::read(entry.path())?, (0, 0));
+            }
+        }
+        Ok(())
     }
 
     /// The whole archive.

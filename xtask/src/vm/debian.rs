@@ -95,26 +95,37 @@ fn fetch(source: &Source, work: &Path) -> Result<()> {
 }
 
 /// apt with directories of its own.
-struct Apt {
+pub(super) struct Apt {
     options: Vec<String>,
 }
 
 impl Apt {
     fn new(source: &Source, work: &Path) -> Result<Self> {
-        for directory in ["state/lists/partial", "cache/archives/partial"] {
-            fs::create_dir_all(work.join(directory))?;
-        }
-        let (list, status) = (work.join("sources.list"), work.join("status"));
         // A suite whose support ended is not signed anew; that is no reason not to test it.
         let line = format!(
             "deb [arch=amd64 signed-by={KEYRING} check-valid-until=no] {} {} main\n",
             source.archive, source.suite
         );
+        fs::create_dir_all(work)?;
+        let list = work.join("sources.list");
         fs::write(&list, line)?;
+        Self::with(work, &list, Path::new("-"))
+    }
+
+    /// With the sources that this machine has.
+    pub(super) fn of_this_machine(work: &Path) -> Result<Self> {
+        Self::with(work, Path::new("/etc/apt/sources.list"), Path::new("/etc/apt/sources.list.d"))
+    }
+
+    fn with(work: &Path, list: &Path, parts: &Path) -> Result<Self> {
+        for directory in ["state/lists/partial", "cache/archives/partial"] {
+            fs::create_dir_all(work.join(directory))?;
+        }
+        let status = work.join("status");
         fs::write(&status, "")?;
         let options = [
-            ("Dir::Etc::sourcelist", list),
-            ("Dir::Etc::sourceparts", "-".into()),
+            ("Dir::Etc::sourcelist", list.into()),
+            ("Dir::Etc::sourceparts", parts.into()),
             ("Dir::State", work.join("state")),
             ("Dir::State::status", status),
             ("Dir::Cache", work.join("cache")),
@@ -130,7 +141,7 @@ impl Apt {
         Ok(Self { options: options.into() })
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut command = sh::program(program);
         command.arg("-qq");
         for option in &self.options {

@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::report::Report;
+use super::{
+    qemu::{self, Qemu},
+    report::Report,
+};
 use crate::sh;
-
-/// The emulator, and Debian's package of it.
-pub(crate) const PROGRAM: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
 
 /// The kernel's parameters. Warnings are printed, but not what it says while it boots; after a panic
 /// it restarts, which `-no-reboot` makes the end.
@@ -45,6 +45,7 @@ pub(crate) struct Run {
 /// # Errors
 /// QEMU cannot be started or fails.
 pub(crate) fn run(
+    qemu: &Qemu,
     image: &Path,
     initramfs: &Path,
     directory: &Path,
@@ -53,10 +54,10 @@ pub(crate) fn run(
 ) -> Result<Run> {
     let (console, report) = (directory.join("console.log"), directory.join("report.log"));
     let start = Instant::now();
-    let mut machine = Machine::start(image, initramfs, &console, &report)?;
+    let mut machine = Machine::start(qemu, image, initramfs, &console, &report)?;
     let end = loop {
         if let Some(status) = machine.0.try_wait()? {
-            anyhow::ensure!(status.success(), "{} failed: {status}", PROGRAM.0);
+            anyhow::ensure!(status.success(), "{} failed: {status}", qemu::PROGRAM.0);
             break End::PoweredOff;
         }
         if start.elapsed() > limit {
@@ -79,10 +80,16 @@ pub(crate) fn run(
 struct Machine(Child);
 
 impl Machine {
-    fn start(image: &Path, initramfs: &Path, console: &Path, report: &Path) -> Result<Self> {
+    fn start(
+        qemu: &Qemu,
+        image: &Path,
+        initramfs: &Path,
+        console: &Path,
+        report: &Path,
+    ) -> Result<Self> {
         // Not KVM, which may be there and hang, as in a virtual machine without nesting.
         let arguments = ["-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "2048"];
-        let mut command = sh::program(PROGRAM.0);
+        let mut command = qemu.command();
         command
             .args(arguments)
             .args(["-display", "none", "-nodefaults", "-no-user-config", "-no-reboot"])

@@ -2,7 +2,7 @@
 //! nothing in the machine but the daemon and what tests it.
 //!
 //! `kernels` says which, `debian` gets them, `modules` sorts out what they load; `payload` says what
-//! is run, `initramfs` (with `cpio`) packs it; `machine` boots, `report` reads what the machine
+//! is run, `initramfs` (with `cpio`) packs it; `qemu` finds the emulator, `machine` boots, `report` reads what the machine
 //! says, `verdict` judges, `table` prints. In the machine, `mux-vm-init` of `mux-tests` is init.
 
 mod cpio;
@@ -13,6 +13,7 @@ mod machine;
 mod modules;
 mod payload;
 mod progress;
+mod qemu;
 mod report;
 mod table;
 mod verdict;
@@ -34,6 +35,7 @@ use self::{
     machine::Run,
     payload::{Payload, Size},
     progress::Progress,
+    qemu::Qemu,
     verdict::Verdict,
 };
 use crate::{
@@ -45,7 +47,7 @@ use crate::{
 /// `cargo xtask vm`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct VmArgs {
-    /// Kernels: 5.10, 6.1, 6.12, newest; by default all
+    /// Kernels: 5.10, 6.1, 6.12, newest (or 7.x); by default all
     #[arg(value_name = "KERNEL", value_parser = kernels::by_name)]
     kernels: Vec<&'static Source>,
     /// Less torture
@@ -86,10 +88,10 @@ pub(crate) fn command(args: &VmArgs) -> Result<()> {
 }
 
 /// All kernels, with little torture, as a step of `cargo xtask test`. Gives the kernels that were not
-/// to be had: an archive out of reach says nothing about mux, as long as there are others.
+/// to be had: if that is all of them, the archive is out of reach, which says nothing about mux.
 ///
 /// # Errors
-/// As [`command`]; no kernel was to be had.
+/// As [`command`]; a kernel on which mux splices by default was not to be had, and others were.
 pub(crate) fn quick(mux: &Path) -> Result<Vec<&'static str>> {
     let args = VmArgs {
         kernels: Vec::new(),
@@ -102,10 +104,24 @@ pub(crate) fn quick(mux: &Path) -> Result<Vec<&'static str>> {
     };
     let verdicts = test(mux, &SOURCES.iter().collect::<Vec<_>>(), &args)?;
     eprint!("{}", table::render(&verdicts));
-    let (missing, booted): (Vec<Verdict>, Vec<Verdict>) =
-        verdicts.into_iter().partition(|verdict| verdict.missing.is_some());
-    succeed(if booted.is_empty() { &missing } else { &booted })?;
-    Ok(missing.iter().map(|verdict| verdict.kernel).collect())
+    let missing: Vec<&str> = missing(&verdicts).collect();
+    succeed(&binding(verdicts))?;
+    Ok(missing)
+}
+
+fn missing(verdicts: &[Verdict]) -> impl Iterator<Item = &'static str> {
+    verdicts.iter().filter(|verdict| verdict.missing.is_some()).map(|verdict| verdict.kernel)
+}
+
+/// Those that have to be good: all but the kernels that were not to be had where that is no failure.
+fn binding(verdicts: Vec<Verdict>) -> Vec<Verdict> {
+    let is_out_of_reach = verdicts.iter().all(|verdict| verdict.missing.is_some());
+    let splices = |verdict: &Verdict| {
+        SOURCES.iter().any(|source| source.name == verdict.kernel && source.splices)
+    };
+    let binds =
+        |verdict: &Verdict| verdict.missing.is_none() || (!is_out_of_reach && splices(verdict));
+    verdicts.into_iter().filter(binds).collect()
 }
 
 /// Why this machine cannot run the others, if it cannot.
@@ -144,7 +160,7 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
     if let Some(hindrance) = hindrance() {
         bail!("{hindrance}");
     }
-    install()?;
+    let qemu = install()?;
     fs::create_dir_all(runs())?;
     // Two at once would write into each other's files.
     let lock = File::create(cache().join("lock"))?;
@@ -158,7 +174,7 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
             let mut progress = Progress::new(source.name);
             progress.now("gets the kernel");
             let verdict = match debian::kernel(source, &cache(), args.update) {
-                Ok(kernel) => match boot(source, &kernel, &content, args, &mut progress) {
+                Ok(kernel) => match boot(&qemu, source, &kernel, &content, args, &mut progress) {
                     Ok(run) => Verdict::new(source, &run, &names),
                     Err(error) => Verdict::failed(source, &error),
                 },
@@ -181,16 +197,16 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
 }
 
 /// What the machines need of this one, and the Debian package of each.
-fn install() -> Result<()> {
+fn install() -> Result<Qemu> {
     let programs = [
         ("apt-get", "apt"),
+        ("bpftool", "bpftool"),
         ("dpkg-deb", "dpkg"),
         ("ip", "iproute2"),
         ("ldd", "libc-bin"),
         ("nft", "nftables"),
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
-        machine::PROGRAM,
     ];
     let mut missing: Vec<&str> = programs
         .iter()
@@ -200,7 +216,50 @@ fn install() -> Result<()> {
     if !Path::new(debian::KEYRING).exists() {
         missing.push("debian-archive-keyring");
     }
-    apt::install(&missing)
+    apt::install(&missing)?;
+    Qemu::get(&cache())
+}
+
+/// Boots a Debian with the programs and the units that are in `root`, whose `init` is the first process,
+/// and a kernel of its release; what it has written to its second serial line.
+///
+/// # Errors
+/// There is no kernel or no emulator to be had ([`NotToBeHad`]), or it does not end in time.
+pub(crate) fn boot_debian(root: &Path, limit: Duration) -> Result<String> {
+    let not_to_be_had = |error: anyhow::Error| error.context(NotToBeHad);
+    let source = kernels::by_name(DEBIAN).map_err(anyhow::Error::msg)?;
+    let qemu = install().map_err(not_to_be_had)?;
+    fs::create_dir_all(runs())?;
+    let lock = File::create(cache().join("lock"))?;
+    lock.lock().context("cannot wait for another `cargo xtask vm`")?;
+    let kernel = debian::kernel(source, &cache(), false).map_err(not_to_be_had)?;
+    let directory = runs().join("systemd");
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory)?;
+    let initramfs = directory.join("initramfs.cpio");
+    let mut archive = cpio::Archive::default();
+    archive.tree(root)?;
+    fs::write(&initramfs, archive.finish())?;
+    let run = machine::run(&qemu, &kernel.image, &initramfs, &directory, limit, &mut |_| {})?;
+    fs::remove_file(initramfs)?;
+    let said = fs::read_to_string(directory.join("report.log")).unwrap_or_default();
+    if run.end == machine::End::TimedOut {
+        bail!("it does not end within {} s:\n{}\n{said}", limit.as_secs(), run.console);
+    }
+    Ok(said)
+}
+
+/// The kernel of Debian 12, which `root.rs` makes on Debian 12.
+const DEBIAN: &str = "6.1";
+
+/// Why nothing was booted: something cannot be got here, which is no failure of mux's.
+#[derive(Debug)]
+pub(crate) struct NotToBeHad;
+
+impl std::fmt::Display for NotToBeHad {
+    fn fmt(&self, to: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        to.write_str("what a virtual machine needs is not to be had")
+    }
 }
 
 /// Builds what runs in the machines.
@@ -211,17 +270,29 @@ fn content(mux: &Path, args: &VmArgs) -> Result<(Content, Vec<Payload>)> {
     let torture = named(payload::TORTURE);
     let mut programs = vec![mux.to_owned()];
     programs.extend(torture.cloned());
+    programs.push(wire(&built)?);
     programs.extend(payload::HOST_PROGRAMS.iter().filter_map(|program| sh::find(program)));
     let size = if args.quick { Size::QUICK } else { Size::FULL };
     let payloads = payload::list(size, torture.is_some(), &args.arguments);
     Ok((Content { init, programs, payload: payload::file(&payloads) }, payloads))
 }
 
+/// The tests with a TCP of their own, under a name without a hash.
+fn wire(built: &[PathBuf]) -> Result<PathBuf> {
+    let is_it = |path: &&PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("wire-"))
+    };
+    let from = built.iter().find(is_it).context("mux-tests has no wire tests")?;
+    let to = cache().join(payload::WIRE);
+    fs::copy(from, &to).with_context(|| format!("copying {}", from.display()))?;
+    Ok(to)
+}
+
 /// Builds the programs of `mux-tests`, and asks cargo where they are: what lies about
 /// from an older build is not taken.
 fn test_programs() -> Result<Vec<PathBuf>> {
     let mut cargo = sh::cargo();
-    cargo.args(["build", "--release", "--package", "mux-tests", "--bins"]);
+    cargo.args(["build", "--release", "--package", "mux-tests", "--bins", "--test", "wire"]);
     let messages = sh::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     Ok(messages
         .lines()
@@ -231,6 +302,7 @@ fn test_programs() -> Result<Vec<PathBuf>> {
 }
 
 fn boot(
+    qemu: &Qemu,
     source: &Source,
     kernel: &Kernel,
     content: &Content,
@@ -244,5 +316,33 @@ fn boot(
     let initramfs = directory.join("initramfs.cpio");
     fs::write(&initramfs, content.archive(&modules::read(&kernel.modules)?)?)?;
     let limit = Duration::from_secs(args.timeout);
-    machine::run(&kernel.image, &initramfs, &directory, limit, &mut |what| progress.now(what))
+    machine::run(qemu, &kernel.image, &initramfs, &directory, limit, &mut |what| progress.now(what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdicts(missing: &[&str]) -> Vec<Verdict> {
+        let one = |source: &'static Source| {
+            if missing.contains(&source.name) {
+                Verdict::missing(source, &anyhow::anyhow!("no archive"))
+            } else {
+                Verdict { kernel: source.name, ..Verdict::default() }
+            }
+        };
+        SOURCES.iter().map(one).collect()
+    }
+
+    #[test]
+    fn a_kernel_that_mux_splices_on_may_be_missing_only_with_all_others() {
+        assert!(succeed(&binding(verdicts(&[]))).is_ok());
+        assert!(succeed(&binding(verdicts(&["5.10"]))).is_ok());
+        for splices in ["6.1", "6.12", "newest"] {
+            assert!(succeed(&binding(verdicts(&[splices]))).is_err(), "{splices}");
+        }
+        let all = verdicts(&SOURCES.map(|source| source.name));
+        assert_eq!(missing(&all).count(), SOURCES.len());
+        assert!(succeed(&binding(all)).is_ok());
+    }
 }

@@ -21,9 +21,11 @@ pub(crate) const FORCE: &str = "force";
 pub(crate) const TORTURE: &str = "torture";
 /// The torture tool across namespaces that lose packets.
 pub(crate) const LOSS: &str = "loss";
+/// A TCP of the tests' own, over a TUN device.
+pub(crate) const WIRE: &str = "wire";
 
-/// Programs of the host that torture runs.
-pub(crate) const HOST_PROGRAMS: [&str; 2] = ["ip", "nft"];
+/// Programs of the host that these run.
+pub(crate) const HOST_PROGRAMS: [&str; 3] = ["bpftool", "ip", "nft"];
 
 /// The machine's small files.
 pub(crate) const FILES: [(&str, &str); 5] = [
@@ -48,13 +50,20 @@ pub(crate) struct Size {
     concurrency: u32,
     /// No flow begins later.
     seconds: u32,
+    /// Which of [`WIRE`]'s tests.
+    wire: &'static [&'static str],
 }
+
+/// Every overlap there is, and the least that shows a trim.
+const OVERLAPS: [&str; 2] =
+    ["a_retransmission_that_overlaps_is_trimmed", "a_duplicate_is_delivered_once"];
 
 impl Size {
     /// For every run of `cargo xtask test`.
-    pub(crate) const QUICK: Self = Self { flows: 40, concurrency: 8, seconds: 15 };
+    pub(crate) const QUICK: Self = Self { flows: 40, concurrency: 8, seconds: 15, wire: &OVERLAPS };
     /// By default.
-    pub(crate) const FULL: Self = Self { flows: 200, concurrency: 16, seconds: 40 };
+    pub(crate) const FULL: Self =
+        Self { flows: 200, concurrency: 16, seconds: 40, wire: &["a_", "segments_"] };
 }
 
 /// The commands for every kernel, in order. `torture`: with the torture tool, and with `extra`
@@ -64,6 +73,9 @@ pub(crate) fn list(size: Size, torture: bool, extra: &[OsString]) -> Vec<Payload
         payload(AUTO, 60, "/bin/mux doctor --json --rules /etc/auto.toml"),
         payload(FORCE, 60, "/bin/mux doctor --json --rules /etc/force.toml"),
     ];
+    let mut wire = payload(WIRE, 240, "/bin/wire --test-threads 1");
+    wire.words.extend(size.wire.iter().map(|&name| name.to_owned()));
+    payloads.push(wire);
     if torture {
         let extra: Vec<String> =
             extra.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -80,7 +92,7 @@ pub(crate) fn list(size: Size, torture: bool, extra: &[OsString]) -> Vec<Payload
 
 /// Torture's options, without those that the user gives.
 fn defaults(size: Size, extra: &[String]) -> Vec<String> {
-    let Size { flows, concurrency, seconds } = size;
+    let Size { flows, concurrency, seconds, .. } = size;
     [
         ("--mux", "/bin/mux".to_owned()),
         // So that also the kernels that are not on the list of the good ones are tried.
@@ -121,15 +133,16 @@ mod tests {
         let text = file(&payloads);
         let first = text.lines().next().unwrap_or_default();
         assert_eq!(first, "auto\t60\t/bin/mux\tdoctor\t--json\t--rules\t/etc/auto.toml");
-        assert_eq!(text.lines().count(), 2);
+        assert_eq!(text.lines().count(), 3);
+        assert!(text.lines().any(|line| line.starts_with("wire\t240\t/bin/wire\t")), "{text}");
     }
 
     #[test]
     fn extra_arguments_replace_tortures_own() {
         let payloads = list(Size::QUICK, true, &["--flows".into(), "7".into()]);
         let names: Vec<&str> = payloads.iter().map(|payload| payload.name).collect();
-        assert_eq!(names, [AUTO, FORCE, TORTURE, LOSS]);
-        for payload in &payloads[2..] {
+        assert_eq!(names, [AUTO, FORCE, WIRE, TORTURE, LOSS]);
+        for payload in &payloads[3..] {
             assert_eq!(payload.words.iter().filter(|word| *word == "--flows").count(), 1);
             assert!(payload.words.ends_with(&["--flows".to_owned(), "7".to_owned()]));
         }

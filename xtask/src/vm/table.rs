@@ -2,12 +2,13 @@
 
 use super::verdict::Verdict;
 
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "kernel",
     "version",
     "self-test",
     "auto",
     "forced",
+    "wire",
     "flows",
     "bytes",
     "wrong",
@@ -39,7 +40,7 @@ pub(crate) fn render(verdicts: &[Verdict]) -> String {
     text
 }
 
-fn row(verdict: &Verdict) -> [String; 12] {
+fn row(verdict: &Verdict) -> [String; 13] {
     let torture = |value: fn(&super::verdict::Torture) -> u64| {
         verdict.torture.as_ref().map_or("-".to_owned(), |torture| value(torture).to_string())
     };
@@ -50,6 +51,7 @@ fn row(verdict: &Verdict) -> [String; 12] {
         or_none(&verdict.self_test),
         or_none(&verdict.relay_auto),
         or_none(&verdict.relay_forced),
+        or_none(&verdict.wire),
         torture(|torture| torture.flows),
         torture(|torture| torture.bytes),
         torture(|torture| torture.wrong),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     kernels::Source,
     machine::{End, Run},
-    payload::{AUTO, FORCE, LOSS, TORTURE},
+    payload::{AUTO, FORCE, LOSS, TORTURE, WIRE},
     report::{self, Done, Report},
 };
 
@@ -27,6 +27,8 @@ pub(crate) struct Verdict {
     pub(crate) relay_forced: String,
     /// What torture did; `None`: it was not run.
     pub(crate) torture: Option<Torture>,
+    /// What the tests with a TCP of their own said at their end.
+    pub(crate) wire: String,
     /// The kernel's complaints.
     pub(crate) complaints: Vec<String>,
     /// How long it took, with booting.
@@ -70,6 +72,7 @@ impl Verdict {
             match report.done(name) {
                 None => verdict.problems.push(format!("{name}: was not run")),
                 Some(done) if [TORTURE, LOSS].contains(name) => verdict.torture(done),
+                Some(done) if *name == WIRE => verdict.wire(done),
                 Some(_) => {}
             }
         }
@@ -125,6 +128,18 @@ impl Verdict {
             self.problems.push(format!("{}: {} {said}", done.name, done.status));
         } else if count("flows") == 0 {
             self.problems.push(format!("{}: no flow was tried", done.name));
+        }
+    }
+
+    fn wire(&mut self, done: &Done) {
+        let last = done.out.lines().rev().find(|line| line.starts_with("test result:"));
+        let counts = |line: &str| Some(line.split_once(". ")?.1.split(';').next()?.to_owned());
+        self.wire = last.and_then(counts).unwrap_or_default();
+        if done.status != "exit:0" || last.is_none_or(|line| line.contains(" 0 passed")) {
+            let failed = done.out.lines().filter(|line| line.ends_with("FAILED"));
+            let failed = failed.collect::<Vec<_>>().join(" / ");
+            let said = done.err.lines().last().unwrap_or_default();
+            self.problems.push(format!("{}: {} {failed} {said}", done.name, done.status));
         }
     }
 
@@ -238,6 +253,24 @@ mod tests {
     fn a_kernel_that_was_not_to_be_had_is_no_success() {
         let verdict = Verdict::missing(&SOURCES[1], &anyhow::anyhow!("no archive"));
         assert!(!verdict.is_good() && verdict.problems.is_empty());
+    }
+
+    #[test]
+    fn wire_tests_that_fail_or_do_not_run_are_problems() {
+        let judged = |status: &str, out: &str| {
+            let mut verdict = Verdict::default();
+            let (name, out) = (WIRE.to_owned(), out.to_owned());
+            verdict.wire(&Done { name, status: status.to_owned(), out, ..Done::default() });
+            verdict
+        };
+        let good = judged("exit:0", "test result: ok. 11 passed; 0 failed; 0 ignored\n");
+        assert!(good.is_good() && good.wire == "11 passed", "{good:?}");
+        assert!(
+            !judged("exit:101", "test a ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n")
+                .is_good()
+        );
+        assert!(!judged("exit:0", "test result: ok. 0 passed; 0 failed\n").is_good());
+        assert!(!judged("timeout", "").is_good());
     }
 
     #[test]

@@ -51,13 +51,45 @@ fn what_sslh_does_not_start_with_is_refused() {
         "this group has no `port`",
         "add `port: \"…\";`",
     );
-    refused(
-        "# Debian's\nDAEMON=/usr/sbin/sslh\nDAEMON_OPTS=\"--user sslh\"\n",
-        "2:8",
-        "`/` has no meaning here",
-        "this looks like `/etc/default/sslh`",
-    );
     refused("listen = '0.0.0.0';", "1:10", "`'` has no meaning here", "strings stand in");
+}
+
+#[test]
+fn command_lines_that_are_none() {
+    for (line, place, message, hint) in [
+        ("\"--user sslh\"", "1:1", "this configuration has no `listen`", "write `listen: ("),
+        (
+            "\"--listen 10.0.0.1 --ssh a:22\"",
+            "1:23",
+            "`10.0.0.1` is no address",
+            "sslh wants a host and a port",
+        ),
+        ("'-p 10.0.0.1:443 --ssh'", "1:31", "`--ssh` has no value", "write it after the option"),
+        ("'-t soon'", "1:17", "this is no number of seconds", "write, for example, `--timeout 5`"),
+        ("\"-nf\"", "1:14", "several options in one word", "write `-n -f`"),
+        ("\"-x\"", "1:14", "`-x` is no option of sslh's", "the short ones are"),
+        (
+            "\"sslh.cfg\"",
+            "1:14",
+            "`sslh.cfg` belongs to no option",
+            "sslh's options begin with `-`",
+        ),
+        (
+            "\"-p $ADDRESS:443\"",
+            "1:17",
+            "what the shell puts here is not known",
+            "write the words themselves",
+        ),
+        ("\"-p 10.0.0.1:443", "1:13", "this quote does not end", "put the same quote"),
+        (
+            "-F/nonexistent/sslh.cfg",
+            "1:13",
+            "cannot read /nonexistent/sslh.cfg",
+            "import the configuration by itself: `mux import`",
+        ),
+    ] {
+        refused(&format!("DAEMON_OPTS={line}\n"), place, message, hint);
+    }
 }
 
 #[test]

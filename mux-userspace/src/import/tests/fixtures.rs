@@ -10,10 +10,11 @@ use crate::{import::source::Sources, rules};
 #[test]
 fn results_are_as_expected() {
     let fixtures = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/sslh");
-    for name in ["basic", "everything", "old"] {
-        let text = fs::read(fixtures.join(format!("{name}.cfg"))).expect("it can be read");
+    for file in ["basic.cfg", "everything.cfg", "old.cfg", "default"] {
+        let name = file.strip_suffix(".cfg").unwrap_or(file);
+        let text = fs::read(fixtures.join(file)).expect("it can be read");
         let mut sources = Sources::default();
-        let file = sources.add(format!("{name}.cfg"), fixtures.clone(), text);
+        let file = sources.add(file.to_owned(), fixtures.clone(), text);
         let imported = translate(sources, file.expect("it is small"), &Known);
         let imported = imported.unwrap_or_else(|error| panic!("{name}: {error}"));
         rules::parse("rules.toml", &imported.rules).unwrap_or_else(|error| panic!("{error}"));

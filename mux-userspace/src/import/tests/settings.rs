@@ -419,3 +419,26 @@ fn many_protocols_are_no_trouble() {
     let (_, config) = import(&with_protocols(&groups.join(",\n")));
     assert_eq!(config.rules.len(), 300);
 }
+
+/// What is set on the command line goes before what the file says that `-F` names.
+#[test]
+fn a_command_line_that_names_a_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("sslh.cfg");
+    let config = format!(
+        "timeout: 7; user: \"nobody\";\n{}",
+        with_protocols("{ name: \"ssh\"; host: \"127.0.0.1\"; port: \"22\"; }")
+    );
+    std::fs::write(&file, config).expect("it can be written");
+    for option in ["-F", "-F ", "--config ", "--config="] {
+        let line = format!(
+            "DAEMON_OPTS=\"{option}{} --timeout 3 --tls 127.0.0.1:8443\"\n",
+            file.display()
+        );
+        let (imported, config) = import(&line);
+        assert_eq!(config.listeners[0].sniff_timeout.as_secs(), 3, "{}", imported.rules);
+        let names: Vec<&str> = config.rules.iter().map(|rule| &*rule.name).collect();
+        assert_eq!(names, ["ssh", "tls"]);
+        assert!(imported.rules.contains("user = \"nobody\""), "{}", imported.rules);
+    }
+}

@@ -9,14 +9,14 @@ use crate::probe::http::is_token;
 /// space before it (RFC 9112 5.1), with a control code in the value (RFC 9110 5.5), and ones
 /// that begin with white space: line folding, which is obsolete (RFC 9112 5.2).
 #[derive(Clone, Debug)]
-pub(super) struct Fields<'a> {
+pub(in crate::probe) struct Fields<'a> {
     rest: &'a [u8],
     end: Option<End>,
 }
 
 /// What comes after the last line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::probe) enum End {
     /// More lines may.
     Open,
     /// The empty line did.
@@ -26,12 +26,12 @@ pub(super) enum End {
 }
 
 impl<'a> Fields<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
+    pub(in crate::probe) const fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes, end: None }
     }
 
     /// What came after the last one; to be asked after it.
-    pub(super) fn end(&self) -> End {
+    pub(in crate::probe) fn end(&self) -> End {
         self.end.unwrap_or(End::Open)
     }
 }

@@ -2,10 +2,10 @@
 
 mod fields;
 
-use self::fields::{End, Fields};
+pub(super) use self::fields::{End, Fields};
 use super::{
     Details, Protocol,
-    http::{Head, HttpVersion, host_of, is_token, without_query},
+    http::{Head, Host, HttpVersion, host_of, is_token, without_query},
     verdict::{Verdict, starts_with},
 };
 
@@ -33,13 +33,13 @@ fn examine(bytes: &[u8]) -> Verdict<()> {
     request(bytes).map(|_| ())
 }
 
-/// `path` is the whole target; `host` is that of a target that has one, else the first Host
-/// field's if its whole line was among the bytes.
+/// `path` is the whole target; `host` is that of a target that has one, else the Host field's if
+/// its whole line was among the bytes, and no second one.
 fn details(bytes: &[u8]) -> Details {
     let Verdict::Match(head) = request(bytes) else { return Details::new() };
-    let host = head.authority().or_else(|| match head.field(b"host") {
-        Verdict::Match(value) => value,
-        Verdict::NoMatch | Verdict::NeedMore(_) => None,
+    let host = head.authority().or_else(|| match head.host_fields() {
+        (first, None) => first,
+        (_, Some(_)) => None,
     });
     Details::new()
         .with("method", head.method)
@@ -70,22 +70,33 @@ impl<'a> Request<'a> {
         absolute(self.target).map(|(authority, _)| authority)
     }
 
-    /// The value of the first field of this name, in lower case. Never [`Verdict::NoMatch`].
-    fn field(&self, wanted: &[u8]) -> Verdict<Option<&'a [u8]>> {
-        let mut fields = self.fields.clone();
-        let found = fields.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
-        match (found, fields.end()) {
-            (Some((_, value)), _) => Verdict::Match(Some(value)),
-            (None, End::Complete | End::Malformed) => Verdict::Match(None),
-            (None, End::Open) => Verdict::NeedMore(self.length + 1),
-        }
+    /// The values of the first two `Host` fields that are there.
+    fn host_fields(&self) -> (Option<&'a [u8]>, Option<&'a [u8]>) {
+        let mut hosts = self.fields.clone().filter(|(name, _)| name.eq_ignore_ascii_case(b"host"));
+        let mut next = || hosts.next().map(|(_, value)| value);
+        (next(), next())
     }
 
     /// See [`Head::host`].
-    pub(super) fn host_name(&self) -> Verdict<Option<&'a [u8]>> {
-        match self.authority() {
-            Some(authority) => Verdict::Match(host_of(authority)),
-            None => self.field(b"host").map(|value| value.and_then(host_of)),
+    pub(super) fn host_name(&self) -> Host<'a> {
+        if let Some(authority) = self.authority() {
+            return Host::Known(host_of(authority));
+        }
+        let is_host = |(name, _): &(&[u8], &[u8])| name.eq_ignore_ascii_case(b"host");
+        let total = self.length + 1;
+        let mut fields = self.fields.clone();
+        let Some((_, value)) = fields.find(is_host) else {
+            return match fields.end() {
+                End::Open => Host::Open { total },
+                End::Complete | End::Malformed => Host::Known(None),
+            };
+        };
+        let Some(host) = host_of(value) else { return Host::Known(None) };
+        let is_twice = fields.any(|field| is_host(&field));
+        match fields.end() {
+            _ if is_twice => Host::Known(None),
+            End::Open => Host::Expected { host, total },
+            End::Complete | End::Malformed => Host::Known(Some(host)),
         }
     }
 }
@@ -110,7 +121,7 @@ impl Head for Request<'_> {
         (target.starts_with(b"/") || target == b"*").then(|| without_query(target))
     }
 
-    fn host(&self) -> Verdict<Option<&[u8]>> {
+    fn host(&self) -> Host<'_> {
         self.host_name()
     }
 
@@ -123,6 +134,16 @@ impl Head for Request<'_> {
             End::Open => Verdict::NeedMore(self.length + 1),
             End::Complete | End::Malformed => Verdict::NoMatch,
         }
+    }
+
+    fn each_value(&self, name: &str, mut look: impl FnMut(&[u8])) -> bool {
+        let mut fields = self.fields.clone();
+        for (_, value) in
+            fields.by_ref().filter(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes()))
+        {
+            look(value);
+        }
+        fields.end() != End::Open
     }
 }
 

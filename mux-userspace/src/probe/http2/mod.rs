@@ -6,14 +6,14 @@
 //! upstream: whatever asks for more than the preface is undecided until the sniff times out.
 
 mod frames;
-mod hpack;
+pub(super) mod hpack;
 
 use std::ops::Range;
 
 use self::hpack::Fields;
 use super::{
     Details, Protocol,
-    http::{Head, HttpVersion, host_of, is_token, without_query},
+    http::{Head, Host, HttpVersion, host_of, is_token, without_query},
     verdict::{Verdict, starts_with},
 };
 
@@ -101,12 +101,14 @@ impl Request {
         self.path.as_ref().map(|path| self.fields.text(path))
     }
 
-    /// `:authority`, else the first `host` (RFC 9113 8.3.1).
+    /// `:authority`, else `host` (RFC 9113 8.3.1), if it is there once.
     fn authority(&self) -> Option<&[u8]> {
-        match &self.authority {
-            Some(authority) => Some(self.fields.text(authority)),
-            None => self.fields.iter().find(|(name, _)| *name == b"host").map(|(_, value)| value),
+        if let Some(authority) = &self.authority {
+            return Some(self.fields.text(authority));
         }
+        let mut hosts = self.fields.iter().filter(|(name, _)| *name == b"host");
+        let (_, host) = hosts.next()?;
+        hosts.next().is_none().then_some(host)
     }
 }
 
@@ -124,13 +126,19 @@ impl Head for Request {
         (target.starts_with(b"/") || target == b"*").then(|| without_query(target))
     }
 
-    fn host(&self) -> Verdict<Option<&[u8]>> {
-        Verdict::Match(self.authority().and_then(host_of))
+    fn host(&self) -> Host<'_> {
+        Host::Known(self.authority().and_then(host_of))
     }
 
     fn has_field(&self, name: &str, is_wanted: impl Fn(&[u8]) -> bool) -> Verdict<()> {
         let is_it = |(other, value): (&[u8], &[u8])| other == name.as_bytes() && is_wanted(value);
         if self.fields.iter().any(is_it) { Verdict::Match(()) } else { Verdict::NoMatch }
+    }
+
+    fn each_value(&self, name: &str, mut look: impl FnMut(&[u8])) -> bool {
+        let named = self.fields.iter().filter(|(other, _)| *other == name.as_bytes());
+        named.for_each(|(_, value)| look(value));
+        true
     }
 }
 

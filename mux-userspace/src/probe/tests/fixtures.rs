@@ -26,7 +26,11 @@ struct File {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fixture {
-    name: String,
+    /// What it shows; may be left out where `from` says it.
+    name: Option<String>,
+    /// The program, its version and how it was called, that these bytes were captured from; without
+    /// it, they were written by the specification.
+    from: Option<String>,
     /// As text, or:
     text: Option<String>,
     /// As hexadecimal; white space is skipped.
@@ -41,6 +45,10 @@ struct Fixture {
 }
 
 impl Fixture {
+    fn name(&self) -> &str {
+        self.name.as_deref().or(self.from.as_deref()).expect("`name` or `from`")
+    }
+
     fn bytes(&self) -> Vec<u8> {
         match (&self.text, &self.hex) {
             (Some(text), None) => text.clone().into_bytes(),
@@ -48,12 +56,12 @@ impl Fixture {
                 let digits: Vec<u32> = hex
                     .chars()
                     .filter(|c| !c.is_whitespace())
-                    .map(|c| c.to_digit(16).unwrap_or_else(|| panic!("{}: {c:?}", self.name)))
+                    .map(|c| c.to_digit(16).unwrap_or_else(|| panic!("{}: {c:?}", self.name())))
                     .collect();
-                assert_eq!(digits.len() % 2, 0, "{}: half a byte", self.name);
+                assert_eq!(digits.len() % 2, 0, "{}: half a byte", self.name());
                 digits.chunks(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
             }
-            _ => panic!("{}: `text` or `hex`", self.name),
+            _ => panic!("{}: `text` or `hex`", self.name()),
         }
     }
 }
@@ -79,9 +87,16 @@ fn single() -> impl Iterator<Item = Probe> {
 pub(crate) fn all() -> Vec<(String, String, Vec<u8>)> {
     let of = |probe: Probe| {
         let fixtures = file(&probe).fixture.into_iter();
-        fixtures.map(move |fixture| (probe.to_string(), fixture.name.clone(), fixture.bytes()))
+        fixtures.map(move |fixture| (probe.to_string(), fixture.name().to_owned(), fixture.bytes()))
     };
     single().flat_map(of).collect()
+}
+
+/// What was captured from programs that a probe matches: which, and its first bytes.
+pub(super) fn captured(probe: &Probe) -> Vec<(String, Vec<u8>)> {
+    let fixtures = file(probe).fixture.into_iter();
+    let captured = fixtures.filter(|fixture| fixture.r#match.is_some());
+    captured.filter_map(|fixture| Some((fixture.from.clone()?, fixture.bytes()))).collect()
 }
 
 #[test]
@@ -89,7 +104,10 @@ fn every_prefix_of_every_fixture() {
     for probe in single() {
         let name = probe.name();
         let file = file(&probe);
-        assert!(file.fixture.iter().any(|fixture| fixture.no.is_some()), "{name}: no near miss");
+        let misses = file.fixture.iter().filter(|fixture| fixture.no.is_some()).count();
+        assert!(misses >= 2, "{name}: {misses} near misses");
+        let is_capture = |fixture: &Fixture| fixture.from.is_some() && fixture.r#match.is_some();
+        assert!(file.fixture.iter().any(is_capture), "{name}: nothing captured from a program");
         for fixture in &file.fixture {
             let bytes = fixture.bytes();
             match (fixture.r#match, fixture.no) {
@@ -99,13 +117,13 @@ fn every_prefix_of_every_fixture() {
                         details.as_deref(),
                         Some(&*fixture.details),
                         "{name}: {}",
-                        fixture.name
+                        fixture.name()
                     );
                 }
                 (None, Some(at)) => {
-                    assert_eq!(decides_at(name, &bytes, at), None, "{name}: {}", fixture.name);
+                    assert_eq!(decides_at(name, &bytes, at), None, "{name}: {}", fixture.name());
                 }
-                _ => panic!("{name}: {}: `match` or `no`", fixture.name),
+                _ => panic!("{name}: {}: `match` or `no`", fixture.name()),
             }
         }
     }
@@ -127,7 +145,7 @@ fn no_probe_takes_anothers_fixture() {
                     continue;
                 }
                 let verdict = mine.examine(&fixture.bytes());
-                assert!(!verdict.is_match(), "{mine} takes {theirs}: {}", fixture.name);
+                assert!(!verdict.is_match(), "{mine} takes {theirs}: {}", fixture.name());
             }
         }
     }
@@ -138,21 +156,22 @@ fn the_reference_has_the_table_that_the_fixtures_make() {
     let mut page = String::from(
         "# Probes\n\n<!-- Made by a test out of mux-userspace/fixtures/probes: \
          MUX_UPDATE_DOCS=1 cargo test -p mux-userspace --lib probe::tests::fixtures -->\n\n\
-         What each probe looks for, and at which byte of real first bytes it is sure. \
-         A rule names a probe as `match = \"NAME\"`.\n",
+         What each probe looks for, and at which byte of first bytes it is sure. Captured ones \
+         are what the program in question sent, the version of it that is named; the others were \
+         written by the specification. A rule names a probe as `match = \"NAME\"`.\n",
     );
     for probe in single() {
         let file = file(&probe);
         let _ = write!(
             page,
-            "\n## {probe}\n\n{}. Source: {}.\n\n| first bytes | verdict | sure at byte | details |\n|---|---|---|---|\n",
+            "\n## {probe}\n\n{}. Source: {}.\n\n| first bytes | captured | verdict | sure at byte | details |\n|---|---|---|---|---|\n",
             file.constants, file.source
         );
         for fixture in &file.fixture {
             let bytes = fixture.bytes();
             let sure = (0..=bytes.len())
                 .find(|&len| !matches!(probe.examine(&bytes[..len]), Verdict::NeedMore(_)));
-            let Some(sure) = sure else { panic!("{probe}: {}: never sure", fixture.name) };
+            let Some(sure) = sure else { panic!("{probe}: {}: never sure", fixture.name()) };
             let matches = probe.examine(&bytes).is_match();
             let details = if fixture.details.is_empty() {
                 String::new()
@@ -161,8 +180,9 @@ fn the_reference_has_the_table_that_the_fixtures_make() {
             };
             let _ = writeln!(
                 page,
-                "| {} | {} | {sure} of {} | {} |",
-                fixture.name,
+                "| {} | {} | {} | {sure} of {} | {} |",
+                fixture.name(),
+                if fixture.from.is_some() { "yes" } else { "" },
                 if matches { "match" } else { "no" },
                 bytes.len(),
                 details.replace('|', "\\|")

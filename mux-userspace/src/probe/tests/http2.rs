@@ -218,11 +218,11 @@ proptest! {
         let Verdict::Match(head) = http2::request(&bytes) else {
             return Err(TestCaseError::fail(bytes.escape_ascii().to_string()));
         };
-        use crate::probe::http::Head;
+        use crate::probe::http::{Head, Host};
         prop_assert_eq!(head.method(), method.as_bytes());
         prop_assert_eq!(head.path(), Some(path.as_bytes()));
         let name = name.strip_suffix('.').unwrap_or(&name);
-        prop_assert_eq!(head.host(), Verdict::Match((!name.is_empty()).then_some(name.as_bytes())));
+        prop_assert_eq!(head.host(), Host::Known((!name.is_empty()).then_some(name.as_bytes())));
         for (name, value) in &fields {
             let is_there = head.has_field(name, |other| other == value.as_bytes());
             prop_assert!(is_there.is_match(), "{} {}", name, value);

@@ -1,4 +1,5 @@
-//! What rustls's client says, read by this probe and by rustls's server.
+//! What rustls's client and captured ones say, read by this probe and by rustls's server; and of
+//! the captured ones, by tls-parser.
 
 use std::sync::Arc;
 
@@ -8,7 +9,8 @@ use rustls::{
     server::Acceptor, version,
 };
 
-use crate::probe::{TlsVersion, Verdict, tls};
+use super::{fixtures::captured, tls::oracle};
+use crate::probe::{Probe, TlsVersion, Verdict, tls};
 
 /// The ClientHello for a name, with these protocols and versions.
 fn hello(name: &str, protocols: &[Vec<u8>], versions: &[TlsVersion], sni: bool) -> Vec<u8> {
@@ -44,6 +46,32 @@ fn theirs(mut bytes: &[u8]) -> (Option<Vec<u8>>, Vec<Vec<u8>>) {
     let hello = accepted.client_hello();
     let name = hello.server_name().map(|name| name.as_bytes().to_vec());
     (name, hello.alpn().into_iter().flatten().map(<[u8]>::to_vec).collect())
+}
+
+/// Hellos of openssl, Chromium, curl and Python: post-quantum shares, GREASE, ECH, no name.
+#[test]
+fn captured_hellos_agree() {
+    let captured = captured(&Probe::tls());
+    assert!(captured.len() >= 6, "{} hellos", captured.len());
+    for (from, bytes) in captured {
+        let Verdict::Match(body) = tls::message(&bytes) else { panic!("{from}: no ClientHello") };
+        let ours = tls::ClientHello::parse(&body).expect(&from);
+        let name = ours.server_name();
+        let protocols: Vec<&[u8]> = ours.protocols().collect();
+
+        let (their_name, their_protocols) = theirs(&bytes);
+        assert_eq!(name, their_name.as_deref(), "{from}: rustls");
+        // rustls takes no GREASE for a protocol either: it only compares names.
+        assert_eq!(protocols, their_protocols, "{from}: rustls");
+
+        let length = (body.len() as u32).to_be_bytes();
+        let message = [&[0x01], &length[1..], &body].concat();
+        let theirs = oracle(&message).expect(&from);
+        assert_eq!(name, theirs.name.as_deref(), "{from}: tls-parser");
+        assert_eq!(protocols, theirs.protocols, "{from}: tls-parser");
+        let known = theirs.versions.into_iter().filter_map(TlsVersion::from_code);
+        assert_eq!(ours.versions().collect::<Vec<_>>(), known.collect::<Vec<_>>(), "{from}");
+    }
 }
 
 proptest! {

@@ -217,20 +217,22 @@ fn near_misses() {
 }
 
 /// What a client asks for.
-struct Offered {
-    name: Option<Vec<u8>>,
-    protocols: Vec<Vec<u8>>,
+pub(super) struct Offered {
+    pub(super) name: Option<Vec<u8>>,
+    pub(super) protocols: Vec<Vec<u8>>,
+    /// Codes of the versions offered.
+    pub(super) versions: Vec<u16>,
 }
 
-/// What `tls-parser` reads of the name and the protocols.
-fn oracle(handshake: &[u8]) -> Option<Offered> {
+/// What `tls-parser` reads of the name, the protocols and the versions.
+pub(super) fn oracle(handshake: &[u8]) -> Option<Offered> {
     let (_, message) = tls_parser::parse_tls_message_handshake(handshake).ok()?;
     let TlsMessage::Handshake(TlsMessageHandshake::ClientHello(hello)) = message else {
         return None;
     };
     let (rest, extensions) =
         tls_parser::parse_tls_client_hello_extensions(hello.ext.unwrap_or_default()).ok()?;
-    let (mut name, mut protocols) = (None, Vec::new());
+    let (mut name, mut protocols, mut versions) = (None, Vec::new(), vec![hello.version.0]);
     for extension in extensions {
         if let TlsExtension::SNI(names) = &extension {
             name = names.first().map(|(_, name)| name.to_vec());
@@ -238,8 +240,11 @@ fn oracle(handshake: &[u8]) -> Option<Offered> {
         if let TlsExtension::ALPN(names) = &extension {
             protocols = names.iter().map(|name| name.to_vec()).collect();
         }
+        if let TlsExtension::SupportedVersions(codes) = &extension {
+            versions = codes.iter().map(|code| code.0).collect();
+        }
     }
-    rest.is_empty().then_some(Offered { name, protocols })
+    rest.is_empty().then_some(Offered { name, protocols, versions })
 }
 
 proptest! {

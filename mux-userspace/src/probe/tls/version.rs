@@ -1,7 +1,7 @@
 //! The versions of TLS.
 
 /// A protocol version, in order of age.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum TlsVersion {
     /// 0x0300 (RFC 6101).
     Ssl3,
@@ -32,7 +32,7 @@ impl TlsVersion {
     }
 
     /// The version of this code; `None` for GREASE (RFC 8701), drafts and the unknown.
-    pub(super) const fn from_code(code: u16) -> Option<Self> {
+    pub(in crate::probe) const fn from_code(code: u16) -> Option<Self> {
         match code {
             0x0300 => Some(Self::Ssl3),
             0x0301 => Some(Self::Tls10),

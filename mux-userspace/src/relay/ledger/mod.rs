@@ -156,6 +156,64 @@ impl Ledger {
         if booked == sent { Ok(()) } else { Err(Imbalance { booked, counted: sent }) }
     }
 
+    /// Checks a way whose flow leaves the kernel relay alive: its destination's TCP has taken `sent`
+    /// bytes in all, of which none is on its way any more.
+    ///
+    /// # Errors
+    /// [`Imbalance`].
+    pub const fn audit_left(&self, sent: u64, book: &KernelBook) -> Result<(), Imbalance> {
+        let booked = self.written + book.redirected;
+        if booked == sent { Ok(()) } else { Err(Imbalance { booked, counted: sent }) }
+    }
+
+    /// Checks a way that is cut short, where equalities do not hold any more: its destination's TCP
+    /// cannot have taken more than it was given. `sent` was asked before `book` was read.
+    ///
+    /// # Errors
+    /// [`Imbalance`].
+    pub const fn audit_given(&self, sent: u64, book: &KernelBook) -> Result<(), Imbalance> {
+        let booked = self.written + self.flushed + book.redirected + self.ended as u64;
+        if booked >= sent { Ok(()) } else { Err(Imbalance { booked, counted: sent }) }
+    }
+
+    /// The same of its source: the books cannot hold more than its TCP has received. `book` was read
+    /// before `received` was asked.
+    ///
+    /// # Errors
+    /// [`Imbalance`].
+    pub const fn audit_taken(&self, received: u64, book: &KernelBook) -> Result<(), Imbalance> {
+        let read = self.read + self.held;
+        let passed = if book.passed > read { book.passed } else { read };
+        let booked = self.taken_before + passed + book.redirected;
+        if booked <= received { Ok(()) } else { Err(Imbalance { booked, counted: received }) }
+    }
+
+    /// Whether the books hold every byte of a source that has received so many, its FIN among them,
+    /// read or not.
+    #[must_use]
+    pub const fn knows_all(&self, received: u64, book: &KernelBook) -> bool {
+        self.taken_before + book.passed + book.redirected + 1 == received
+    }
+
+    /// Bytes of a source that has received so many, without its FIN, of which the books know nothing:
+    /// no verdict has run for them.
+    #[must_use]
+    pub const fn unseen(&self, received: u64, book: &KernelBook) -> u64 {
+        received.saturating_sub(self.taken_before + book.passed + book.redirected)
+    }
+
+    /// Passed bytes that have not been read.
+    #[must_use]
+    pub const fn unread(&self, book: &KernelBook) -> u64 {
+        book.passed.saturating_sub(self.read + self.held)
+    }
+
+    /// Bytes that user space has carried since insertion.
+    #[must_use]
+    pub const fn carried(&self) -> u64 {
+        self.read + self.flushed
+    }
+
     /// Reports that `bytes` were read from the source.
     pub const fn was_read(&mut self, bytes: u64) {
         self.held = bytes;
@@ -244,6 +302,8 @@ impl Ledger {
 }
 
 #[cfg(test)]
+mod leaving;
+#[cfg(test)]
 mod model;
 
 #[cfg(test)]
@@ -293,6 +353,41 @@ mod tests {
         let mut ledger = Ledger::new(1, 0);
         ledger.saw_fin();
         assert_eq!(ledger.received(8, &book(0, 7)), Err(Imbalance { booked: 9, counted: 8 }));
+    }
+
+    #[test]
+    fn a_way_that_is_cut_short_may_lack_bytes_and_have_none_too_many() {
+        let mut ledger = Ledger::new(10, 101);
+        let now = book(5, 1000);
+        for received in [1015, 2000] {
+            assert_eq!(ledger.audit_taken(received, &now), Ok(()));
+        }
+        let missing = Imbalance { booked: 1015, counted: 1014 };
+        assert_eq!(ledger.audit_taken(1014, &now), Err(missing));
+        ledger.was_read(5);
+        ledger.was_written(3);
+        assert_eq!(ledger.audit_taken(1015, &now), Ok(()));
+        for sent in [0, 1000, 1104] {
+            assert_eq!(ledger.audit_given(sent, &now), Ok(()));
+        }
+        let stray = Imbalance { booked: 1104, counted: 1105 };
+        assert_eq!(ledger.audit_given(1105, &now), Err(stray));
+        ledger.was_shut();
+        assert_eq!(ledger.audit_given(1105, &now), Ok(()), "the FIN");
+    }
+
+    #[test]
+    fn a_way_that_has_left_the_kernel_balances_exactly() {
+        let mut ledger = Ledger::new(0, 1);
+        let now = book(5, 1000);
+        ledger.was_read(5);
+        ledger.was_written(5);
+        ledger.publish();
+        assert_eq!(ledger.audit_left(1006, &now), Ok(()));
+        for sent in [1005, 1007] {
+            let wrong = Imbalance { booked: 1006, counted: sent };
+            assert_eq!(ledger.audit_left(sent, &now), Err(wrong));
+        }
     }
 
     #[test]

@@ -140,11 +140,9 @@ pub fn judge(client: &Facts, upstream: &Facts) -> Result<Terms, Ineligible> {
     if both & MICROSECONDS != 0 {
         return Err(Ineligible::Microseconds);
     }
-    for (option, why) in [
-        (SACK, Ineligible::Sack),
-        (TIMESTAMPS, Ineligible::Timestamps),
-        (ECN, Ineligible::Ecn),
-    ] {
+    for (option, why) in
+        [(SACK, Ineligible::Sack), (TIMESTAMPS, Ineligible::Timestamps), (ECN, Ineligible::Ecn)]
+    {
         if differ & option != 0 {
             return Err(why);
         }
@@ -167,11 +165,7 @@ pub fn judge(client: &Facts, upstream: &Facts) -> Result<Terms, Ineligible> {
         out: facts.out(),
         scales: Scales { peer: facts.terms.peer_scale, own: facts.terms.our_scale },
     };
-    Ok(Terms {
-        client: side(client),
-        upstream: side(upstream),
-        timestamps: both & TIMESTAMPS != 0,
-    })
+    Ok(Terms { client: side(client), upstream: side(upstream), timestamps: both & TIMESTAMPS != 0 })
 }
 
 impl Facts {

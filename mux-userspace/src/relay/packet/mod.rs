@@ -9,11 +9,7 @@
 pub mod books;
 pub mod eligible;
 
-use std::{
-    io,
-    os::fd::AsFd,
-    time::Duration,
-};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use mux_common::packet::Numbers;
 use socket2::{Protocol, SockRef};
@@ -76,10 +72,8 @@ pub fn offer<'a>(
     let upstream = facts(gate, &ends.upstream, Side::Upstream)?;
     let eligible::Terms { client, upstream, timestamps } = eligible::judge(&client, &upstream)?;
     let pair = gate.handle.take_pair().ok_or(Ineligible::Full)?;
-    let sequences = gate
-        .handle
-        .look(&client.ends, &upstream.ends)
-        .map_err(failed("looking at the sockets"))?;
+    let sequences =
+        gate.handle.look(&client.ends, &upstream.ends).map_err(failed("looking at the sockets"))?;
     let offer = packet::Offer { client, upstream, sequences, timestamps, cookie };
     let packet::Sequences { client: ours, upstream: theirs } = sequences;
     let (up, down) = (&tally.up, &tally.down);
@@ -91,14 +85,13 @@ pub fn offer<'a>(
         Mark { taken: up.given, seq: theirs.write_seq },
         Mark { taken: down.given, seq: ours.write_seq },
     ];
-    let offered =
-        gate.handle.offer(pair, &offer).map_err(|error| match error {
-            packet::OfferError::Families => Ineligible::Families,
-            packet::OfferError::Gone => Ineligible::Ending,
-            packet::OfferError::Refused { action, source } => {
-                Ineligible::Failed { action, reason: source.to_string() }
-            }
-        })?;
+    let offered = gate.handle.offer(pair, &offer).map_err(|error| match error {
+        packet::OfferError::Families => Ineligible::Families,
+        packet::OfferError::Gone => Ineligible::Ending,
+        packet::OfferError::Refused { action, source } => {
+            Ineligible::Failed { action, reason: source.to_string() }
+        }
+    })?;
     Ok(Packets { offered, marks, written })
 }
 
@@ -116,10 +109,8 @@ fn facts(gate: &Gate, stream: &Stream, side: Side) -> Result<Facts, Ineligible> 
     let peer = socket.peer_addr().map_err(failed("reading an address"))?;
     let protocol = SockRef::from(socket).protocol().map_err(failed("reading SO_PROTOCOL"))?;
     let ends = packet::Ends::new(peer, own);
-    let route = gate
-        .routes
-        .find(ends.peer, Some(ends.own.ip()))
-        .map_err(|_| Ineligible::NoRoute(side))?;
+    let route =
+        gate.routes.find(ends.peer, Some(ends.own.ip())).map_err(|_| Ineligible::NoRoute(side))?;
     Ok(Facts {
         own,
         peer,

@@ -9,11 +9,10 @@
 
 use std::{io, os::fd::AsFd};
 
-use super::{Side, Spliced, Way, sent_by};
+use super::{CLOSE_WAIT, CLOSED, Side, Spliced, TRIES, Way, sent_by};
 use crate::{
-    kernel::InsertError,
     relay::{Close, Ends, ledger::Step},
-    sys,
+    sys::{self, TcpCounters},
 };
 
 /// How far the flow is.
@@ -28,6 +27,13 @@ pub(super) enum Leaving {
     Held,
 }
 
+/// The kernel takes bytes off the receive queue for a verdict, and then looks for the program once more:
+/// where that has just been taken off, it drops them (`sk_psock_verdict_recv`, net/core/skmsg.c, which does
+/// not hold the lock of `sk_psock_stop_verdict`). A matter of less than a microsecond, and no counter tells.
+const DROPPED: &str = "bytes were dropped while the verdict was taken off";
+/// Kicks of a socket that is under the verdict again, of which the first should do.
+const KICKS: u32 = 3;
+
 /// What a look brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -37,12 +43,6 @@ pub(super) enum Progress {
     LookAgain,
     /// It never will: see [`Leaving::Held`].
     Stays,
-}
-
-/// A socket left the maps by itself: it was reset, which epoll says too, or its stream ended in the
-/// microseconds without a verdict. There is no honest way on.
-fn torn(error: InsertError) -> Close {
-    Close::Failed { side: Side::Downstream, error: io::Error::other(error.to_string()) }
 }
 
 impl Spliced<'_> {
@@ -71,19 +71,108 @@ impl Spliced<'_> {
             return Ok(Progress::Stays);
         }
         if self.is_quiet()? {
-            self.membership.release().map_err(torn)?;
-            return Ok(Progress::Left);
+            self.membership.release().map_err(|error| self.torn(error))?;
+            return if self.lacks_nothing()? {
+                Ok(Progress::Left)
+            } else {
+                Err(self.torn(DROPPED))
+            };
         }
-        self.membership.attach(self.client.as_fd(), self.upstream.as_fd()).map_err(torn)?;
-        for side in [Side::Downstream, Side::Upstream] {
-            // What came while the verdict was off.
-            sys::kick(self.socket(side).as_fd()).map_err(|error| Close::Failed { side, error })?;
-        }
-        Ok(Progress::LookAgain)
+        self.attach()
     }
 
     fn detach(&self) -> Result<bool, Close> {
-        self.membership.detach(self.client.as_fd(), self.upstream.as_fd()).map_err(torn)
+        self.membership
+            .detach(self.client.as_fd(), self.upstream.as_fd())
+            .map_err(|error| self.torn(error))
+    }
+
+    /// Puts the verdict back. A socket whose FIN came in without it stays without: that is well when
+    /// every byte before the FIN was passed, since then there is nothing that could come before or
+    /// between them, and user space carries the rest to the end.
+    fn attach(&mut self) -> Result<Progress, Close> {
+        let attached = self
+            .membership
+            .attach(self.client.as_fd(), self.upstream.as_fd())
+            .map_err(|error| self.torn(error))?;
+        for (way, attached) in Way::BOTH.into_iter().zip(attached) {
+            let side = Side::source(way);
+            let socket = self.socket(side);
+            let failed = |error| Close::Failed { side, error };
+            if attached {
+                if !self.is_seen(way).map_err(failed)? {
+                    return Err(self.torn(DROPPED));
+                }
+                continue;
+            }
+            let counters = sys::tcp_counters(socket.as_fd()).map_err(failed)?;
+            let book = self.book(way);
+            if counters.state == CLOSED
+                || !self.ways[way.index()].ledger.knows_all(counters.bytes_received, &book)
+            {
+                return Err(self.torn("a stream ended while the flow was leaving the kernel relay"));
+            }
+            self.ways[way.index()].ledger.saw_fin();
+            self.leaving = Leaving::Held;
+        }
+        Ok(match self.leaving {
+            Leaving::Held => Progress::Stays,
+            Leaving::No | Leaving::Holding => Progress::LookAgain,
+        })
+    }
+
+    /// Why the maps refused what they should not: a socket that was reset leaves them by itself, and
+    /// epoll's event that says so is on its way. Else there is no honest way on.
+    fn torn(&self, reason: impl ToString) -> Close {
+        for side in [Side::Downstream, Side::Upstream] {
+            let socket = self.socket(side);
+            if sys::tcp_counters(socket.as_fd()).is_ok_and(|now| now.state == CLOSED) {
+                let error = socket.take_error();
+                let error = error.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into());
+                return Close::Failed { side, error };
+            }
+        }
+        Close::Torn { reason: reason.to_string() }
+    }
+
+    /// Whether each socket, which is plain TCP again, holds, unread, every byte that the books do not
+    /// know of ([`DROPPED`]). Not before: `FIONREAD` of a socket with a psock tells of the psock.
+    fn lacks_nothing(&self) -> Result<bool, Close> {
+        Way::BOTH.into_iter().try_fold(true, |whole, way| {
+            let side = Side::source(way);
+            let failed = |error| Close::Failed { side, error };
+            let socket = self.socket(side).as_fd();
+            let mut before = sys::tcp_counters(socket).map_err(failed)?;
+            for _ in 0..TRIES {
+                let unread = sys::unread(socket).map_err(failed)?;
+                let after = sys::tcp_counters(socket).map_err(failed)?;
+                if before == after {
+                    return Ok(whole && self.unseen(way, &after) == unread);
+                }
+                before = after;
+            }
+            // Bytes come faster than they can be counted, though nobody reads them.
+            Ok(false)
+        })
+    }
+
+    /// Has the verdict run for what came while it was off; whether the books know of every byte then.
+    fn is_seen(&self, way: Way) -> io::Result<bool> {
+        let socket = self.socket(Side::source(way)).as_fd();
+        for _ in 0..KICKS {
+            sys::kick(socket)?;
+            // With the lock: a verdict that runs has returned, and no byte is between TCP and it.
+            if self.unseen(way, &sys::tcp_counters(socket)?) == 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Bytes that a way's source has received and the books do not know of.
+    fn unseen(&self, way: Way, counters: &TcpCounters) -> u64 {
+        let received = counters.bytes_received - u64::from(counters.state == CLOSE_WAIT);
+        self.ways[way.index()].ledger.unseen(received, &self.book(way))
     }
 
     /// Whether nothing is on its way through the kernel relay.
@@ -112,8 +201,10 @@ impl Spliced<'_> {
     /// epoll_ctl(2)'s.
     pub fn into_user_space(self) -> io::Result<Ends> {
         let Self { client, upstream, watch, .. } = self;
-        watch.remove(&client)?;
-        watch.remove(&upstream)?;
+        for socket in [&client, &upstream] {
+            watch.remove(socket)?;
+            socket.end_on_close();
+        }
         Ok(Ends { client: client.unpark()?, upstream: upstream.unpark()? })
     }
 }

@@ -6,6 +6,7 @@
 mod leave;
 
 use std::{
+    fmt::Write as _,
     io,
     os::fd::AsFd,
     time::{Duration, Instant},
@@ -18,7 +19,7 @@ use thiserror::Error;
 
 use super::{
     Close, Control, Ends, Side, Tally, Traffic, Way,
-    ledger::{Ledger, Step},
+    ledger::{Imbalance, Ledger, Step},
     pool::{Buffer, Pool},
     watch::{Interest, Watch},
 };
@@ -33,10 +34,17 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// The same, after looks that found nothing new.
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
+/// The same of a flow that is to leave: a reader that has stopped may keep it for hours.
+const LONGEST_LEAVE: Duration = Duration::from_secs(1);
+/// Looks that only let others have their turn, before one that waits for the clock: mostly the worker needs some
+/// microseconds, and a timer would make them milliseconds.
+const PROMPT_LOOKS: u32 = 8;
 /// Looks without change after which the source is kicked: nothing should ever need it, but a
 /// verdict that was not run is a hung flow.
 const KICK_AFTER: u32 = 8;
-/// Tries to count what a socket has sent between two ACKs.
+/// `TCP_CLOSE_WAIT`: a FIN came in, and none went out.
+const CLOSE_WAIT: u8 = 8;
+/// Tries to count what a socket has sent between two ACKs, or received between two segments.
 const TRIES: u32 = 100;
 /// Steps of one way before the other way, and other flows, get their turn.
 const STEPS: u32 = 128;
@@ -60,6 +68,9 @@ pub enum Refusal {
     /// One of the streams has ended or failed already.
     #[error("a stream was ending already")]
     Ending,
+    /// What the destinations have sent could not be counted, so fast do ACKs come. Later it can.
+    #[error("ACKs came faster than they could be counted")]
+    Busy,
     /// The map refused.
     #[error(transparent)]
     Insert(#[from] InsertError),
@@ -79,7 +90,7 @@ fn io_refusal(action: &'static str) -> impl FnOnce(io::Error) -> Refusal {
 
 /// A flow in the map.
 ///
-/// The sockets come first, so that they are closed before the flow gives up its place.
+/// The sockets come first, so that they are closed before the flow gives up its place (L7).
 #[derive(Debug)]
 pub struct Spliced<'a> {
     client: Parked,
@@ -162,13 +173,16 @@ fn insert<'a>(
             Way::Up => ends.upstream.as_fd(),
             Way::Down => ends.client.as_fd(),
         };
-        let state = sys::tcp_counters(destination).map_err(io_refusal("reading TCP_INFO"))?.state;
+        let limit = prepare(&SockRef::from(&destination), sizes)
+            .map_err(io_refusal("setting socket buffers"))?;
+        let (sent, state) = count_sent(destination).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => Refusal::Busy,
+            // The kernel's, whatever it is.
+            _ => Refusal::Io { action: "reading TCP_INFO", source: error },
+        })?;
         if state != ESTABLISHED {
             return Err(Refusal::Ending);
         }
-        let limit = prepare(&SockRef::from(&destination), sizes)
-            .map_err(io_refusal("setting socket buffers"))?;
-        let sent = sent_exactly(destination).map_err(io_refusal("reading TCP_INFO"))?;
         pair.record(way).reset(sent, limit);
         // What came before the stream was received too; what went before it was sent.
         let Traffic { taken, before, .. } = *tally.way(way);
@@ -183,10 +197,16 @@ fn insert<'a>(
 
 /// Reads what was passed and nobody will have, before the socket is closed: a psock that is destroyed
 /// with bytes in its queue has the kernel's accounting of the socket off (a WARNING in
-/// `inet_sock_destruct`, seen once on 6.18). The receive buffer bounds it.
-fn discard(socket: &Parked) {
+/// `inet_sock_destruct`, seen once on 6.18). At most `bytes`: a sender that goes on is not followed.
+fn discard(socket: &Parked, mut bytes: u64) {
     let mut waste = [0; 16 * 1024];
-    while socket.read(&mut waste).is_ok_and(|read| read > 0) {}
+    while bytes > 0 {
+        let most = waste.len().min(usize::try_from(bytes).unwrap_or(usize::MAX));
+        match socket.read(&mut waste[..most]) {
+            Ok(0) | Err(_) => return,
+            Ok(read) => bytes -= read as u64,
+        }
+    }
 }
 
 /// Sizes a spliced socket's send buffer; returns the backlog limit that fits it, bytes.
@@ -208,14 +228,19 @@ fn prepare(socket: &SockRef<'_>, sizes: Sizes) -> io::Result<u64> {
 /// [`sent_by`] may say too little, which is the safe side for "is it drained?", and the wrong one
 /// for the count that this question is answered by.
 fn sent_exactly(socket: impl AsFd) -> io::Result<u64> {
+    Ok(count_sent(socket)?.0)
+}
+
+/// The same, and the state that the socket is in.
+fn count_sent(socket: impl AsFd) -> io::Result<(u64, u8)> {
     let mut before = sys::tcp_counters(socket.as_fd())?.bytes_acked;
     for _ in 0..TRIES {
         let queued = sys::unacknowledged(socket.as_fd())?;
-        let after = sys::tcp_counters(socket.as_fd())?.bytes_acked;
-        if before == after {
-            return Ok(before + queued);
+        let after = sys::tcp_counters(socket.as_fd())?;
+        if before == after.bytes_acked {
+            return Ok((before + queued, after.state));
         }
-        before = after;
+        before = after.bytes_acked;
     }
     Err(io::Error::new(io::ErrorKind::WouldBlock, "ACKs come faster than they can be counted"))
 }
@@ -239,6 +264,11 @@ impl<'a> Spliced<'a> {
     ) -> io::Result<Self> {
         let Ends { client, upstream } = ends;
         let (client, upstream) = (client.park()?, upstream.park()?);
+        for socket in [&client, &upstream] {
+            // Whoever ends this process in the middle of the flow ends the flow with a reset, not with
+            // what looks like the end of its streams (L11).
+            socket.reset_on_close();
+        }
         let state = |ledger| WayState { ledger, chunk: None, looks: 0 };
         Ok(Self {
             client,
@@ -276,12 +306,13 @@ impl<'a> Spliced<'a> {
     async fn accompany(&mut self, control: &Control, pool: &Pool) -> Result<Exit, Close> {
         self.start()?;
         let mut pause = LOOK_AGAIN;
+        let mut prompt = 0;
         loop {
             let before = control.activity();
             if let Some(stop) = control.stopped() {
                 return Err(Close::Stopped(stop));
             }
-            let (mut clock, mut turn) = (false, false);
+            let (mut clock, mut turn, mut longest) = (false, false, LONGEST_PAUSE);
             let mut interest = [Interest::default(); 2];
             for way in Way::BOTH {
                 match self.advance(way, control, pool)? {
@@ -299,17 +330,24 @@ impl<'a> Spliced<'a> {
             if control.is_to_leave_kernel() || self.leaving == leave::Leaving::Holding {
                 match self.leave()? {
                     leave::Progress::Left => return Ok(Exit::Left),
-                    leave::Progress::LookAgain => clock = true,
+                    leave::Progress::LookAgain => (clock, longest) = (true, LONGEST_LEAVE),
                     leave::Progress::Stays => {}
                 }
             }
             self.watch_for(interest)?;
+            if control.activity() != before {
+                prompt = 0;
+            }
             let mail = if turn {
+                tokio::task::yield_now().await;
+                control.take()
+            } else if clock && prompt < PROMPT_LOOKS {
+                prompt += 1;
                 tokio::task::yield_now().await;
                 control.take()
             } else if clock {
                 pause = if control.activity() == before {
-                    (2 * pause).min(LONGEST_PAUSE)
+                    (2 * pause).min(longest)
                 } else {
                     LOOK_AGAIN
                 };
@@ -377,6 +415,7 @@ impl<'a> Spliced<'a> {
             let step = self.ways[way.index()].ledger.step(&book);
             match step {
                 Step::Rest => return Ok(Wait::Events),
+                // Not a byte more goes either way (L9).
                 Step::Broken(reason) => return Err(Close::Broken { reason }),
                 Step::Read(most) => {
                     let mut chunk = pool.buffer();
@@ -459,7 +498,7 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Passes the end on to `side`.
+    /// Passes the end on to `side`, whose TCP has taken everything that came before it (L5).
     fn pass_end_on(&self, side: Side) -> Result<(), Close> {
         let socket = self.socket(side);
         socket.shutdown_write().map_err(|error| {
@@ -499,7 +538,7 @@ impl<'a> Spliced<'a> {
             }
             // All bytes are there, and no FIN.
             Err(imbalance) if closed && imbalance.booked == imbalance.counted + 1 => Err(reset()),
-            Err(imbalance) => Err(Close::Imbalance { way, imbalance }),
+            Err(imbalance) => Err(self.imbalance(way, imbalance)),
         }
     }
 
@@ -517,19 +556,80 @@ impl<'a> Spliced<'a> {
         Ok(())
     }
 
-    /// Whether the books of a flow that has [`Close::Finished`] balance: each destination's TCP has
-    /// taken what they say, and the FIN.
+    /// Ends a flow that has [`Close::Finished`], if its books balance: each destination's TCP has
+    /// taken what they say, and the FIN. From then on closing its sockets is no reset.
     ///
     /// # Errors
     /// [`Close::Imbalance`]: mux has a bug, or the kernel.
-    pub fn audit(&self) -> Result<(), Close> {
-        for way in Way::BOTH {
-            let book = self.book(way);
-            let ledger = &self.ways[way.index()].ledger;
-            let Ok(sent) = sent_exactly(self.socket(Side::destination(way))) else { continue };
-            ledger.audit(sent, &book).map_err(|imbalance| Close::Imbalance { way, imbalance })?;
+    pub fn finish(&self) -> Result<(), Close> {
+        self.audit(Ledger::audit)?;
+        for socket in [&self.client, &self.upstream] {
+            socket.end_on_close();
         }
         Ok(())
+    }
+
+    /// Whether the books of a flow that has [left](Exit::Left) balance.
+    ///
+    /// # Errors
+    /// [`Close::Imbalance`].
+    pub fn audit_left(&self) -> Result<(), Close> {
+        self.audit(Ledger::audit_left)?;
+        self.audit_cut_short()
+    }
+
+    fn audit(
+        &self,
+        balances: impl Fn(&Ledger, u64, &KernelBook) -> Result<(), Imbalance>,
+    ) -> Result<(), Close> {
+        for way in Way::BOTH {
+            // ACKs that come all the time: there is nothing exact to compare with.
+            let Ok(sent) = sent_exactly(self.socket(Side::destination(way))) else { continue };
+            let ledger = &self.ways[way.index()].ledger;
+            balances(ledger, sent, &self.book(way))
+                .map_err(|imbalance| self.imbalance(way, imbalance))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the books of a flow that was cut short have no byte too many. What is missing is on its
+    /// way, or lost with a connection that failed.
+    ///
+    /// # Errors
+    /// [`Close::Imbalance`].
+    pub fn audit_cut_short(&self) -> Result<(), Close> {
+        for way in Way::BOTH {
+            let ledger = &self.ways[way.index()].ledger;
+            let wrong = |imbalance| self.imbalance(way, imbalance);
+            let book = self.book(way);
+            if let Ok(counters) = sys::tcp_counters(self.socket(Side::source(way)).as_fd()) {
+                ledger.audit_taken(counters.bytes_received, &book).map_err(wrong)?;
+            }
+            if let Ok(sent) = sent_by(self.socket(Side::destination(way))) {
+                ledger.audit_given(sent, &self.book(way)).map_err(wrong)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn imbalance(&self, way: Way, imbalance: Imbalance) -> Close {
+        Close::Imbalance { way, imbalance, known: self.describe().into() }
+    }
+
+    /// All that is known of the flow: ledgers, the kernel's halves of the books, what TCP counts.
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        for way in Way::BOTH {
+            let ledger = &self.ways[way.index()].ledger;
+            let _ = write!(text, "{}: {ledger:?} {:?}; ", way.name(), self.book(way));
+        }
+        for (name, socket) in [("client", &self.client), ("upstream", &self.upstream)] {
+            let counters = sys::tcp_counters(socket.as_fd());
+            let queued = sys::unacknowledged(socket.as_fd());
+            let _ = write!(text, "{name}: {counters:?}, SIOCOUTQ {queued:?}; ");
+        }
+        let _ = write!(text, "{:?}; {:?}", self.leaving, self.interest);
+        text
     }
 
     /// Brings the flow's tally up to date with the books.
@@ -549,12 +649,13 @@ impl<'a> Spliced<'a> {
             };
             traffic.given = traffic.taken.saturating_sub(outstanding);
             tally.passes += book.passes;
+            tally.carried += ledger.carried();
             tally.trimmed += book.trimmed;
         }
     }
 
-    /// Makes the coming close of both connections an RST, once the peer of the one that has not
-    /// `failed` has what it was given before, or `patience` is over.
+    /// Has the coming close of both connections, which is an RST (L11), wait until the peer of the one
+    /// that has not `failed` has what it was given before, or `patience` is over (L10).
     pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
         let deadline = Instant::now() + patience;
         if let Some(side) = failed {
@@ -580,9 +681,10 @@ impl<'a> Spliced<'a> {
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
         }
-        for socket in [&self.client, &self.upstream] {
-            socket.reset_on_close();
-            discard(socket);
+        for way in Way::BOTH {
+            // Their close is an RST since the insertion.
+            let unread = self.ways[way.index()].ledger.unread(&self.book(way));
+            discard(self.socket(Side::source(way)), unread);
         }
     }
 }

@@ -1,19 +1,23 @@
 //! The rules of one listener, compiled so that a thousand of them cost about what ten do.
 //!
 //! Asking every rule about every chunk costs as much as there are rules. Most rules demand
-//! something that can be looked up instead: first bytes, a name. The [`Index`] gives the rules
-//! whose demand these bytes meet or may still meet; only those are asked, in their order. A
+//! something that can be looked up instead: first bytes, a name, a path, a client's network. The [`Index`] gives the rules
+//! whose demand these bytes meet or may still meet; only those are asked, in their order. All of them share what was parsed of the chunk ([`Heads`]). A
 //! rule that was once sure not to match is not asked again ([`Progress`]).
 
+mod clients;
 mod index;
 mod names;
 mod need;
+mod patterns;
+mod requests;
+pub(super) mod shapes;
 mod trie;
 
 use std::sync::Arc;
 
 use self::index::Index;
-use super::Sniffed;
+use super::{Sniffed, heads::Heads};
 use crate::{
     probe::Verdict,
     rules::config::{Rule, RuleId},
@@ -81,9 +85,10 @@ impl Table {
     /// value at its first chunk.
     pub(super) fn find(&self, sniffed: &Sniffed<'_>, progress: &mut Progress) -> Found<'_> {
         let mut first_tentative = None;
-        for position in self.index.candidates(sniffed, progress.0) {
+        let heads = Heads::new(sniffed.bytes);
+        for position in self.index.candidates(sniffed, &heads, progress.0) {
             let Some(entry) = self.entries.get(position as usize) else { continue };
-            match entry.rule.matcher.evaluate(sniffed) {
+            match entry.rule.matcher.answer(sniffed, &heads) {
                 Verdict::Match(()) => return Found::Rule(entry.id, &entry.rule),
                 Verdict::NoMatch if entry.tentative => {
                     first_tentative.get_or_insert(position);

@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 
-use super::{super::Phase, index::Candidates};
-use crate::probe::Verdict;
+use super::{index::Candidates, patterns::Patterns};
 
 /// A demand on a host name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum NameKey {
     /// This name, in lower case, without a dot at its end.
     Exact(Box<str>),
     /// One below this.
     Below(Box<str>),
-    /// Any that is there.
-    Any,
+    /// One in which, in lower case, this regular expression finds something.
+    Pattern(Box<str>),
     /// None at all.
     Absent,
 }
@@ -26,7 +25,7 @@ const MAX_NAME: usize = 255;
 pub(super) struct NameIndex {
     exact: HashMap<Box<[u8]>, Vec<u32>>,
     below: HashMap<Box<[u8]>, Vec<u32>>,
-    any: Vec<u32>,
+    patterns: Patterns,
     absent: Vec<u32>,
     all: Vec<u32>,
 }
@@ -35,52 +34,46 @@ impl NameIndex {
     /// Of keys in the order of their entries.
     pub(super) fn new<'a>(keys: impl Iterator<Item = (&'a NameKey, u32)>) -> Self {
         let mut index = Self::default();
+        let mut patterns = Vec::new();
         for (key, entry) in keys {
-            let list = match key {
-                NameKey::Exact(name) => index.exact.entry(name.as_bytes().into()).or_default(),
-                NameKey::Below(name) => index.below.entry(name.as_bytes().into()).or_default(),
-                NameKey::Any => &mut index.any,
-                NameKey::Absent => &mut index.absent,
-            };
-            push(list, entry);
+            match key {
+                NameKey::Exact(name) => {
+                    push(index.exact.entry(name.as_bytes().into()).or_default(), entry)
+                }
+                NameKey::Below(name) => {
+                    push(index.below.entry(name.as_bytes().into()).or_default(), entry)
+                }
+                NameKey::Pattern(pattern) => patterns.push((&**pattern, entry)),
+                NameKey::Absent => push(&mut index.absent, entry),
+            }
             push(&mut index.all, entry);
         }
+        index.patterns = Patterns::new(patterns.into_iter());
         index
     }
 
-    /// Whether it has no entry: then the name need not be looked for.
-    pub(super) fn is_empty(&self) -> bool {
-        self.all.is_empty()
+    /// All entries.
+    pub(super) fn entries(&self) -> &[u32] {
+        &self.all
     }
 
-    /// Adds the entries that this name, or the lack of one, may satisfy.
+    /// Adds the entries that this name, or the lack of one, satisfies.
     pub(super) fn candidates<'a>(
         &'a self,
-        name: &Verdict<Option<&[u8]>>,
-        phase: Phase,
+        name: Option<&[u8]>,
         first: u32,
         candidates: &mut Candidates<'a>,
     ) {
-        match name {
-            Verdict::NoMatch => {}
-            Verdict::NeedMore(_) if phase.is_open() => candidates.add(&self.all, first),
-            // There will be no more.
-            Verdict::NeedMore(_) => {}
-            Verdict::Match(None) => candidates.add(&self.absent, first),
-            Verdict::Match(Some(name)) => {
-                candidates.add(&self.any, first);
-                self.named(name, first, candidates);
-            }
-        }
-    }
-
-    fn named<'a>(&'a self, name: &[u8], first: u32, candidates: &mut Candidates<'a>) {
+        let Some(name) = name else { return candidates.add(&self.absent, first) };
         let mut lower = [0; MAX_NAME];
         let Some(lower) = lower.get_mut(..name.len()) else { return };
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
         if let Some(list) = self.exact.get(&*lower) {
             candidates.add(list, first);
+        }
+        if !self.patterns.is_empty() {
+            self.patterns.find(lower, candidates.found());
         }
         if self.below.is_empty() {
             return;
@@ -94,7 +87,7 @@ impl NameIndex {
 }
 
 /// Adds an entry to a sorted list of smaller ones, once.
-fn push(list: &mut Vec<u32>, entry: u32) {
+pub(super) fn push(list: &mut Vec<u32>, entry: u32) {
     if list.last() != Some(&entry) {
         list.push(entry);
     }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     probe::{HttpVersion, TlsVersion, tests::fixtures},
     route::{Outcome, Progress, route},
+    rules::config::ListenerConfig,
 };
 
 /// Matchers that say something of the fixtures.
@@ -22,6 +23,11 @@ fn matchers() -> Vec<Matcher> {
         http::http(http::headers(&[("user-agent", "^curl"), ("accept", "")])),
         http::http(http::versions(&[HttpVersion::Http2, HttpVersion::Http10])),
     ]
+}
+
+/// The matchers, and a rule for every probe.
+fn with_probes() -> Vec<Matcher> {
+    matchers().into_iter().chain(Probe::all().map(Matcher::Probe)).collect()
 }
 
 #[test]
@@ -60,25 +66,36 @@ fn every_prefix() {
 
 #[test]
 fn every_split_in_two() {
-    let rules = routing::rules(matchers());
+    let rules = routing::rules(with_probes());
     let order: Vec<usize> = (0..rules.len()).collect();
     let listener = routing::listener(&rules, &order);
-    for (probe, name, bytes) in fixtures::all() {
-        let sniffed = |bytes| Sniffed { bytes, client: None, phase: Phase::Open };
-        let at_once = route(&listener, &sniffed(&bytes), &mut Progress::default());
-        for split in 0..=bytes.len() {
-            let mut progress = Progress::default();
-            let first = route(&listener, &sniffed(&bytes[..split]), &mut progress);
-            let rule = |outcome: &Outcome| match outcome {
-                Outcome::Routed(decision) => Some(decision.rule),
-                Outcome::NeedMore(_) | Outcome::Close | Outcome::Reset => None,
-            };
-            let outcome = match first {
-                Outcome::NeedMore(_) => route(&listener, &sniffed(&bytes), &mut progress),
-                decided @ (Outcome::Routed(_) | Outcome::Close | Outcome::Reset) => decided,
-            };
-            // What a rule has seen depends on how much there was.
-            assert_eq!(rule(&outcome), rule(&at_once), "{probe}: {name} split at {split}");
+    // Of these none comes to a probe that an earlier one takes the bytes from; so each alone, too.
+    let alone = Probe::all().map(|probe| routing::rules(vec![Matcher::Probe(probe)]));
+    let alone: Vec<_> = alone.map(|rules| routing::listener(&rules, &[0])).collect();
+    let all = fixtures::all();
+    for (probe, name, bytes) in &all {
+        for listener in std::iter::once(&listener).chain(&alone) {
+            in_two(listener, &format!("{probe}: {name}"), bytes);
         }
+    }
+}
+
+/// However the bytes are split, the same rule takes them.
+fn in_two(listener: &ListenerConfig, name: &str, bytes: &[u8]) {
+    let sniffed = |bytes| Sniffed { bytes, client: None, phase: Phase::Open };
+    let rule = |outcome: &Outcome| match outcome {
+        Outcome::Routed(decision) => Some(decision.rule),
+        Outcome::NeedMore(_) | Outcome::Close | Outcome::Reset => None,
+    };
+    let at_once = route(listener, &sniffed(bytes), &mut Progress::default());
+    for split in 0..=bytes.len() {
+        let mut progress = Progress::default();
+        let first = route(listener, &sniffed(&bytes[..split]), &mut progress);
+        let outcome = match first {
+            Outcome::NeedMore(_) => route(listener, &sniffed(bytes), &mut progress),
+            decided @ (Outcome::Routed(_) | Outcome::Close | Outcome::Reset) => decided,
+        };
+        // What a rule has seen depends on how much there was.
+        assert_eq!(rule(&outcome), rule(&at_once), "{name} split at {split}");
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn prefixes(list: &[&str]) -> HttpConditions {
     HttpConditions { path_prefixes: texts(list), ..HttpConditions::default() }
 }
 
-fn path_regexes(list: &[&str]) -> HttpConditions {
+pub(super) fn path_regexes(list: &[&str]) -> HttpConditions {
     let regexes = list.iter().map(|pattern| Regex::new(pattern).expect(pattern)).collect();
     HttpConditions { path_regexes: Some(regexes), ..HttpConditions::default() }
 }
@@ -63,6 +63,7 @@ pub(super) fn http2(fields: &[(&str, &str)]) -> Vec<u8> {
 fn each_condition_is_decided_as_early_as_it_can_be() {
     let bytes = b"GET /a/b?c HTTP/1.1\r\nX: y\r\nHost: A.example:80\r\nX: z\r\n\r\nbody";
     let (line, x, host, z, end) = (21, 27, 47, 53, 55);
+    // A second `Host` line may come before the end.
     for (conditions, at, expected) in [
         (methods(&["GET", "HEAD"]), line, true),
         (methods(&["POST", "get"]), line, false),
@@ -76,9 +77,9 @@ fn each_condition_is_decided_as_early_as_it_can_be() {
         (path_regexes(&["^/a", "x"]), line, true),
         (path_regexes(&["/b$"]), line, true),
         (path_regexes(&["c"]), line, false),
-        (hosts(&["a.example"]), host, true),
-        (hosts(&["*.example"]), host, true),
-        (hosts(&["/^a[.]/"]), host, true),
+        (hosts(&["a.example"]), end, true),
+        (hosts(&["*.example"]), end, true),
+        (hosts(&["/^a[.]/"]), end, true),
         (hosts(&["b.example"]), host, false),
         (headers(&[("x", "^y$")]), x, true),
         (headers(&[("X", "z")]), z, true),
@@ -86,7 +87,7 @@ fn each_condition_is_decided_as_early_as_it_can_be() {
         (headers(&[("y", "")]), end, false),
         (headers(&[("x", "y"), ("host", ":80$")]), host, true),
         (HttpConditions { methods: texts(&["PUT"]), ..hosts(&["a.example"]) }, line, false),
-        (HttpConditions { methods: texts(&["GET"]), ..hosts(&["a.example"]) }, host, true),
+        (HttpConditions { methods: texts(&["GET"]), ..hosts(&["a.example"]) }, end, true),
         (HttpConditions { hosts: Some(tls::names(&["b"])), ..headers(&[("z", "")]) }, host, false),
     ] {
         let matcher = http(conditions);
@@ -124,6 +125,20 @@ fn the_same_of_http2() {
     assert_eq!(decided(&http(versions(&both)), &bytes), Some((24, true)));
     let no_host = http2(&[(":method", "GET"), (":path", "/")]);
     assert_eq!(decided(&http(hosts(&["a"])), &no_host), Some((no_host.len(), false)));
+}
+
+#[test]
+fn a_second_host_line_is_no_host_at_all() {
+    let of = |lines: &str| format!("GET / HTTP/1.1\r\n{lines}\r\n").into_bytes();
+    let twice = of("Host: a\r\nHost: b\r\n");
+    assert_eq!(decided(&http(hosts(&["a"])), &twice), Some((34, false)));
+    assert_eq!(decided(&http(hosts(&["b"])), &twice), Some((25, false)));
+    assert_eq!(decided(&http(hosts(&["a"])), &of("Host: a\r\nhost: a\r\n")), Some((34, false)));
+    assert_eq!(decided(&http(hosts(&["a"])), &of("Host: a\r\n")), Some((27, true)));
+    // As a field it has both values.
+    assert_eq!(decided(&http(headers(&[("host", "b")])), &twice), Some((34, true)));
+    let twice = http2(&[(":method", "GET"), (":path", "/"), ("host", "a"), ("host", "b")]);
+    assert_eq!(decided(&http(hosts(&["a"])), &twice), Some((twice.len(), false)));
 }
 
 #[test]

@@ -13,12 +13,17 @@ pub(super) fn matchers() -> impl Strategy<Value = Matcher> {
     let leaf = prop_oneof![
         1 => Just(Matcher::Always),
         4 => "[ab]{1,3}".prop_map(|text| prefix(text.as_bytes())),
-        2 => prop::sample::select(vec!["^a", "b", "^ab$", r"a\b", "", "^[^a]", r"[^\x00-\xff]", "^(?:ab|b)c?", "^a*b", "(?m)^b", "ab|^c", "^(?i)A[bc]", "c$"]).prop_map(regex),
-        2 => (0_usize..3, "[ab]{1,2}").prop_map(|(offset, text)| masked(offset, text.as_bytes(), None)),
+        2 => prop::sample::select(vec!["^a", "b", "^[ab]c", "^[a-c]{2}$", r"^[ab]+\b", r"^\w[^b]", "^ab$", r"a\b", "", "^[^a]", r"[^\x00-\xff]", "^(?:ab|b)c?", "^a*b", "(?m)^b", "ab|^c", "^(?i)A[bc]", "c$"]).prop_map(regex),
+        2 => (0_usize..3, "[ab]{1,2}", prop::sample::select(vec![0xff_u8, 0xdf, 0x01])).prop_map(|(offset, text, mask)| {
+            masked(offset, text.as_bytes(), Some(&vec![mask; text.len()]))
+        }),
         1 => prop::sample::select(Probe::all().collect::<Vec<_>>()).prop_map(Matcher::Probe),
         2 => tls_matchers(),
         2 => http_matchers().prop_map(http::http),
-        1 => prop::sample::select(vec!["10.0.0.0/8", "192.0.2.0/24"]).prop_map(|text| client(&[text])),
+        2 => proptest::sample::subsequence(
+            vec!["10.0.0.0/8", "192.0.2.0/24", "10.0.0.1/32", "10.0.0.7/24", "::/0", "0.0.0.0/0"], 1..3,
+        )
+        .prop_map(|list| client(&list)),
     ];
     leaf.prop_recursive(3, 12, 3, |inner| {
         prop_oneof![
@@ -29,13 +34,26 @@ pub(super) fn matchers() -> impl Strategy<Value = Matcher> {
     })
 }
 
+/// The same, some of them together with a function whose "no" is tentative.
+pub(super) fn tentative() -> impl Strategy<Value = Matcher> {
+    let ends = "[ab]{1,2}".prop_map(|text| {
+        Matcher::Predicate(Predicate::bool(move |bytes| bytes.ends_with(text.as_bytes())))
+    });
+    prop_oneof![
+        matchers(),
+        ends.clone(),
+        (ends.clone(), matchers()).prop_map(|(one, other)| all_of(vec![one, other])),
+        (ends, matchers()).prop_map(|(one, other)| any_of(vec![other, one])),
+    ]
+}
+
 /// Those on heads of requests alone.
 pub(super) fn heads() -> impl Strategy<Value = Matcher> {
     prop_oneof![tls_matchers(), http_matchers().prop_map(http::http)]
 }
 
 fn tls_matchers() -> impl Strategy<Value = Matcher> {
-    let names = vec!["a.x", "b.a.x", "*.x", "*.a.x", "/a/", "/^b/"];
+    let names = vec!["a.x", "b.a.x", "*.x", "*.a.x", "/a/", "/^b/", "/^c[.]b/", "/x$/"];
     prop_oneof![
         proptest::sample::subsequence(names, 0..4).prop_map(|names| tls::sni(&names)),
         proptest::sample::subsequence(vec!["h2", "a"], 1..3).prop_map(|names| tls::alpn(&names)),
@@ -48,9 +66,11 @@ fn http_matchers() -> impl Strategy<Value = HttpConditions> {
     let some = |list: Vec<&'static str>| proptest::sample::subsequence(list, 1..3);
     let http = prop_oneof![
         some(vec!["GET", "PUT", "P"]).prop_map(|list| http::methods(&list)),
-        some(vec!["a.x", "*.x", "*.a.x", "/a/"]).prop_map(|list| http::hosts(&list)),
+        some(vec!["a.x", "*.x", "*.a.x", "/a/", "/^[ab]/", "/x$/"])
+            .prop_map(|list| http::hosts(&list)),
         some(vec!["/a", "/ab", "*"]).prop_map(|list| http::paths(&list)),
         some(vec!["/", "/a", "/b"]).prop_map(|list| http::prefixes(&list)),
+        some(vec!["^/a$", "b", "^/.*b", "/"]).prop_map(|list| http::path_regexes(&list)),
         proptest::sample::subsequence(vec![("a", "b"), ("A", "b$"), ("host", "^a")], 1..3)
             .prop_map(|list| http::headers(&list)),
         proptest::sample::subsequence(HttpVersion::ALL.to_vec(), 1..3)

@@ -1,6 +1,6 @@
 //! The decision among rules.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -161,9 +161,16 @@ proptest! {
         matchers in prop_oneof![
             proptest::collection::vec(properties::matchers(), 0..12),
             proptest::collection::vec(properties::heads(), 1..6),
+            // Enough of a kind for what is searched for together.
+            proptest::collection::vec(properties::heads(), 12..24),
+            proptest::collection::vec(properties::tentative(), 1..5),
         ],
         bytes in properties::inputs(),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..4),
+        client in prop::sample::select(vec![
+            None, Some(IpAddr::from([10, 0, 0, 1])), Some([192, 0, 2, 9].into()),
+            Some("::ffff:10.0.0.7".parse().expect("valid")), Some("2001:db8::1".parse().expect("valid")),
+        ]),
         phase in prop::sample::select(&PHASES[..]),
     ) {
         let rules = rules(matchers);
@@ -177,7 +184,7 @@ proptest! {
             let phase = if call + 1 == lengths.len() { phase } else { Phase::Open };
             let sniffed = Sniffed {
                 bytes: &bytes[..len],
-                client: Some([10, 0, 0, 1].into()),
+                client,
                 phase,
             };
             let outcome = route(&listener, &sniffed, &mut progress);

@@ -78,7 +78,7 @@ fn unknown_keys() {
     }
     let report = report(&format!("{LISTEN}{RULE}[security]\nzebra = 1\n"));
     assert!(
-        report.ends_with("= hint: keys of [security]: `user`, `landlock`, `seccomp`"),
+        report.ends_with("= hint: keys of [security]: `user`, `landlock`, `seccomp`, `keeper`"),
         "{report}"
     );
 }
@@ -119,6 +119,7 @@ fn wrong_types() {
             report.starts_with(&format!("error: {message}\n --> rules.toml:{line}:")),
             "{report}"
         );
+        assert_eq!(report.matches("= hint: ").count(), 1, "{report}");
     }
 }
 

@@ -54,6 +54,7 @@ access = { format = "json", file = "/tmp/x" }
 user = "nobody"
 landlock = "auto"
 seccomp = "off"
+keeper = "auto"
 [kernel]
 send_buffer = "2MiB"
 backlog_limit = "512KiB"

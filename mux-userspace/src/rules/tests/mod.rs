@@ -5,6 +5,7 @@ mod errors;
 mod heads;
 mod hostile;
 mod identity;
+mod reference;
 mod schema;
 mod upstreams;
 mod warnings;

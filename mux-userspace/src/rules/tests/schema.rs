@@ -8,8 +8,9 @@ use crate::{
     route::{Group, MaskedBytes, Matcher, Networks, Prefix, Regex},
     rules::{
         config::{
-            AccessFormat, Address, Balance, Builtin, Confinement, EndpointConfig, ListenAddress,
-            Otherwise, PacketMode, RelayChoice, RuleId, SecurityConfig, SockmapMode, UpstreamId,
+            AccessFormat, Address, Balance, Builtin, Confinement, EndpointConfig, KeeperMode,
+            ListenAddress, Otherwise, PacketMode, RelayChoice, RuleId, SecurityConfig, SockmapMode,
+            UpstreamId,
         },
         load,
     },
@@ -71,8 +72,9 @@ upstream = "unix:/run/sshd.sock"    # a bare absolute path is a Unix socket too
     assert_eq!(config.limits.max_connections, None);
     assert_eq!(&*config.log.level, "info");
     assert_eq!(&*config.security.user, "nobody");
-    let SecurityConfig { user: _, landlock, seccomp } = config.security;
+    let SecurityConfig { user: _, landlock, seccomp, keeper } = config.security;
     assert_eq!((landlock, seccomp), (Confinement::Auto, Confinement::Auto));
+    assert_eq!(keeper, KeeperMode::Auto);
     assert_eq!(config.kernel.sockmap, SockmapMode::Auto);
     assert_eq!(config.kernel.packet, PacketMode::DEFAULT);
     assert_eq!(config.kernel.interfaces, None);
@@ -225,7 +227,10 @@ balance = "round-robin"
     assert_eq!(config.rules[0].max_connections.map(u32::from), Some(1000));
     // Groups first; one upstream for an address that two rules name.
     let targets: Vec<UpstreamId> = config.rules.iter().map(|rule| rule.upstream).collect();
-    assert_eq!(targets, [UpstreamId(0), UpstreamId(2), UpstreamId(2), UpstreamId(2), UpstreamId(1)]);
+    assert_eq!(
+        targets,
+        [UpstreamId(0), UpstreamId(2), UpstreamId(2), UpstreamId(2), UpstreamId(1)]
+    );
 
     let web = &config.upstreams[0];
     assert_eq!((&*web.name, web.endpoints.len()), ("web", 2));
@@ -316,6 +321,7 @@ access_file = "/var/log/mux.log"
 user = "mux"
 landlock = "off"
 seccomp = "off"
+keeper = "off"
 [kernel]
 sockmap = "force"
 packet = "auto"
@@ -333,13 +339,14 @@ flows = 1024
     assert_eq!(config.limits.per_source.connections.map(NonZeroU32::get), Some(7));
     let rate = config.limits.per_source.rate.map(|rate| (rate.count.get(), rate.period));
     assert_eq!(rate, Some((50, Duration::from_secs(10))));
-    assert_eq!(config.limits.max_sniffing.get(), 6);
+    assert_eq!(config.limits.max_sniffing.map(NonZeroU32::get), Some(6));
     assert_eq!(&*config.log.level, "debug");
     assert_eq!(config.log.access, AccessFormat::Json);
     assert_eq!(config.log.access_file.as_deref(), Some("/var/log/mux.log".as_ref()));
     assert_eq!(&*config.security.user, "mux");
-    let SecurityConfig { user: _, landlock, seccomp } = config.security;
+    let SecurityConfig { user: _, landlock, seccomp, keeper } = config.security;
     assert_eq!((landlock, seccomp), (Confinement::Off, Confinement::Off));
+    assert_eq!(keeper, KeeperMode::Off);
     assert_eq!(config.kernel.sockmap, SockmapMode::Force);
     assert_eq!((config.kernel.send_buffer, config.kernel.backlog_limit), (1 << 20, 512 << 10));
     assert_eq!(config.kernel.flows, 1024);
@@ -356,7 +363,7 @@ fn access_can_be_a_table() {
     let log = read("{ format = 'json', file = 'access.log' }");
     assert_eq!(log.access, AccessFormat::Json);
     assert_eq!(log.access_file.as_deref(), Some("access.log".as_ref()));
-    assert_eq!(read("{ file = 'access.log' }").access, AccessFormat::Text);
+    assert_eq!(read("{ file = 'access.log' }").access, AccessFormat::Json);
 }
 
 #[test]

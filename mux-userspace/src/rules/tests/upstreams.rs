@@ -95,8 +95,12 @@ fn every_key_of_health() {
     assert_eq!(all.timeout, Duration::from_millis(50));
     assert_eq!((all.rise, all.fall), (1, 9));
     assert_eq!(&*all.send, b"PING\r\n");
-    let Expect::Prefix(prefix) = &all.expect else { panic!("{:?}", all.expect) };
-    assert_eq!(&**prefix, b"+PONG");
+    let Expect::Contains(text) = &all.expect else { panic!("{:?}", all.expect) };
+    assert_eq!(&**text, b"+PONG");
+
+    let raw = health("{ send_hex = '00 ff', expect_hex = '80FE' }");
+    assert_eq!(&*raw.send, b"\x00\xff");
+    assert!(matches!(&raw.expect, Expect::Contains(bytes) if **bytes == *b"\x80\xfe"));
 
     let Expect::Regex(regex) = health(r"{ expect_regex = '^\xff.' }").expect else { panic!() };
     assert!(regex.is_match(b"\xff\xfe") && !regex.is_match("\u{ff}a".as_bytes()));
@@ -268,8 +272,23 @@ fn health() {
         &health(r#"{ send = "\u0081" }"#),
         "\"\\u0081",
         "in TOML, ",
-        "only text can be sent; `expect_regex` knows raw bytes",
+        "write raw bytes as `send_hex` or `expect_hex`",
     );
+    refused(
+        &health("{ expect_hex = '0g' }"),
+        "'0g'",
+        "this is not hexadecimal",
+        "two digits a byte",
+    );
+    for (keys, at, names) in [
+        ("{ send = 'a', send_hex = '62' }", "'62'", "`send` and `send_hex`"),
+        ("{ expect = 'a', expect_hex = '62' }", "'62'", "`expect` and `expect_hex`"),
+        ("{ expect_hex = '61', expect_regex = 'b' }", "'b'", "`expect_hex` and `expect_regex`"),
+    ] {
+        refused(&health(keys), at, &format!("{names} exclude each other"), "leave one");
+    }
+    let long = report(&health(&format!("{{ expect_hex = '{}' }}", "00".repeat(4097))));
+    assert!(long.contains("4097 bytes, of at most 4096"), "{long}");
     let long = report(&health(&format!("{{ send = '{}' }}", "x".repeat(4097))));
     assert!(long.contains("4097 bytes, of at most 4096"), "{long}");
     for (keys, message) in [

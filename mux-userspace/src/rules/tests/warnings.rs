@@ -84,6 +84,44 @@ fn patterns_that_match_everything() {
 }
 
 #[test]
+fn patterns_for_names_paths_and_fields_that_match_everything() {
+    for (condition, pattern, what) in [
+        ("{ tls = { sni = ['a.example', { regex = '.*' }] } }", "'.*'", "every name"),
+        ("{ http = { host = [{ regex = '^' }] } }", "'^'", "every name"),
+        ("{ http = { path_regex = '^.*' } }", "'^.*'", "every path"),
+        ("{ http = { header = { upgrade = '.*' } } }", "'.*'", "every value"),
+        ("{ all = ['http', { not = { http = { path_regex = 'x*' } } }] }", "'x*'", "every path"),
+    ] {
+        let message = format!("this regular expression matches {what}");
+        warned(&matching(&[condition]), pattern, &message);
+    }
+    for condition in [
+        "{ tls = { sni = [{ regex = '.' }] } }",
+        "{ http = { path_regex = '^/.*' } }",
+        // That the field is there.
+        "{ http = { header = { upgrade = '' } } }",
+    ] {
+        assert_eq!(warnings(&matching(&[condition])), [], "{condition}");
+    }
+}
+
+#[test]
+fn a_sniff_limit_that_is_too_low_for_hellos() {
+    let text = |limit, condition| {
+        format!(
+            "[[listener]]\nname = 'x'\naddress = '127.0.0.1:1'\nsniff_limit = {limit}\n\
+             [[rule]]\nname = 'r'\nmatch = {condition}\nupstream = 80\n"
+        )
+    };
+    let message = "rule `r` looks at ClientHellos, and listener `x` at 2047 bytes";
+    for condition in ["'tls'", "{ tls = { alpn = ['h2'] } }", "{ any = ['ssh', 'tls'] }"] {
+        warned(&text(2047, condition), condition, message);
+        assert_eq!(warnings(&text(2048, condition)), [], "{condition}");
+    }
+    assert_eq!(warnings(&text(100, "'ssh'")), []);
+}
+
+#[test]
 fn rules_that_make_others_wait() {
     warned(
         &matching(&["{ all = ['http', { regex = 'Host: a' }] }", "'ssh'", "'http1'"]),
@@ -166,4 +204,15 @@ fn every_address_is_found_where_it_stands() {
     ];
     assert_eq!(found, expected.map(|(text, address)| (text, address.to_owned())));
     assert!(matches!(file(text).addresses()[0].1, Address::Name { .. }));
+}
+
+#[test]
+fn as_many_sniffed_connections_as_there_are_connections() {
+    let limits = |text: &str| format!("{LISTEN}{RULE}[limits]\n{text}\n");
+    let message = "clients that say nothing can take all 100 places";
+    warned(&limits("max_connections = 100\nmax_sniffing = 100"), "100", message);
+    let message = "clients that say nothing can take all 10000 places";
+    warned(&limits("max_sniffing = 20000"), "20000", message);
+    assert_eq!(warnings(&limits("max_connections = 100\nmax_sniffing = 99")), []);
+    assert_eq!(warnings(&limits("max_connections = 100")), []);
 }

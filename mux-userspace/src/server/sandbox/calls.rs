@@ -211,7 +211,9 @@ fn programs() -> Result<[Vec<libc::sock_filter>; 2], BackendError> {
     Ok([compile(absent)?, compile(allowed)?])
 }
 
-fn compile(filter: SeccompFilter) -> Result<Vec<libc::sock_filter>, BackendError> {
+pub(in crate::server) fn compile(
+    filter: SeccompFilter,
+) -> Result<Vec<libc::sock_filter>, BackendError> {
     let program = BpfProgram::try_from(filter)?;
     let instruction = |it: seccompiler::sock_filter| libc::sock_filter {
         code: it.code,

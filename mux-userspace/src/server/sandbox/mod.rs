@@ -2,9 +2,9 @@
 //! system calls that it has a use for, and no others.
 //!
 //! Entered after privileges are dropped and before the first thread is started: a thread has what
-//! the one that started it has. For the daemon only: a program that embeds mux, the keeper (and
-//! thus a successor, until it enters its own), and
-//! commands like `mux check` are never confined.
+//! the one that started it has. For the daemon only: a program that embeds mux and
+//! commands like `mux check` are never confined. The keeper, and thus a successor until it enters
+//! its own, has a wider one (`server/confined.rs`).
 
 mod calls;
 mod paths;
@@ -13,9 +13,11 @@ use std::{io, path::Path};
 
 use tracing::{info, warn};
 
+pub(super) use self::calls::compile;
 use self::paths::Paths;
-use super::Check;
+use super::{Check, privileges};
 use crate::{
+    admin::view::SecurityStatus,
     rules::config::{Config, Confinement, SecurityConfig},
     sys,
 };
@@ -33,14 +35,17 @@ impl Sandbox {
     /// rules file, which a reload reads again.
     #[must_use]
     pub fn prepare(config: &Config, rules: &Path) -> Self {
-        let SecurityConfig { user: _, landlock, seccomp } = config.security;
+        let SecurityConfig { user: _, landlock, seccomp, keeper: _ } = config.security;
         let paths = (landlock == Confinement::Auto).then(|| Paths::of(config, rules));
         Self { paths, seccomp }
     }
 
-    /// Enters it, for good, as far as the kernel can; says once how far that is. `no_new_privs` must
-    /// be set.
-    pub fn enter(self) {
+    /// Enters it, for good, as far as the kernel can; says once how far that is, and gives that with
+    /// what else the process may do. `no_new_privs` must be set.
+    pub fn enter(self) -> SecurityStatus {
+        // Before: the C library may look the name up in files, and the filter has an opinion on
+        // prctl(2).
+        let standing = privileges::standing();
         let landlock = self.paths.map(Paths::restrict);
         // Last: it forbids the calls of the other one.
         let seccomp = (self.seccomp == Confinement::Auto).then(calls::restrict);
@@ -51,6 +56,7 @@ impl Sandbox {
         } else {
             info!(landlock, seccomp, "sandbox");
         }
+        SecurityStatus { landlock, seccomp, ..standing }
     }
 }
 
@@ -60,8 +66,19 @@ fn describe(entered: Option<Result<String, String>>) -> String {
 }
 
 /// What `mux doctor` says: what would be in force.
-pub(crate) fn checks(config: &SecurityConfig) -> [Check; 2] {
-    [landlock(config.landlock), seccomp(config.seccomp)]
+pub(crate) fn checks(config: &SecurityConfig) -> [Check; 3] {
+    [no_new_privs(), landlock(config.landlock), seccomp(config.seccomp)]
+}
+
+/// It has no switch: a daemon that serves executes nothing, and without it a process that has no
+/// CAP_SYS_ADMIN can install neither of the other two.
+fn no_new_privs() -> Check {
+    const NAME: &str = "no_new_privs";
+    match rustix::thread::no_new_privs() {
+        Ok(true) => Check::ok(NAME, "set already, by whoever starts mux"),
+        Ok(false) => Check::ok(NAME, "set before the first connection, always"),
+        Err(error) => Check::warning(NAME, format!("not to be had: {error}"), ""),
+    }
 }
 
 fn landlock(wanted: Confinement) -> Check {

@@ -19,8 +19,8 @@ fn group(keys: &str) -> Arc<Group> {
 }
 
 /// What refusing endpoints say.
-fn refused() -> Vec<(String, io::Error)> {
-    vec![("x".into(), io::Error::from_raw_os_error(libc::ECONNREFUSED))]
+fn refused() -> Failures {
+    vec![("x".into(), std::io::Error::from_raw_os_error(libc::ECONNREFUSED))]
 }
 
 /// A flow that got a seat, or has not.
@@ -94,7 +94,8 @@ fn full_primaries_are_waited_for_rather_than_passed_over() {
         group("endpoints = [{ address = 1, max_connections = 1 }, { address = 2, backup = true }]");
     let (index, flow) = Flow::enter(&group).expect("admitted");
     assert_eq!(index, 0);
-    assert_eq!(Flow::enter(&group).map(|flow| flow.0), Err(Shut::Full));
+    let full = Shut::Full(Kind::Endpoint);
+    assert_eq!(Flow::enter(&group).map(|flow| flow.0), Err(full));
     drop(flow);
     assert_eq!(Flow::enter(&group).map(|flow| flow.0), Ok(0));
 }
@@ -112,7 +113,8 @@ fn a_full_endpoint_is_passed_over_for_one_with_a_place() {
 fn the_groups_limit_holds_and_a_retry_keeps_its_place() {
     let group = group("endpoints = [1, 2]\nmax_connections = 1");
     let (index, mut flow) = Flow::enter(&group).expect("admitted");
-    assert_eq!(Flow::enter(&group).map(|flow| flow.0), Err(Shut::Full));
+    let full = Shut::Full(Kind::Upstream);
+    assert_eq!(Flow::enter(&group).map(|flow| flow.0), Err(full));
     flow.fail(&group, index);
     assert_eq!(group.room.in_use(), 1);
     assert_eq!(flow.again(&group), Ok(1 - index));
@@ -151,7 +153,7 @@ fn what_this_machine_lacks_is_not_the_endpoints_fault() {
     let group = group("endpoints = [1, 2]\neject = { failures = 1 }\nbalance = \"first\"");
     let fail = |error: i32| {
         let (_, mut flow) = Flow::enter(&group).expect("admitted");
-        let failures = [("x".to_owned(), io::Error::from_raw_os_error(error))];
+        let failures = vec![("x".to_owned(), std::io::Error::from_raw_os_error(error))];
         let counters = Counters::default();
         group.failed(flow.seat.as_mut().expect("there is one"), &failures, &counters);
         counters.value(Counter::UpstreamEjections)
@@ -403,7 +405,8 @@ fn a_later_configuration_takes_over_what_stays() {
     let after = config("endpoints = [3, 2, 1]\nmax_connections = 1");
     let groups = groups.succeeding(&after);
     let new = &groups[after.rules[0].upstream];
-    assert_eq!(Flow::enter(new).map(|flow| flow.0), Err(Shut::Full), "the flow counts here, too");
+    let full = Shut::Full(Kind::Upstream);
+    assert_eq!(Flow::enter(new).map(|flow| flow.0), Err(full), "the flow counts here, too");
     let conditions: Vec<bool> =
         new.endpoints.iter().map(|endpoint| endpoint.condition() == Condition::Up).collect();
     assert_eq!(conditions, [true, index == 1, index == 0]);

@@ -70,7 +70,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         &[],
     )?;
     let process = daemon.proc();
-    let resident = process.resident_kib()?;
+    let (resident, descriptors) = (process.resident_kib()?, process.descriptors()?);
     let before = Machine::now()?;
     let mut flows = open(daemon.address(), count).await?;
     let held = Machine::now()?;
@@ -105,7 +105,7 @@ pub(crate) async fn run(arguments: &Arguments) -> Result<()> {
         process.resident_kib()?
     );
     drop(flows);
-    closed(process).await?;
+    closed(process, descriptors).await?;
     println!("closed: resident {} KiB", process.resident_kib()?);
     let stopped = daemon.stop()?;
     ensure!(stopped.counter("promoted") == count as u64, "not all were spliced");
@@ -144,10 +144,11 @@ async fn use_all(streams: Vec<TcpStream>, round: u32) -> Result<Vec<TcpStream>> 
     exchanges.join_all().await.into_iter().collect()
 }
 
-/// Waits until the daemon has closed its flows' sockets.
-async fn closed(process: Proc) -> Result<()> {
+/// Waits until the daemon has closed its flows' sockets, and has hardly more descriptors than before.
+/// Meanwhile the server, which is in this process, has its ends of them to close.
+async fn closed(process: Proc, before: usize) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while process.descriptors()? > 200 {
+    while process.descriptors()? > before + 8 {
         ensure!(Instant::now() < deadline, "flows do not end");
         sleep(Duration::from_millis(10)).await;
     }

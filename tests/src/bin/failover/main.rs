@@ -28,6 +28,9 @@ struct Arguments {
     /// How long each phase lasts, seconds
     #[arg(long, default_value_t = 5)]
     seconds: u64,
+    /// Only with the settings whose name contains this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
 }
 
 /// Keys of the group under test.
@@ -53,7 +56,7 @@ fn main() -> Result<()> {
         arguments.seconds,
         load::PATIENCE
     );
-    for (name, keys) in SETTINGS {
+    for (name, keys) in SETTINGS.iter().filter(|(name, _)| name.contains(&arguments.only)) {
         println!("\n[[upstream]] with {name}");
         run(&arguments, keys)?;
     }

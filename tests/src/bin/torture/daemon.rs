@@ -6,12 +6,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
+use mux_tests::admin::AdminSocket;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -40,6 +41,7 @@ pub(crate) struct Daemon {
     access: Option<JoinHandle<Vec<Entry>>>,
     /// Its listeners: the one that sniffs much, the one that sniffs little.
     pub(crate) listeners: [SocketAddr; 2],
+    admin: Arc<AdminSocket>,
     _rules: NamedTempFile,
 }
 
@@ -61,6 +63,8 @@ pub(crate) struct Entry {
     pub(crate) relay: String,
     pub(crate) note: String,
     pub(crate) promotions: u64,
+    pub(crate) demotions: u64,
+    pub(crate) carried: u64,
     pub(crate) passes: u64,
     pub(crate) trimmed: u64,
     pub(crate) close: String,
@@ -78,7 +82,9 @@ impl Daemon {
         settings: &Settings,
     ) -> Result<Self> {
         let mut rules = NamedTempFile::with_suffix(".toml")?;
-        rules.write_all(rules_file(place.mux_address(), server, settings).as_bytes())?;
+        let admin = Arc::new(AdminSocket::new()?);
+        let text = rules_file(place.mux_address(), server, settings);
+        rules.write_all(format!("{text}\n{}", admin.rules()).as_bytes())?;
         let mut command = Command::new(mux);
         command.arg("--rules").arg(rules.path());
         if let "packet" | "sockmap" = &*settings.relay {
@@ -103,7 +109,7 @@ impl Daemon {
         });
         let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let (log, access) = (Some(log), Some(access));
-        let mut daemon = Self { child, log, access, listeners: [any; 2], _rules: rules };
+        let mut daemon = Self { child, log, access, listeners: [any; 2], admin, _rules: rules };
         daemon.wait_until_ready(&news)?;
         Ok(daemon)
     }
@@ -127,6 +133,11 @@ impl Daemon {
             }
             said.push(line);
         }
+    }
+
+    /// Its admin socket.
+    pub(crate) fn admin(&self) -> Arc<AdminSocket> {
+        Arc::clone(&self.admin)
     }
 
     /// Its process.
@@ -230,6 +241,8 @@ fn entry(line: &str) -> Option<Entry> {
         relay: text("relay"),
         note: value["relay_note"].as_str().unwrap_or_default().to_owned(),
         promotions: number("promotions"),
+        demotions: number("demotions"),
+        carried: number("carried"),
         passes: number("passes"),
         trimmed: number("trimmed"),
         close: text("close"),

@@ -9,6 +9,9 @@
 mod board;
 mod daemon;
 mod ends;
+mod expect;
+mod flip;
+mod hop;
 mod judge;
 mod memory;
 mod peer;
@@ -36,9 +39,11 @@ use crate::{
     board::Board,
     daemon::{Daemon, Settings},
     ends::Clients,
+    expect::Expect,
+    flip::Flips,
     memory::Sampler,
     place::{Place, Weather},
-    report::Report,
+    report::{Report, Surroundings},
     script::Sizes,
 };
 
@@ -94,6 +99,16 @@ struct Args {
     /// Drop packets, percent on each of the four hops
     #[arg(long, default_value_t = 0.0, value_name = "PERCENT", requires = "netns")]
     loss: f64,
+    /// Hold packets for up to so long on each of the two lines, so that some overtake others
+    #[arg(long, default_value_t = 0, value_name = "MS", requires = "netns")]
+    delay: u64,
+    /// Switch the kernel relay off, and on again, each time that so long has passed
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    flip: Option<u64>,
+    /// What must have happened for the run to count; by default what its options lead to, from 50
+    /// flows on, overlaps from 400
+    #[arg(long, value_enum, value_delimiter = ',', num_args = 0..)]
+    expect: Option<Vec<Expect>>,
     /// Without selective acknowledgements, so that retransmissions overlap
     #[arg(long, requires = "netns")]
     no_sack: bool,
@@ -132,6 +147,7 @@ fn run(args: &Args) -> Result<Report> {
             loss_per_mille: (args.loss * 10.0).round() as u64,
             sack: !args.no_sack,
             offload: !args.no_offload,
+            delay: Duration::from_millis(args.delay),
         })?
     } else {
         Place::Loopback
@@ -169,6 +185,8 @@ fn run(args: &Args) -> Result<Report> {
             scope.spawn(|| while !hogs_stop.load(Ordering::Relaxed) {});
         }
         let sampler = Sampler::start(daemon.pid());
+        let flips =
+            args.flip.map(|period| Flips::start(daemon.admin(), Duration::from_millis(period)));
         let start = Instant::now();
         let clients = Clients {
             listeners: daemon.listeners,
@@ -186,8 +204,21 @@ fn run(args: &Args) -> Result<Report> {
         let took = start.elapsed();
         let peaks = sampler.stop();
         hogs_stop.store(true, Ordering::Relaxed);
+        let flips = flips.map_or(0, Flips::stop);
         let remains = daemon.stop()?;
-        Ok(Report::new(board, begun, &remains, peaks, took))
+        let expected = args.expect.clone().unwrap_or_else(|| {
+            expect::expected(expect::Run {
+                sockmap: args.relay == "sockmap" && args.sockmap != "off",
+                // Loss alone makes few: none in 500 flows at 2 %.
+                overlaps: args.delay > 0 && args.no_sack,
+                small: args.send_buffer.is_some_and(|size| size <= 256 << 10),
+                flips: flips > 0,
+                delay: args.delay > 0,
+                flows: begun,
+            })
+        });
+        let surroundings = Surroundings { peaks, took, flips, overtaken: place.overtaken() };
+        Ok(Report::new(board, begun, &remains, surroundings, expected))
     })
 }
 

@@ -1,9 +1,11 @@
 //! Where the run takes place: on this machine's loopback, or across network namespaces.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use anyhow::Result;
 use mux_tests::netns::Netns;
+
+use crate::hop::Hop;
 
 /// What happens on the way between the namespaces.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +16,8 @@ pub(crate) struct Weather {
     pub(crate) sack: bool,
     /// Segmentation and receive offload.
     pub(crate) offload: bool,
+    /// Longest that a hop holds a packet; zero: no hop.
+    pub(crate) delay: Duration,
 }
 
 /// Where clients, daemon and servers live.
@@ -21,31 +25,51 @@ pub(crate) struct Weather {
 pub(crate) enum Place {
     /// All on loopback.
     Loopback,
-    /// client ── mux ── server, each in a namespace, with a veth pair on each line.
-    Namespaces { client: Netns, mux: Netns, server: Netns },
+    /// client ── mux ── server, each in a namespace, with a veth pair or a [`Hop`] on each line.
+    Namespaces {
+        /// What delays packets; before the namespaces, which its devices are in.
+        hops: Vec<Hop>,
+        client: Netns,
+        mux: Netns,
+        server: Netns,
+    },
 }
 
 impl Place {
     /// Makes three namespaces and the lines between them.
     pub(crate) fn namespaces(weather: Weather) -> Result<Self> {
-        let place = Self::Namespaces {
-            client: Netns::new("client")?,
-            mux: Netns::new("mux")?,
-            server: Netns::new("server")?,
-        };
-        let Self::Namespaces { client, mux, server } = &place else { return Ok(place) };
-        line(client, "10.201.0.1", mux, "10.201.0.2", "left", weather)?;
-        line(server, "10.203.0.1", mux, "10.203.0.2", "right", weather)?;
+        let [client, mux, server] =
+            [Netns::new("client")?, Netns::new("mux")?, Netns::new("server")?];
+        let mut hops = Vec::new();
+        for (outer, net, device) in [(&client, "10.201.0", "left"), (&server, "10.203.0", "right")]
+        {
+            let addresses = [format!("{net}.1"), format!("{net}.2")];
+            let [outer_address, mux_address] = [&*addresses[0], &*addresses[1]];
+            if weather.delay.is_zero() {
+                line(outer, outer_address, &mux, mux_address, device, weather)?;
+            } else {
+                let (ends, at) = ([outer, &mux], [outer_address, mux_address]);
+                hops.push(Hop::new(ends, at, device, weather.delay)?);
+            }
+        }
         // Every address of this network is the client's.
         client.ip("route add local 10.202.0.0/16 dev lo")?;
         mux.ip("route add 10.202.0.0/16 via 10.201.0.1")?;
-        for namespace in [client, mux, server] {
+        for namespace in [&client, &mux, &server] {
             namespace.sysctl("net/ipv4/tcp_sack", if weather.sack { "1" } else { "0" })?;
             if weather.loss_per_mille > 0 {
                 drop_packets(namespace, weather.loss_per_mille)?;
             }
         }
-        Ok(place)
+        Ok(Self::Namespaces { hops, client, mux, server })
+    }
+
+    /// Packets that were overtaken on the way.
+    pub(crate) fn overtaken(&self) -> u64 {
+        match self {
+            Self::Loopback => 0,
+            Self::Namespaces { hops, .. } => hops.iter().map(Hop::overtaken).sum(),
+        }
     }
 
     /// Where the daemon listens.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     board::{Board, Flow},
     daemon::{Entry, Remains},
+    expect::Expect,
     judge::{Fault, judge},
     memory::Peaks,
     script::{Peer, Script},
@@ -28,6 +29,8 @@ pub(crate) struct Report {
     bytes: [u64; 2],
     promoted: u64,
     promotions: u64,
+    demotions: u64,
+    carried: u64,
     passes: u64,
     trimmed: u64,
     relays: BTreeMap<String, u64>,
@@ -39,9 +42,20 @@ pub(crate) struct Report {
     complaints: Vec<String>,
     daemon: String,
     unclean_exit: bool,
-    peaks: Peaks,
-    took: Duration,
+    surroundings: Surroundings,
     slowest: String,
+    expected: Vec<Expect>,
+}
+
+/// What is known of the run besides its flows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) peaks: Peaks,
+    pub(crate) took: Duration,
+    /// Times that the relay was switched.
+    pub(crate) flips: u64,
+    /// Packets that later ones overtook.
+    pub(crate) overtaken: u64,
 }
 
 impl Report {
@@ -50,8 +64,8 @@ impl Report {
         board: &Board,
         begun: u64,
         remains: &Remains,
-        peaks: Peaks,
-        took: Duration,
+        surroundings: Surroundings,
+        expected: Vec<Expect>,
     ) -> Self {
         let entries: HashMap<SocketAddr, &Entry> =
             remains.access.iter().filter_map(|entry| Some((entry.client?, entry))).collect();
@@ -61,6 +75,8 @@ impl Report {
             bytes: [0; 2],
             promoted: 0,
             promotions: 0,
+            demotions: 0,
+            carried: 0,
             passes: 0,
             trimmed: 0,
             relays: BTreeMap::new(),
@@ -72,9 +88,9 @@ impl Report {
             complaints: remains.complaints().cloned().collect(),
             daemon: remains.status.map_or("had to be killed".into(), |status| status.to_string()),
             unclean_exit: remains.status.is_none_or(|status| !status.success()),
-            peaks,
-            took,
+            surroundings,
             slowest: slowest(board),
+            expected,
         };
         for flow in board.flows.iter().take(begun as usize) {
             let entry = flow.address().and_then(|address| entries.get(&address).copied());
@@ -91,6 +107,8 @@ impl Report {
         if let Some(entry) = entry {
             self.promoted += u64::from(entry.promotions > 0);
             self.promotions += entry.promotions;
+            self.demotions += entry.demotions;
+            self.carried += entry.carried;
             self.passes += entry.passes;
             self.trimmed += entry.trimmed;
             *self.relays.entry(entry.relay.clone()).or_default() += 1;
@@ -123,13 +141,26 @@ impl Report {
         self.verdict.get(name).copied().unwrap_or(0)
     }
 
-    /// Whether nothing is wrong.
+    /// What should have happened and did not.
+    fn missed(&self) -> Vec<Expect> {
+        let happened = |expect: &Expect| match expect {
+            Expect::Promotions => self.promotions > 0 && self.verdict("redirected_bytes") > 0,
+            Expect::Passes => self.passes > 0,
+            Expect::Overlaps => self.verdict("trimmed") > 0,
+            Expect::Demotions => self.demotions > 0,
+            Expect::Overtaking => self.surroundings.overtaken > 0,
+        };
+        self.expected.iter().copied().filter(|expect| !happened(expect)).collect()
+    }
+
+    /// Whether nothing is wrong, and everything happened that the run is there to prove something of.
     pub(crate) fn is_good(&self) -> bool {
         self.faults.is_empty()
             && self.strangers == 0
             && self.complaints.is_empty()
             && !self.unclean_exit
             && self.verdict("broken") == 0
+            && self.missed().is_empty()
     }
 
     /// What is wrong, one by one.
@@ -143,11 +174,15 @@ impl Report {
         for complaint in self.complaints.iter().take(SHOWN) {
             eprintln!("daemon: {complaint}");
         }
+        for missed in self.missed() {
+            eprintln!("no {missed}: the run proves nothing about them");
+        }
     }
 
     /// The table.
     pub(crate) fn print(&self) {
-        let seconds = self.took.as_secs_f64();
+        let Surroundings { peaks, took, flips, overtaken } = self.surroundings;
+        let seconds = took.as_secs_f64();
         let total = self.bytes[0] + self.bytes[1];
         let rows = [
             ("flows", format!("{} ({} of them end with a reset)", self.begun, self.resets)),
@@ -164,12 +199,14 @@ impl Report {
             ("not in the kernel", list(&self.notes)),
             ("closes", list(&self.closes)),
             ("promotions", format!("{} of {} flows", self.promotions, self.promoted)),
-            ("passes (edges)", self.passes.to_string()),
+            ("demotions", format!("{} by {flips} flips", self.demotions)),
+            ("passes (edges)", format!("{}; {} carried", self.passes, mib(self.carried))),
             (
                 "passed messages",
                 format!(
-                    "{} backlog, {} behind, {} no peer, {} hold",
+                    "{} backlog, {} full, {} behind, {} no peer, {} hold",
                     self.verdict("passed_backlog"),
+                    self.verdict("passed_full"),
                     self.verdict("passed_behind"),
                     self.verdict("passed_no_peer"),
                     self.verdict("passed_hold")
@@ -193,16 +230,18 @@ impl Report {
                     self.trimmed
                 ),
             ),
+            ("half-read", format!("{} segments", self.verdict("half_read"))),
+            ("overtaken packets", overtaken.to_string()),
             ("bare FINs", self.verdict("fins").to_string()),
             ("events lost", self.verdict("events_lost").to_string()),
             (
                 "memory peaks",
                 format!(
                     "system +{}, TCP {}, daemon {}, this program {}",
-                    mib(self.peaks.system),
-                    mib(self.peaks.tcp),
-                    mib(self.peaks.daemon),
-                    mib(self.peaks.own)
+                    mib(peaks.system),
+                    mib(peaks.tcp),
+                    mib(peaks.daemon),
+                    mib(peaks.own)
                 ),
             ),
             ("time", format!("{seconds:.1} s; daemon: {}", self.daemon)),
@@ -221,6 +260,7 @@ impl Report {
 
     /// The same as JSON.
     pub(crate) fn json(&self) -> Value {
+        let Surroundings { peaks, took, flips, overtaken } = self.surroundings;
         json!({
             "good": self.is_good(),
             "flows": self.begun,
@@ -241,11 +281,16 @@ impl Report {
             "imbalance": self.count("imbalance"),
             "strangers": self.strangers,
             "complaints": self.complaints,
-            "memory_system": self.peaks.system,
-            "memory_tcp": self.peaks.tcp,
-            "memory_daemon": self.peaks.daemon,
-            "memory_own": self.peaks.own,
-            "seconds": self.took.as_secs_f64(),
+            "missed": self.missed().iter().map(Expect::to_string).collect::<Vec<_>>(),
+            "demotions": self.demotions,
+            "carried": self.carried,
+            "flips": flips,
+            "overtaken": overtaken,
+            "memory_system": peaks.system,
+            "memory_tcp": peaks.tcp,
+            "memory_daemon": peaks.daemon,
+            "memory_own": peaks.own,
+            "seconds": took.as_secs_f64(),
         })
     }
 }

@@ -43,6 +43,15 @@ pub(crate) trait Subject {
     /// # Errors
     /// It is not installed, or does not start.
     fn start(&self, stage: &Stage<'_>) -> Result<Running>;
+
+    /// Looks, after a round and while it still runs, whether it did the work in the way that is
+    /// to be measured.
+    ///
+    /// # Errors
+    /// It did not, and the round is void.
+    fn verify(&self, _: &Stage<'_>, _: &dyn Work) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a subject is to the comparison.

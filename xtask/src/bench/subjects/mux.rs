@@ -5,14 +5,15 @@ use std::{
     process::Command,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 
 use super::{Role, Running, Stage, Subject, tcp};
 use crate::{
     bench::{
         backend::Address,
         template::Values,
-        work::{Service, Work},
+        work::{Headline, Service, Work},
     },
     run::Privileges,
     sh,
@@ -65,6 +66,7 @@ impl Mux {
             ("sink", at(Service::Sink)?),
             ("http", http),
             ("names", names),
+            ("admin", admin(stage).display().to_string()),
         ]);
         let file = stage.write("rules.toml", RULES, &values)?;
         let mut command = Privileges::here().command(&self.program);
@@ -77,6 +79,24 @@ impl Mux {
         }
         command.env_remove("RUST_LOG");
         Ok(command)
+    }
+
+    /// Flows that went to the kernel so far.
+    fn promoted(&self, stage: &Stage<'_>) -> Result<u64> {
+        let mut command = Command::new(&self.program);
+        command.args(["status", "--json", "--socket"]).arg(admin(stage));
+        let status: Value = serde_json::from_str(&sh::output(&mut command)?)?;
+        status["counters"]["promoted"].as_u64().context("mux's count of promoted flows")
+    }
+
+    /// How many of this work's flows have to go to the kernel.
+    fn least_promoted(&self, work: &dyn Work) -> u64 {
+        let connections = u64::from(work.connections());
+        match (self.relay, work.service(), work.headline()) {
+            (Relay::Sockmap, Service::Echo, _) | (Relay::Auto, _, Headline::Memory) => connections,
+            (Relay::Auto, Service::Echo, Headline::Rate) if connections == 1 => 1,
+            (Relay::Auto | Relay::Copy | Relay::Splice | Relay::Sockmap, ..) => 0,
+        }
     }
 
     /// Whether this build takes rules by server name, which it is asked itself.
@@ -138,6 +158,20 @@ impl Subject for Mux {
         }
         Ok(running)
     }
+
+    fn verify(&self, stage: &Stage<'_>, work: &dyn Work) -> Result<()> {
+        let least = self.least_promoted(work);
+        if least > 0 {
+            let promoted = self.promoted(stage)?;
+            ensure!(promoted >= least, "{promoted} flows went to the kernel, of {least} at least");
+        }
+        Ok(())
+    }
+}
+
+/// Where it answers questions about itself.
+fn admin(stage: &Stage<'_>) -> PathBuf {
+    stage.directory.join("admin.sock")
 }
 
 /// A rule by server name.

@@ -20,7 +20,7 @@ const ENTRY_OVERHEAD: usize = 32;
 
 /// Field lines, in their order.
 #[derive(Debug, Default)]
-pub(super) struct Fields {
+pub(in crate::probe) struct Fields {
     text: Vec<u8>,
     fields: Vec<Field>,
 }
@@ -30,7 +30,7 @@ type Field = (Range<usize>, Range<usize>);
 
 impl Fields {
     /// Names and values.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pub(in crate::probe) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.fields.iter().map(|(name, value)| (self.text(name), self.text(value)))
     }
 
@@ -52,7 +52,7 @@ impl Fields {
 }
 
 /// Decodes the first field block of a connection. `None`: it is malformed, or too large.
-pub(super) fn decode(block: &[u8]) -> Option<Fields> {
+pub(in crate::probe) fn decode(block: &[u8]) -> Option<Fields> {
     let mut decoder = Decoder {
         input: block,
         fields: Fields::default(),

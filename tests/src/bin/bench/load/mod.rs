@@ -18,7 +18,7 @@ use anyhow::{Result, bail};
 use clap::Subcommand;
 
 use self::talk::{
-    connect::Connect, exchange::Exchange, stream::Source, tiny::Tiny, tls::Handshake,
+    ahead::Ahead, connect::Connect, exchange::Exchange, stream::Source, tiny::Tiny, tls::Handshake,
 };
 use crate::{
     poll::{Nagle, Target},
@@ -61,12 +61,18 @@ enum Work {
         /// One connection for each request
         #[arg(long)]
         close: bool,
+        /// One connection for so many requests
+        #[arg(long, conflicts_with = "close", value_parser = clap::value_parser!(u32).range(2..))]
+        each: Option<u32>,
     },
     /// Messages that come back
     Echo {
         /// Bytes of a message; at least 4
         #[arg(long, default_value_t = 64)]
         size: usize,
+        /// Messages that are sent before the first one is back
+        #[arg(long, value_parser = clap::value_parser!(u32).range(2..=4096))]
+        ahead: Option<u32>,
     },
     /// Bytes from the server, without end
     Bulk,
@@ -105,11 +111,17 @@ enum Work {
 pub(crate) fn run(args: &LoadArgs) -> Result<()> {
     let names = |count: u16| (0..usize::from(count)).map(wire::server_name).collect::<Vec<_>>();
     let report = match &args.work {
-        Work::Http { size, close } => {
+        Work::Http { size, close, each } => {
             let persistence = if *close { Persistence::Close } else { Persistence::Keep };
-            drive::drive(args, Nagle::Off, |_| Exchange::http(*size, persistence))
+            drive::drive(args, Nagle::Off, |_| match each {
+                Some(each) => Exchange::http_each(*size, *each),
+                None => Exchange::http(*size, persistence),
+            })
         }
-        Work::Echo { size } if *size >= wire::ECHO.len() => {
+        Work::Echo { size, ahead: Some(ahead) } if *size >= wire::ECHO.len() => {
+            drive::drive(args, Nagle::Off, |_| Ahead::new(*size, *ahead))
+        }
+        Work::Echo { size, ahead: None } if *size >= wire::ECHO.len() => {
             drive::drive(args, Nagle::Off, |_| Exchange::echo(*size))
         }
         Work::Tiny { size } if *size >= wire::TINY.len() => {

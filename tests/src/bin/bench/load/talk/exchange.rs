@@ -18,8 +18,10 @@ const EDGE: usize = 16;
 pub(crate) struct Exchange {
     request: Arc<[u8]>,
     answer: Arc<[u8]>,
-    /// Whether the connection ends with the first answer.
+    /// Whether the connection ends with this answer.
     persistence: Persistence,
+    /// The last exchange, and how many come before it.
+    last: Option<(u32, Arc<[u8]>, Arc<[u8]>)>,
     sent: usize,
     received: usize,
     begun: Instant,
@@ -32,6 +34,16 @@ impl Exchange {
     pub(crate) fn http(size: usize, persistence: Persistence) -> Self {
         let request = wire::request(size, persistence).into();
         Self::new(request, wire::response(size, persistence), persistence)
+    }
+
+    /// The same, `each` times on a connection, which the last answer ends.
+    pub(crate) fn http_each(size: usize, each: u32) -> Self {
+        let request = wire::request(size, Persistence::Close).into();
+        let answer = wire::response(size, Persistence::Close);
+        Self {
+            last: Some((each.saturating_sub(1), request, answer)),
+            ..Self::http(size, Persistence::Keep)
+        }
     }
 
     /// A message of `size` bytes, which comes back.
@@ -50,7 +62,7 @@ impl Exchange {
 
     fn new(request: Arc<[u8]>, answer: Arc<[u8]>, persistence: Persistence) -> Self {
         let begun = Instant::now();
-        Self { request, answer, persistence, sent: 0, received: 0, begun, asked: true }
+        Self { request, answer, persistence, last: None, sent: 0, received: 0, begun, asked: true }
     }
 
     /// Checks a piece of the answer against what it has to be.
@@ -88,6 +100,14 @@ impl Exchange {
             return Ok(Step::Again);
         }
         (self.sent, self.received, self.begun) = (0, 0, now);
+        if let Some((before, request, answer)) = &mut self.last {
+            *before -= 1;
+            if *before == 0 {
+                self.request = Arc::clone(request);
+                self.answer = Arc::clone(answer);
+                self.persistence = Persistence::Close;
+            }
+        }
         self.asked = context.clock.begins();
         if self.asked { self.write_request(socket) } else { Ok(Step::Over) }
     }
@@ -174,6 +194,21 @@ mod tests {
             let error = rig.advance().unwrap_err().to_string();
             assert!(error.contains(fault), "{answer}: {error}");
         }
+    }
+
+    #[test]
+    fn the_last_of_some_requests_ends_the_connection() {
+        let mut rig = Rig::new(Exchange::http_each(5, 2));
+        rig.advance().unwrap();
+        rig.peer.write_all(&wire::response(5, Persistence::Keep)).unwrap();
+        assert_eq!(rig.advance().unwrap().1, 1);
+        let mut asked = [0; 512];
+        let count = rig.peer.read(&mut asked).unwrap();
+        assert!(asked[..count].ends_with(&wire::request(5, Persistence::Close)));
+        rig.peer.write_all(&wire::response(5, Persistence::Close)).unwrap();
+        assert_eq!(rig.advance().unwrap().1, 0);
+        rig.peer.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(matches!(rig.advance().unwrap(), (Step::Again, 1)));
     }
 
     #[test]

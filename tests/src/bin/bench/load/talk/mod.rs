@@ -1,5 +1,6 @@
 //! What is said on a connection; one file a kind.
 
+pub(crate) mod ahead;
 pub(crate) mod connect;
 pub(crate) mod exchange;
 pub(crate) mod stream;

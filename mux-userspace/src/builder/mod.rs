@@ -1,126 +1,38 @@
 //! mux in a program of one's own: rules as values and functions, callbacks, listeners handed in.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+mod condition;
+mod parts;
+mod serving;
+
+#[cfg(test)]
+mod tests;
+
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 use socket2::Socket;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
+use self::parts::{add_rule, adopt, otherwise, table};
+pub use self::{
+    condition::{
+        Condition, ConditionError, Function, IntoCondition, Itself, everything, prefix, probe,
+        regex,
+    },
+    serving::Serving,
+};
 use crate::{
     account::{Flow, Hooks},
-    listener::Bound,
-    probe::{Probe, Probes, RegisterError, Verdict},
-    route::{EmptyMatcher, Matcher, Predicate, Prefix, Regex, RegexError, Table},
+    probe::{Probe, Probes, RegisterError},
     rules::{
         self, AddressError, LoadError,
         config::{
-            AccessFormat, Acl, Config, Limits, ListenAddress, ListenerConfig, LogConfig, Otherwise,
-            PacketMode, RelayChoice, Rule, RuleId, SockmapMode, Timeouts, UpstreamConfig, UpstreamId,
+            AccessFormat, Config, Limits, ListenAddress, ListenerConfig, LogConfig, PacketMode,
+            RelayChoice, Rule, RuleId, SockmapMode, Timeouts,
         },
     },
-    server::{self, Running, ServeError, Setup, bind_all, default_threads},
-    shared::Shared,
+    server::{self, ServeError, Setup, bind_all, default_threads},
 };
-
-/// A condition on the first bytes: these, exactly, from the first one on.
-///
-/// # Panics
-/// Never; an empty prefix is refused by [`Builder::start`].
-pub fn prefix(bytes: impl AsRef<[u8]>) -> Condition {
-    Condition(Prefix::new(bytes.as_ref()).map(Matcher::Prefix).map_err(ConditionError::from))
-}
-
-/// A condition on the first bytes: a regular expression in the regex crate's syntax, on raw
-/// bytes, unanchored and case-sensitive unless it says otherwise.
-///
-/// # Errors
-/// [`RegexError`]: it is malformed, or too large.
-pub fn regex(pattern: &str) -> Result<Condition, RegexError> {
-    Regex::new(pattern).map(|regex| Condition(Ok(Matcher::Regex(regex))))
-}
-
-/// A condition on the first bytes: one of mux's own probes recognises them, see
-/// [`Probe::all`].
-pub fn probe(name: &str) -> Condition {
-    Condition(
-        Probe::from_name(name)
-            .map(Matcher::Probe)
-            .ok_or_else(|| ConditionError::NoProbe(name.to_owned())),
-    )
-}
-
-/// Every connection, at once, without a byte: for the last rule.
-#[must_use]
-pub fn everything() -> Condition {
-    Condition(Ok(Matcher::Always))
-}
-
-/// What a rule asks for; whether it can is found out by [`Builder::start`].
-#[derive(Clone, Debug)]
-pub struct Condition(Result<Matcher, ConditionError>);
-
-/// Why a condition was refused.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ConditionError {
-    /// It says nothing.
-    #[error(transparent)]
-    Empty(#[from] EmptyMatcher),
-    /// There is no such probe.
-    #[error("there is no probe `{0}`")]
-    NoProbe(String),
-}
-
-/// What can be a rule's condition: a [`Condition`], a [`Matcher`], a [`Probe`], or a function of
-/// the first bytes that gives `bool` or [`Verdict<()>`](Verdict).
-///
-/// `Kind` only keeps the implementations apart; it is always inferred.
-pub trait IntoCondition<Kind> {
-    /// As a condition.
-    fn into_condition(self) -> Condition;
-}
-
-/// See [`IntoCondition`]: a value.
-#[derive(Debug)]
-pub enum Itself {}
-/// See [`IntoCondition`]: a function with answers of type `A`.
-#[derive(Debug)]
-pub struct Function<A>(std::convert::Infallible, std::marker::PhantomData<A>);
-
-impl IntoCondition<Itself> for Condition {
-    fn into_condition(self) -> Condition {
-        self
-    }
-}
-
-impl IntoCondition<Itself> for Matcher {
-    fn into_condition(self) -> Condition {
-        Condition(Ok(self))
-    }
-}
-
-impl IntoCondition<Itself> for Probe {
-    fn into_condition(self) -> Condition {
-        Condition(Ok(Matcher::Probe(self)))
-    }
-}
-
-impl<F> IntoCondition<Function<bool>> for F
-where
-    F: Fn(&[u8]) -> bool + Send + Sync + 'static,
-{
-    fn into_condition(self) -> Condition {
-        Condition(Ok(Matcher::Predicate(Predicate::bool(self))))
-    }
-}
-
-impl<F> IntoCondition<Function<Verdict<()>>> for F
-where
-    F: Fn(&[u8]) -> Verdict<()> + Send + Sync + 'static,
-{
-    fn into_condition(self) -> Condition {
-        Condition(Ok(Matcher::Predicate(Predicate::new(self))))
-    }
-}
 
 /// Why mux could not be started. Its `Display` says what to do.
 #[derive(Debug, Error)]
@@ -228,8 +140,9 @@ impl Builder {
     /// `"builtin:echo"`.
     ///
     /// A function that gives `bool` is asked whenever more bytes have arrived until it says
-    /// `true`; meanwhile later rules may take the connection. One that gives [`Verdict`] holds
-    /// the later rules back while it says [`Verdict::NeedMore`].
+    /// `true`; meanwhile later rules may take the connection. One that gives
+    /// [`Verdict`](crate::Verdict) holds the later rules back while that is
+    /// [`NeedMore`](crate::Verdict::NeedMore).
     pub fn rule<K>(self, condition: impl IntoCondition<K>, upstream: impl Into<String>) -> Self {
         self.add(None, condition.into_condition(), upstream.into())
     }
@@ -252,12 +165,51 @@ impl Builder {
     /// Reads a rules file, whose rules come before those of [`Builder::rule`], whose listeners
     /// are listened on, and whose settings are in force where the builder has no other. `[admin]`
     /// is the daemon's: in a program it opens nothing.
+    ///
+    /// A file can name probes of the program's:
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, net::TcpStream};
+    ///
+    /// use mux::{Mux, Probe, Verdict};
+    ///
+    /// let acme = |bytes: &[u8]| match bytes {
+    ///     [b'A', ..] => Verdict::Match(()),
+    ///     [] => Verdict::NeedMore(1),
+    ///     [..] => Verdict::NoMatch,
+    /// };
+    /// # let folder = std::env::temp_dir().join(format!("mux-doctest-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder)?;
+    /// # let path = folder.join("rules.toml");
+    /// std::fs::write(&path, r#"
+    ///     listen = "127.0.0.1:0"
+    ///     [[rule]]
+    ///     match = { all = ["acme", { client = ["127.0.0.0/8"] }] }
+    ///     upstream = "builtin:echo"
+    /// "#)?;
+    /// let serving = Mux::builder()
+    ///     .probe(Probe::custom("acme", acme))
+    ///     .rules_file(&path)
+    ///     // Known by its name here too.
+    ///     .rule(mux::probe("acme"), "builtin:discard")
+    ///     .start_blocking()?;
+    /// # std::fs::remove_dir_all(&folder)?;
+    /// let mut client = TcpStream::connect(serving.addresses().next().ok_or("no address")?)?;
+    /// client.write_all(b"A1")?;
+    /// let mut echo = [0; 2];
+    /// client.read_exact(&mut echo)?;
+    /// assert_eq!(&echo, b"A1");
+    /// drop(client);
+    /// serving.stop_blocking();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rules_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.file = Some(path.into());
         self
     }
 
-    /// Makes a probe known to the rules file.
+    /// Makes a probe known by its name, to the rules file and to [`probe`]. A name that mux's own
+    /// probes have, or an earlier one, is refused by [`Builder::start`].
     pub fn probe(mut self, probe: Probe) -> Self {
         self.custom_probes.push(probe);
         self
@@ -270,6 +222,39 @@ impl Builder {
     }
 
     /// Calls back when a flow has ended; see [`crate::account::hooks::Hook`].
+    ///
+    /// A graceful stop waits for the flows that there are, so that each of them is told of:
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, net::{Shutdown, TcpStream}, sync::mpsc};
+    ///
+    /// let (ended, endings) = mpsc::channel();
+    /// let serving = mux::Mux::builder()
+    ///     .named_rule("web", mux::probe("http"), "builtin:echo")
+    ///     .on_close(move |flow| {
+    ///         let _ = ended.send((flow.rule().to_owned(), flow.bytes_up(), flow.bytes_down()));
+    ///     })
+    ///     .bind("127.0.0.1:0")
+    ///     .start_blocking()?;
+    /// let address = serving.addresses().next().ok_or("no address")?;
+    ///
+    /// let mut client = TcpStream::connect(address)?;
+    /// client.write_all(b"GET / HTTP/1.1\r\n\r\n")?;
+    /// let mut first = [0; 4];
+    /// client.read_exact(&mut first)?;
+    ///
+    /// // Nobody new is served, and this client still is.
+    /// let stopping = std::thread::spawn(|| serving.stop_blocking());
+    /// client.write_all(b"bye")?;
+    /// client.shutdown(Shutdown::Write)?;
+    /// let mut rest = String::new();
+    /// client.read_to_string(&mut rest)?;
+    /// assert_eq!(rest, "/ HTTP/1.1\r\n\r\nbye");
+    /// stopping.join().map_err(|_| "it panicked")?;
+    /// assert_eq!(endings.recv()?, ("web".to_owned(), 21, 21));
+    /// assert!(endings.recv().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn on_close(mut self, hook: impl Fn(&Flow<'_>) + Send + Sync + 'static) -> Self {
         self.hooks.on_close = Some(Arc::new(hook));
         self
@@ -345,6 +330,28 @@ impl Builder {
 
     /// Adds a listener that is bound and listens already: a `std::net::TcpListener`, a
     /// `std::os::unix::net::UnixListener`, or a descriptor of such a socket.
+    ///
+    /// ```
+    /// use std::{io::{Read, Write}, net::{TcpListener, TcpStream}};
+    ///
+    /// // Bound by whom it may concern: a supervisor, a test, a process with more rights.
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let address = listener.local_addr()?;
+    /// let serving = mux::Mux::builder()
+    ///     .rule(mux::prefix("PING"), "builtin:echo")
+    ///     .listener(listener)
+    ///     .start_blocking()?;
+    /// assert_eq!(serving.addresses().collect::<Vec<_>>(), [address]);
+    ///
+    /// let mut client = TcpStream::connect(address)?;
+    /// client.write_all(b"PING")?;
+    /// let mut pong = [0; 4];
+    /// client.read_exact(&mut pong)?;
+    /// assert_eq!(&pong, b"PING");
+    /// drop(client);
+    /// serving.stop_blocking();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn listener(mut self, listener: impl Into<OwnedFd>) -> Self {
         self.handed.push(Socket::from(listener.into()));
         self
@@ -422,23 +429,21 @@ impl Builder {
 
     /// The configuration, but for the listeners that were handed in.
     fn config(&mut self) -> Result<Config, StartError> {
+        let mut probes = Probes::default();
+        for probe in self.custom_probes.drain(..) {
+            probes.register(probe)?;
+        }
         let mut config = match self.file.take() {
             None => Config {
                 // The callbacks tell what the access log would.
                 log: LogConfig { access: AccessFormat::Off, ..LogConfig::default() },
                 ..Config::empty()
             },
-            Some(path) => {
-                let mut probes = Probes::default();
-                for probe in self.custom_probes.drain(..) {
-                    probes.register(probe)?;
-                }
-                rules::load(&path, &probes)?
-            }
+            Some(path) => rules::load(&path, &probes)?,
         };
         self.file_rules = config.rules.len();
         for rule in std::mem::take(&mut self.rules) {
-            add_rule(&mut config, rule)?;
+            add_rule(&mut config, rule, &probes)?;
         }
         if config.rules.is_empty() {
             return Err(StartError::NoRules);
@@ -503,145 +508,5 @@ impl Builder {
             listener.on_no_match = otherwise(name, rules)?;
         }
         Ok(())
-    }
-}
-
-fn table(rules: &[Arc<Rule>], ids: Vec<RuleId>) -> Arc<Table> {
-    let rules = ids.into_iter().filter_map(|id| Some((id, Arc::clone(rules.get(id.0)?))));
-    Arc::new(Table::new(rules))
-}
-
-fn otherwise(name: &str, rules: &[Arc<Rule>]) -> Result<Otherwise, StartError> {
-    rules
-        .iter()
-        .position(|rule| *rule.name == *name)
-        .map(|index| Otherwise::Rule(RuleId(index)))
-        .ok_or_else(|| StartError::NoSuchRule(name.to_owned()))
-}
-
-/// Adds a rule, and its upstream if there is none such.
-fn add_rule(config: &mut Config, rule: NewRule) -> Result<(), StartError> {
-    let name = rule.name.unwrap_or_else(|| format!("rule-{}", config.rules.len() + 1));
-    if config.rules.iter().any(|other| *other.name == *name) {
-        return Err(StartError::SameName(name));
-    }
-    let matcher = match rule.condition.0 {
-        Ok(matcher) => matcher,
-        Err(source) => return Err(StartError::Condition { rule: name, source }),
-    };
-    let upstream = upstream(config, &name, rule.upstream)?;
-    matcher.network_files(&mut config.network_files);
-    config.rules.push(Arc::new(Rule {
-        name: name.into(),
-        matcher,
-        upstream,
-        on_no_upstream: Otherwise::Reset,
-        relay: RelayChoice::Auto,
-        max_connections: None,
-        acl: Acl::default(),
-        proxy_protocol: None,
-    }));
-    Ok(())
-}
-
-fn upstream(config: &mut Config, rule: &str, text: String) -> Result<UpstreamId, StartError> {
-    let named = |name: &str, config: &Config| {
-        config.upstreams.iter().position(|upstream| *upstream.name == *name).map(UpstreamId)
-    };
-    if let Some(id) = named(&text, config) {
-        return Ok(id);
-    }
-    let address = rules::parse_address(&text).map_err(|source| StartError::Upstream {
-        rule: rule.to_owned(),
-        upstream: text,
-        source,
-    })?;
-    let new = UpstreamConfig::single(address);
-    if let Some(id) = named(&new.name, config) {
-        return Ok(id);
-    }
-    config.upstreams.push(Arc::new(new));
-    Ok(UpstreamId(config.upstreams.len() - 1))
-}
-
-/// Takes a socket that listens already; all cores accept from it.
-fn adopt(socket: Socket, cores: usize) -> io::Result<Bound> {
-    if !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket does not listen"));
-    }
-    socket.set_nonblocking(true)?;
-    let local = socket.local_addr()?;
-    let address = match (local.as_socket(), local.as_pathname()) {
-        (Some(address), _) => ListenAddress::Tcp(address),
-        (None, path) => ListenAddress::Unix(path.map(Into::into).unwrap_or_default()),
-    };
-    if let ListenAddress::Tcp(_) = address {
-        // Accepted connections inherit it.
-        socket.set_tcp_nodelay(true)?;
-    }
-    let mut sockets = Vec::with_capacity(cores);
-    for _ in 1..cores {
-        sockets.push(socket.try_clone()?);
-    }
-    sockets.push(socket);
-    Ok(Bound { address, sockets, file: None, spares: Arc::default() })
-}
-
-/// A multiplexer that serves. It goes on when this is dropped, to the end of the process;
-/// [`Serving::stop`] ends it before.
-#[derive(Debug)]
-pub struct Serving {
-    shared: Arc<Shared>,
-    addresses: Vec<ListenAddress>,
-    running: Running,
-}
-
-impl Serving {
-    /// Where it listens by TCP, with the ports that the kernel chose for port 0.
-    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.addresses.iter().filter_map(|address| match address {
-            ListenAddress::Tcp(address) => Some(*address),
-            ListenAddress::Unix(_) | ListenAddress::Systemd(_) => None,
-        })
-    }
-
-    /// What happened so far, by the counters' stable names.
-    #[must_use]
-    pub fn counters(&self) -> &crate::account::Counters {
-        &self.shared.counters
-    }
-
-    /// Why the kernel relay is not in force; `None`: it is.
-    #[must_use]
-    pub fn relay_unavailable(&self) -> Option<&str> {
-        self.shared.unavailable.as_deref()
-    }
-
-    /// Stops accepting, lets flows end until the drain timeout, resets what is left; returns
-    /// when everything is closed.
-    pub async fn stop(self) {
-        let (sender, receiver) = oneshot::channel();
-        let waiting = std::thread::Builder::new().name("mux-stop".into()).spawn(move || {
-            self.stop_blocking();
-            let _ = sender.send(());
-        });
-        if waiting.is_ok() {
-            let _ = receiver.await;
-        }
-    }
-
-    /// [`Serving::stop`] for programs without an executor.
-    pub fn stop_blocking(self) {
-        self.shared.drain.cancel();
-        self.running.remove_files();
-        self.running.join();
-    }
-
-    /// Resets all flows; returns when everything is closed.
-    pub fn abort_blocking(self) {
-        self.shared.drain.cancel();
-        self.shared.abort.cancel();
-        self.running.remove_files();
-        self.running.join();
     }
 }

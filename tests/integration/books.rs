@@ -1,0 +1,96 @@
+//! The books of a flow in the kernel are compared with TCP's own counters when it ends, however that
+//! is. A byte that the books do not know of is what a bug would look like: here a test writes it.
+
+use std::{io::Write as _, net::TcpStream};
+
+use anyhow::{Context, Result, ensure};
+use mux_tests::{Conn, Daemon, Need, Relay, Upstream, admin::AdminSocket, need};
+
+/// How the flow ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Both streams do.
+    Streams,
+    /// The client resets.
+    Reset,
+    /// `mux kill`.
+    Killed,
+    /// It is ordered out of the kernel, alive.
+    Left,
+}
+
+/// A flow into which somebody has written a byte to the daemon's upstream socket, besides the daemon.
+fn with_a_stray_byte(end: End) -> Result<()> {
+    let upstream = Upstream::tcp()?;
+    let socket = AdminSocket::new()?;
+    let rules = format!("{}{}", Relay::Sockmap.rule(&upstream.name()), socket.rules());
+    let daemon = Daemon::start(&rules, &[])?;
+    let (client, server) = daemon.flow(&upstream)?;
+    let theirs = daemon.proc().socket(server.peer()?, server.local()?)?;
+    TcpStream::from(theirs).write_all(b"!")?;
+    server.expect("!")?;
+    let local = client.local()?;
+    finish(client, &server, &socket, end)?;
+
+    let access = daemon.access_of(local)?;
+    ensure!(access.close() == "imbalance", "{end:?}: {access:?}");
+    ensure!(access.error().starts_with("up: the books hold"), "{end:?}: {access:?}");
+    ensure!(socket.metric("mux_relay_imbalance_total")? == Some(1.0), "{end:?}: it is counted");
+    let line = daemon.wait_log("please report this")?;
+    // What a report needs: ledgers, the kernel's books, TCP's counters, the kernel, the object.
+    let known = ["Ledger {", "KernelBook {", "TcpCounters {", "SIOCOUTQ", "kernel=", "object="];
+    for word in known {
+        ensure!(line.contains(word), "no {word} in {line}");
+    }
+    // Its log has an error in it, which is what was to be shown.
+    drop(daemon.kill());
+    Ok(())
+}
+
+fn finish(client: Conn, server: &Conn, socket: &AdminSocket, end: End) -> Result<()> {
+    match end {
+        End::Streams => {
+            client.finish()?;
+            server.expect_end()?;
+            server.finish()?;
+            // The books are found wrong after the end was passed on.
+            let _ = client.to_end();
+        }
+        End::Reset => client.reset()?,
+        End::Killed => {
+            let page = socket.json("/flows")?;
+            let id = page["flows"][0]["id"].as_str().context("an id")?;
+            socket.mux_ok(&["kill", id])?;
+            client.expect_reset()?;
+        }
+        End::Left => {
+            ensure!(socket.post("/relay", "off")?.status == 200, "relay off");
+            client.expect_reset()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_byte_too_many_is_found_when_both_streams_have_ended() -> Result<()> {
+    need!(Need::Root);
+    with_a_stray_byte(End::Streams)
+}
+
+#[test]
+fn a_byte_too_many_is_found_when_the_flow_is_reset() -> Result<()> {
+    need!(Need::Root);
+    with_a_stray_byte(End::Reset)
+}
+
+#[test]
+fn a_byte_too_many_is_found_when_the_flow_is_killed() -> Result<()> {
+    need!(Need::Root);
+    with_a_stray_byte(End::Killed)
+}
+
+#[test]
+fn a_byte_too_many_is_found_when_the_flow_leaves_the_kernel() -> Result<()> {
+    need!(Need::Root);
+    with_a_stray_byte(End::Left)
+}
