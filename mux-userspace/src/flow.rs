@@ -457,9 +457,7 @@ async fn relay_spliced(
         Exit::Over(close) => close,
         Exit::Left => match spliced.audit_left() {
             Ok(()) => {
-                settle(&spliced, record, handle);
-                record.tally.demotions += 1;
-                core.shared.counters.count(Counter::Demoted);
+                settle(core, &spliced, record, handle);
                 return spliced
                     .into_user_space()
                     .map_err(|error| Close::Failed { side: Side::Downstream, error });
@@ -483,12 +481,15 @@ async fn relay_spliced(
         }
         Close::Broken { .. } | Close::Imbalance { .. } => spliced.abort(None, PATIENCE).await,
     }
-    settle(&spliced, record, handle);
+    settle(core, &spliced, record, handle);
     Err(close)
 }
 
 /// Brings the flow's counts up to date with the books, which are another flow's after that.
-fn settle(spliced: &Spliced<'_>, record: &mut Record, handle: &FlowHandle) {
+fn settle(core: &Core, spliced: &Spliced<'_>, record: &mut Record, handle: &FlowHandle) {
+    let (holds, returns) = spliced.changes();
+    core.shared.counters.add(Counter::Demoted, u64::from(holds));
+    core.shared.counters.add(Counter::Promoted, u64::from(returns));
     spliced.settle(&mut record.tally);
     handle.unspliced();
     handle.control.set_given(record.tally.up.given, record.tally.down.given);

@@ -1,13 +1,14 @@
 //! What /proc says of a process and of sockets.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{IpAddr, SocketAddr},
     os::fd::OwnedFd,
     path::PathBuf,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, pidfd_getfd, pidfd_open, prlimit,
 };
@@ -182,20 +183,20 @@ impl Proc {
         Ok(values)
     }
 
-    /// What its epolls watch each descriptor for: `EPOLL*` bits.
+    /// What its epolls watch each descriptor for: its number, and `EPOLL*` bits.
     ///
     /// # Errors
     /// The process is gone, or another user's.
-    pub fn epoll_masks(self) -> Result<Vec<u32>> {
+    pub fn epoll_masks(self) -> Result<BTreeSet<(u32, u32)>> {
         let path = self.path("fdinfo");
-        let mut masks = Vec::new();
+        let mut masks = BTreeSet::new();
         for entry in fs::read_dir(&path).with_context(|| path.display().to_string())? {
             let text = fs::read_to_string(entry?.path()).unwrap_or_default();
             // "tfd:        5 events:       19 data: …" (fs/eventpoll.c, ep_show_fdinfo)
             for line in text.lines().filter(|line| line.starts_with("tfd:")) {
-                let mask =
-                    line.split("events:").nth(1).and_then(|rest| rest.split_whitespace().next());
-                masks.push(u32::from_str_radix(mask.context("no events")?, 16)?);
+                let words: Vec<&str> = line.split_whitespace().collect();
+                let [_, target, _, mask, ..] = words[..] else { bail!("{line}") };
+                masks.insert((target.parse()?, u32::from_str_radix(mask, 16)?));
             }
         }
         Ok(masks)

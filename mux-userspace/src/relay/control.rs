@@ -86,6 +86,8 @@ pub struct Control {
     splice: Cell<bool>,
     /// The pair of records while spliced.
     pair: Cell<Option<u32>>,
+    /// It is in the map, and user space carries it.
+    held: Cell<bool>,
     /// The records of the packet relay, from the offer on.
     packets: Cell<Option<u32>>,
     /// Its packets are translated.
@@ -217,6 +219,7 @@ impl Control {
     pub fn mode(&self) -> Mode {
         match (self.pair.get(), self.splice.get()) {
             _ if self.translated.get() => Mode::Packet,
+            (Some(_), _) if self.held.get() => Mode::Copy,
             (Some(_), _) => Mode::Sockmap,
             (None, true) => Mode::Splice,
             (None, false) => Mode::Copy,
@@ -246,6 +249,12 @@ impl Control {
     /// Says that the flow is spliced, with these records, or no longer.
     pub fn set_pair(&self, pair: Option<u32>) {
         self.pair.set(pair);
+        self.held.set(false);
+    }
+
+    /// Says that the flow is in the map and user space carries it, or no longer.
+    pub fn set_held(&self, held: bool) {
+        self.held.set(held);
     }
 
     /// The records, while the flow is spliced.

@@ -101,6 +101,10 @@ pub struct Spliced<'a> {
     ways: [WayState; 2],
     interest: [Interest; 2],
     leaving: leave::Leaving,
+    rest: leave::Rest,
+    /// Times that user space took over by order or by evidence, and that the kernel went on after that.
+    holds: u32,
+    returns: u32,
 }
 
 #[derive(Debug)]
@@ -279,6 +283,9 @@ impl<'a> Spliced<'a> {
             ways: [state(up), state(down)],
             interest: [Interest::default(); 2],
             leaving: leave::Leaving::default(),
+            rest: None,
+            holds: 0,
+            returns: 0,
         })
     }
 
@@ -326,13 +333,14 @@ impl<'a> Spliced<'a> {
             if self.ways.iter().all(|way| way.ledger.is_over()) {
                 return Ok(Exit::Over(Close::Finished));
             }
-            // Once begun it is ended: a flow that is held neither leaves nor redirects by itself.
-            if control.is_to_leave_kernel() || self.leaving == leave::Leaving::Holding {
-                match self.leave()? {
+            if control.is_to_leave_kernel() {
+                match self.leave(control)? {
                     leave::Progress::Left => return Ok(Exit::Left),
                     leave::Progress::LookAgain => (clock, longest) = (true, LONGEST_LEAVE),
                     leave::Progress::Stays => {}
                 }
+            } else if self.leaving != leave::Leaving::No {
+                self.resume(control);
             }
             self.watch_for(interest)?;
             if control.activity() != before {
@@ -632,8 +640,17 @@ impl<'a> Spliced<'a> {
         text
     }
 
+    /// How often user space took over, by order or by evidence, and how often the kernel went on after
+    /// that.
+    #[must_use]
+    pub const fn changes(&self) -> (u32, u32) {
+        (self.holds, self.returns)
+    }
+
     /// Brings the flow's tally up to date with the books.
     pub fn settle(&self, tally: &mut Tally) {
+        tally.demotions += self.holds;
+        tally.promotions += self.returns;
         for way in Way::BOTH {
             let book = self.book(way);
             let ledger = &self.ways[way.index()].ledger;
