@@ -84,22 +84,6 @@ fn a_clsact_qdisc_of_somebody_else_stays() -> Result<()> {
 }
 
 #[test]
-fn a_device_without_link_layer_headers_gets_the_programs_for_it() -> Result<()> {
-    need!(Need::Root);
-    let place = Place::new(Kind::Routed, Family::V4)?;
-    place.relay().ip("tuntap add mode tun name tun7")?;
-    let device = place.relay().device("tun7")?;
-    let _kernel = place.relay().within(|| -> Result<_> {
-        let mut kernel = PacketKernel::load(PacketOptions::new(16))?;
-        kernel.attach(&[device])?;
-        Ok(kernel)
-    })??;
-    let text = seen(&place, "tun7")?;
-    ensure!(text.contains("mux_packet_l3") && text.contains("mux_reset_l3"), "{text}");
-    Ok(())
-}
-
-#[test]
 fn a_device_of_an_unknown_kind_is_refused_by_name() -> Result<()> {
     need!(Need::Root);
     let place = Place::new(Kind::Routed, Family::V4)?;

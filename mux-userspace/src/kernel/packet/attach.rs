@@ -140,12 +140,6 @@ pub(super) fn attach(
             .program_mut(program)
             .and_then(|program| program.try_into().ok())
             .ok_or(PacketError::Missing(program))?;
-        if classifier.fd().is_err() {
-            classifier.load().map_err(|source| PacketError::Program {
-                name: program,
-                source: Box::new(source),
-            })?;
-        }
         let link = link(classifier, &name, way, mechanism)
             .map_err(|error| refused(super::chain(&error)))?;
         attachment.links.push(link);

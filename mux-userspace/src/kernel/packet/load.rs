@@ -24,9 +24,8 @@ use super::{
 };
 use crate::kernel::{books, btf, object};
 
-/// The programs that every flow needs. Those for devices without a link-layer header are loaded when
-/// the first such device is there: the verifier takes a while.
-const PROGRAMS: [&str; 3] = [PROG_LOOK, PROG_PACKET, PROG_RESET];
+/// The programs, in the order of loading.
+const PROGRAMS: [&str; 5] = [PROG_LOOK, PROG_PACKET, PROG_PACKET_L3, PROG_RESET, PROG_RESET_L3];
 /// The least that a ring may be: a page.
 const SMALLEST_RING: u32 = 4096;
 
