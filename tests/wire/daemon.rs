@@ -1,6 +1,7 @@
 //! A daemon in a network namespace, with one rule and one upstream, and a TUN device in front.
 
 use std::{
+    cell::OnceCell,
     env,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
@@ -27,6 +28,8 @@ pub(crate) const HEAD: &[u8] = b"wire";
 /// A namespace with a daemon in it; all of it ends by `Drop`.
 pub(crate) struct Wire {
     child: Child,
+    /// The number of the daemon's map of slots.
+    slots: OnceCell<String>,
     /// The client's end, at the other side of the TUN device.
     pub(crate) client: Connection,
     /// The upstream's end.
@@ -74,7 +77,8 @@ fn start(more: &str) -> Wire {
         let (server, _) = listener.accept().unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         server.set_write_timeout(Some(PATIENCE)).unwrap();
-        Wire { child, client, server, _rules: rules, _namespace: namespace }
+        let slots = OnceCell::new();
+        Wire { child, slots, client, server, _rules: rules, _namespace: namespace }
     };
     assert_eq!(wire.server_reads(HEAD.len()), HEAD);
     wire.wait_until_spliced();
@@ -142,22 +146,32 @@ impl Wire {
         thread::sleep(Duration::from_millis(50));
     }
 
-    /// Entries of the daemon's own map of slots, the only hash map it holds.
+    /// Entries of the daemon's own map of slots.
     fn slots(&self) -> usize {
+        let id = self.slots.get_or_init(|| self.map_of_slots());
+        let dump = netns::run(Command::new("bpftool").args(["-j", "map", "dump", "id", id]));
+        let entries: Value = serde_json::from_slice(&dump.unwrap().stdout).unwrap();
+        entries.as_array().map_or(0, Vec::len)
+    }
+
+    /// Its number, among the maps that the daemon holds.
+    fn map_of_slots(&self) -> String {
         let directory = format!("/proc/{}/fdinfo", self.child.id());
         let infos = std::fs::read_dir(directory).unwrap().flatten();
         let field = |text: &str, name: &str| {
             let line = text.lines().find(|line| line.starts_with(name))?;
             line.split_whitespace().nth(1).map(str::to_owned)
         };
-        let id = infos
+        infos
             .filter_map(|info| std::fs::read_to_string(info.path()).ok())
-            .find(|text| field(text, "map_type:").as_deref() == Some("1"))
-            .and_then(|text| field(&text, "map_id:"))
-            .expect("the daemon has a map of slots");
-        let dump = netns::run(Command::new("bpftool").args(["-j", "map", "dump", "id", &id]));
-        let entries: Value = serde_json::from_slice(&dump.unwrap().stdout).unwrap();
-        entries.as_array().map_or(0, Vec::len)
+            .filter_map(|text| field(&text, "map_id:"))
+            .find(|id| {
+                let show =
+                    netns::run(Command::new("bpftool").args(["-j", "map", "show", "id", id]));
+                let shown: Value = serde_json::from_slice(&show.unwrap().stdout).unwrap();
+                shown["name"] == mux_common::MAP_SLOTS
+            })
+            .expect("the daemon has a map of slots")
     }
 
     /// Reads exactly so many bytes at the upstream.
