@@ -453,11 +453,11 @@ async fn relay_spliced(
     record.tally.promotions += 1;
     core.shared.counters.count(Counter::Promoted);
     handle.spliced(spliced.pair());
-    let mut close = match spliced.run(&handle.control, &core.pool).await {
+    let mut close = match spliced.run(&handle.control, &core.pool, &core.shared.counters).await {
         Exit::Over(close) => close,
         Exit::Left => match spliced.audit_left() {
             Ok(()) => {
-                settle(core, &spliced, record, handle);
+                settle(&spliced, record, handle);
                 return spliced
                     .into_user_space()
                     .map_err(|error| Close::Failed { side: Side::Downstream, error });
@@ -481,15 +481,12 @@ async fn relay_spliced(
         }
         Close::Broken { .. } | Close::Imbalance { .. } => spliced.abort(None, PATIENCE).await,
     }
-    settle(core, &spliced, record, handle);
+    settle(&spliced, record, handle);
     Err(close)
 }
 
 /// Brings the flow's counts up to date with the books, which are another flow's after that.
-fn settle(core: &Core, spliced: &Spliced<'_>, record: &mut Record, handle: &FlowHandle) {
-    let (holds, returns) = spliced.changes();
-    core.shared.counters.add(Counter::Demoted, u64::from(holds));
-    core.shared.counters.add(Counter::Promoted, u64::from(returns));
+fn settle(spliced: &Spliced<'_>, record: &mut Record, handle: &FlowHandle) {
     spliced.settle(&mut record.tally);
     handle.unspliced();
     handle.control.set_given(record.tally.up.given, record.tally.down.given);

@@ -67,7 +67,10 @@ fn status_tells_how_the_daemon_is() -> Result<()> {
 
     let text = socket.mux_ok(&["status"])?;
     ensure!(text.contains(&format!("process {}, serving", daemon.proc().0)), "{text}");
-    ensure!(text.contains("relay: user space (--relay copy)\n"), "{text}");
+    ensure!(
+        text.contains("relay: user space (--relay copy); packet is not in force: --relay copy\n"),
+        "{text}"
+    );
     Ok(())
 }
 

@@ -53,7 +53,10 @@ fn ten_thousand_short_connections(relay: Relay) -> Result<()> {
         eventually_true("map entries are gone", || bpf::entries(map).is_ok_and(|now| now == 0))?;
     }
     let now = proc.resident_kib()?;
-    ensure!(now <= memory + GROWTH_KIB, "{memory} KiB before, {now} after");
+    // What is left of flows whose packets were translated is kept for two seconds, and there are more
+    // of them in the second half.
+    let growth = if relay == Relay::Packet { 8 * GROWTH_KIB } else { GROWTH_KIB };
+    ensure!(now <= memory + growth, "{memory} KiB before, {now} after");
 
     let access = daemon.stop()?.access;
     for line in &access {

@@ -47,7 +47,7 @@ fn the_pages_bytes_are_the_sum_of_the_clients(relay: Relay) -> Result<()> {
             daemon.reload_ok(&rules("after"))?;
         }
         let (client, server) = daemon.flow(&upstream)?;
-        (up, down) = (up + 5, down + 5);
+        (up, down) = (up + relay.hello(), down + relay.hello());
         let (there, back) = (Pattern::new(number), Pattern::new(100 + number));
         let length = LENGTH + 1000 * number;
         if number % 3 == 0 {

@@ -272,7 +272,7 @@ fn a_flow_is_exact_over_an_upgrade(relay: Relay) -> Result<()> {
         upgraded
     })?;
     let access = line.first.access_of(local)?;
-    let total = "hello".len() as u64 + EARLIER + LENGTH;
+    let total = relay.hello() + EARLIER + LENGTH;
     let (sent_up, sent_down) = access.bytes();
     ensure!((sent_up, sent_down) == (total, total), "{access:?}");
     ensure!(access.relay() == relay.name(), "{access:?}");

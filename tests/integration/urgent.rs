@@ -1,10 +1,10 @@
-//! TCP's urgent byte is a byte of the stream like any other: every relay delivers it in its place,
+//! TCP's urgent byte is a byte of the stream like any other: every relay that reads it delivers it in its place,
 //! and what comes after it, and the end of the stream (L12 in `relay/LIFECYCLE.md`).
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Conn, Daemon, Relay, Upstream, on_each_relay};
+use mux_tests::{Conn, Daemon, Relay, Upstream, on_each_relay_but_packet};
 
-on_each_relay!(
+on_each_relay_but_packet!(
     an_urgent_byte_of_the_prefix_is_replayed,
     an_urgent_byte_is_delivered_and_the_stream_goes_on,
     bytes_behind_an_urgent_byte_do_not_wait_for_more,

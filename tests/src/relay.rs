@@ -73,6 +73,17 @@ impl Relay {
     }
 }
 
+/// The same for the relays that are an end of both connections: the packet relay hands
+/// packets on as they are, urgent pointers too.
+#[macro_export]
+macro_rules! on_each_relay_but_packet {
+    ($($name:ident),* $(,)?) => {
+        $crate::on_each_relay!(@module copy Copy $($name)*);
+        $crate::on_each_relay!(@module splice Splice $($name)*);
+        $crate::on_each_relay!(@module sockmap Sockmap $($name)*);
+    };
+}
+
 /// Makes one `#[test]` a relay out of each `fn name(Relay) -> Result<()>`: `copy::name`, …
 #[macro_export]
 macro_rules! on_each_relay {

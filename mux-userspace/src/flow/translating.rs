@@ -154,11 +154,11 @@ impl<'a, 'h> Translating<'a, 'h> {
         self.handle.live.set_stage(Stage::Ending);
         // Whatever `SO_LINGER` was before.
         Packets::silence(&ends);
+        drop(ends);
         if let Some(packets) = &self.packets {
-            // Before the sockets are closed: their RST is nobody's byte.
+            // After the sockets were closed: what went by before the peers got their RST is counted.
             packets.settle(&mut record.tally);
         }
-        drop(ends);
         self.handle.control.set_packets(None);
         self.handle.control.set_given(record.tally.up.given, record.tally.down.given);
         (close, self.packets.take())

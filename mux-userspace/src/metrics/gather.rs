@@ -150,9 +150,8 @@ fn relay(page: &mut Page, state: &State) {
     }
     let on = state.shared.no_packets.is_none() && state.kept_out() != Some(KeptOut::Ordered);
     page.add(Family::PacketRelay, &[], u64::from(on));
-    if let Some(stats) = state.packets() {
-        packets(page, &stats);
-    }
+    // Zeros where the relay is not in force: a series that comes and goes is no counter.
+    packets(page, &state.packets().unwrap_or_default());
 }
 
 /// By [`mux_common::packet::refusal`].

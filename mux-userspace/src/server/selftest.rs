@@ -20,6 +20,7 @@ use tokio::{net::TcpStream, runtime::Builder};
 use tracing::debug;
 
 use crate::{
+    account::Counters,
     kernel::{Handle, Kernel, books::Way},
     net::Stream,
     relay::{
@@ -268,6 +269,7 @@ async fn accompany(
     control: &Rc<Control>,
     pool: &Pool,
 ) -> Result<Exit, String> {
+    let counters = Counters::default();
     let ready = sys::readable_fd(watch.descriptor().map_err(text)?).map_err(text)?;
     let failure = RefCell::new(None);
     let deliver = async {
@@ -289,7 +291,7 @@ async fn accompany(
         }
     };
     tokio::select! {
-        exit = spliced.run(control, pool) => Ok(exit),
+        exit = spliced.run(control, pool, &counters) => Ok(exit),
         () = deliver => Err(failure.take().unwrap_or_default()),
     }
 }

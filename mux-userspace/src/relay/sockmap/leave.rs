@@ -19,6 +19,7 @@ use std::{
 
 use super::{CLOSE_WAIT, CLOSED, Side, Spliced, TRIES, Way, sent_by};
 use crate::{
+    account::{Counter, Counters},
     relay::{Close, Control, Ends, ledger::Step},
     sys::{self, TcpCounters},
 };
@@ -62,10 +63,15 @@ pub(super) enum Progress {
 
 impl Spliced<'_> {
     /// Goes on with leaving. Call it when both ways have done what they could.
-    pub(super) fn leave(&mut self, control: &Control) -> Result<Progress, Close> {
+    pub(super) fn leave(
+        &mut self,
+        control: &Control,
+        counters: &Counters,
+    ) -> Result<Progress, Close> {
         if self.leaving == Leaving::No {
             self.hold(true);
             self.holds += 1;
+            counters.count(Counter::Demoted);
             self.leaving = Leaving::Holding;
             control.set_held(true);
         }
@@ -97,9 +103,10 @@ impl Spliced<'_> {
     }
 
     /// The order to leave was taken back before the flow had left: the verdict redirects again.
-    pub(super) fn resume(&mut self, control: &Control) {
+    pub(super) fn resume(&mut self, control: &Control, counters: &Counters) {
         self.hold(false);
         self.returns += 1;
+        counters.count(Counter::Promoted);
         self.leaving = Leaving::No;
         self.rest = None;
         control.set_held(false);

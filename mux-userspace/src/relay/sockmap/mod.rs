@@ -24,6 +24,7 @@ use super::{
     watch::{Interest, Watch},
 };
 use crate::{
+    account::Counters,
     kernel::{Handle, InsertError, Membership},
     net::Parked,
     sys,
@@ -303,14 +304,19 @@ impl<'a> Spliced<'a> {
     }
 
     /// Accompanies the flow until it is over: carries what is passed, passes on the ends.
-    pub async fn run(&mut self, control: &Control, pool: &Pool) -> Exit {
-        match self.accompany(control, pool).await {
+    pub async fn run(&mut self, control: &Control, pool: &Pool, counters: &Counters) -> Exit {
+        match self.accompany(control, pool, counters).await {
             Ok(exit) => exit,
             Err(close) => Exit::Over(close),
         }
     }
 
-    async fn accompany(&mut self, control: &Control, pool: &Pool) -> Result<Exit, Close> {
+    async fn accompany(
+        &mut self,
+        control: &Control,
+        pool: &Pool,
+        counters: &Counters,
+    ) -> Result<Exit, Close> {
         self.start()?;
         let mut pause = LOOK_AGAIN;
         let mut prompt = 0;
@@ -334,13 +340,13 @@ impl<'a> Spliced<'a> {
                 return Ok(Exit::Over(Close::Finished));
             }
             if control.is_to_leave_kernel() {
-                match self.leave(control)? {
+                match self.leave(control, counters)? {
                     leave::Progress::Left => return Ok(Exit::Left),
                     leave::Progress::LookAgain => (clock, longest) = (true, LONGEST_LEAVE),
                     leave::Progress::Stays => {}
                 }
             } else if self.leaving != leave::Leaving::No {
-                self.resume(control);
+                self.resume(control, counters);
             }
             self.watch_for(interest)?;
             if control.activity() != before {
@@ -638,13 +644,6 @@ impl<'a> Spliced<'a> {
         }
         let _ = write!(text, "{:?}; {:?}", self.leaving, self.interest);
         text
-    }
-
-    /// How often user space took over, by order or by evidence, and how often the kernel went on after
-    /// that.
-    #[must_use]
-    pub const fn changes(&self) -> (u32, u32) {
-        (self.holds, self.returns)
     }
 
     /// Brings the flow's tally up to date with the books.
