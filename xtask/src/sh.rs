@@ -4,6 +4,7 @@
 use std::{
     env,
     ffi::{OsStr, OsString},
+    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -142,6 +143,38 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a `cargo test` with its output passed through, and says in the error which tests failed: a
+/// log of thousands of lines may be cut in the middle.
+///
+/// # Errors
+/// It cannot be started, or ends with anything but 0.
+pub(crate) fn tests(command: &mut Command) -> Result<()> {
+    let mut child = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    let mut failed = Vec::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = String::from_utf8_lossy(&line?).into_owned();
+            println!("{line}");
+            failed.extend(failed_test(&line).map(str::to_owned));
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        let names =
+            if failed.is_empty() { String::new() } else { format!(": {}", failed.join(" ")) };
+        bail!("{} tests failed{names}; `{}`: {status}", failed.len(), shown(command));
+    }
+    Ok(())
+}
+
+/// The name in libtest's line about a test that failed.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
 /// Runs `command` and returns its standard output, trimmed; its standard error passes through.
 ///
 /// # Errors
@@ -219,6 +252,13 @@ mod tests {
         let paths = format!("{}:/root/.rustup/toolchains/x/lib:/opt/lib", mine.display());
         assert_eq!(users_library_path(OsStr::new(&paths)), Some("/opt/lib".into()));
         assert_eq!(users_library_path(mine.as_os_str()), None);
+    }
+
+    #[test]
+    fn failed_tests_are_told_by_libtests_lines() {
+        assert_eq!(failed_test("test a::b ... FAILED"), Some("a::b"));
+        assert_eq!(failed_test("test a::b ... ok"), None);
+        assert_eq!(failed_test("test result: FAILED. 1 passed; 1 failed"), None);
     }
 
     #[test]

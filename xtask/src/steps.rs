@@ -94,7 +94,9 @@ pub(crate) fn daemon(context: &mut Context) -> Result<Outcome> {
 }
 
 pub(crate) fn unit(_: &mut Context) -> Result<Outcome> {
-    passed(without_skips(sh::cargo().args(["test", "--workspace", "--exclude", "mux-tests"])))
+    const TESTS: [&str; 5] = ["test", "--workspace", "--exclude", "mux-tests", "--no-fail-fast"];
+    sh::tests(without_skips(sh::cargo().args(TESTS)))?;
+    Ok(Outcome::Passed)
 }
 
 /// As root nothing that a test needs is missing, so none may skip itself. Others are told what was
@@ -109,12 +111,13 @@ fn without_skips(command: &mut Command) -> &mut Command {
 /// In release too: the tests move and compare hundreds of MiB on the cores that the daemon needs.
 pub(crate) fn integration(context: &mut Context) -> Result<Outcome> {
     let mux = context.daemon.as_ref().context("not run: the daemon was not built")?;
-    passed(without_skips(
+    sh::tests(without_skips(
         sh::cargo()
-            .args(["test", "--release", "--package", "mux-tests", "--"])
+            .args(["test", "--release", "--package", "mux-tests", "--no-fail-fast", "--"])
             .args(&context.arguments)
             .env("MUX_BIN", mux),
-    ))
+    ))?;
+    Ok(Outcome::Passed)
 }
 
 pub(crate) fn torture(context: &mut Context) -> Result<Outcome> {

@@ -84,7 +84,7 @@ fn command_lines_that_are_none() {
         (
             "-F/nonexistent/sslh.cfg",
             "1:13",
-            "cannot read /nonexistent/sslh.cfg",
+            "cannot read /nonexistent/sslh.cfg: No such file or directory (os error 2)",
             "import the configuration by itself: `mux import`",
         ),
     ] {
