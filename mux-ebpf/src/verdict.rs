@@ -115,7 +115,7 @@ fn mux_verdict(ctx: SkBuffContext) -> u32 {
     }
 
     // The verdict gets whole skbs, also those that were read in part before the handoff, and
-    // retransmissions that overlap what was seen (≥ 6.0 looks at no copied_seq): what comes a
+    // retransmissions that overlap what was seen (no kernel looks at copied_seq): what comes a
     // second time is cut off at the head.
     let over = book.next_seq.wrapping_sub(seq) as i32;
     let mut fresh = len;

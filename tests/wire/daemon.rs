@@ -1,9 +1,8 @@
 //! A daemon in a network namespace, with one rule and one upstream, and a TUN device in front.
 
 use std::{
-    cell::OnceCell,
-    env,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    env, fs,
+    io::{BufRead as _, BufReader, Read as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -18,7 +17,7 @@ use mux_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::SockRef;
-use tempfile::NamedTempFile;
+use tempfile::TempDir;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -28,13 +27,13 @@ pub(crate) const HEAD: &[u8] = b"wire";
 /// A namespace with a daemon in it; all of it ends by `Drop`.
 pub(crate) struct Wire {
     child: Child,
-    /// The number of the daemon's map of slots.
-    slots: OnceCell<String>,
+    /// Its admin socket.
+    admin: PathBuf,
     /// The client's end, at the other side of the TUN device.
     pub(crate) client: Connection,
     /// The upstream's end.
     pub(crate) server: TcpStream,
-    _rules: NamedTempFile,
+    _directory: TempDir,
     _namespace: Netns,
 }
 
@@ -61,11 +60,13 @@ fn start(more: &str) -> Wire {
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let listener = namespace.within(|| TcpListener::bind(any)).unwrap().unwrap();
     let server = listener.local_addr().unwrap();
-    let mut rules = NamedTempFile::with_suffix(".toml").unwrap();
-    rules.write_all(format!("{}\n{more}", rules_file(server)).as_bytes()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let admin = directory.path().join("admin");
+    let rules = directory.path().join("rules.toml");
+    fs::write(&rules, format!("{}\n{more}", rules_file(server, &admin))).unwrap();
 
     let mut command = Command::new(mux());
-    command.arg("--rules").arg(rules.path()).args(["--relay", "sockmap"]);
+    command.arg("--rules").arg(&rules).args(["--relay", "sockmap"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = namespace.within(|| command.spawn()).unwrap().expect("MUX_BIN");
     let address = listening(&mut child);
@@ -77,8 +78,7 @@ fn start(more: &str) -> Wire {
         let (server, _) = listener.accept().unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         server.set_write_timeout(Some(PATIENCE)).unwrap();
-        let slots = OnceCell::new();
-        Wire { child, slots, client, server, _rules: rules, _namespace: namespace }
+        Wire { child, admin, client, server, _directory: directory, _namespace: namespace }
     };
     assert_eq!(wire.server_reads(HEAD.len()), HEAD);
     wire.wait_until_spliced();
@@ -90,7 +90,7 @@ fn mux() -> PathBuf {
     env::var_os("MUX_BIN").map_or(built, PathBuf::from)
 }
 
-fn rules_file(server: SocketAddr) -> String {
+fn rules_file(server: SocketAddr, admin: &Path) -> String {
     format!(
         r#"listen = "{}:0"
 
@@ -102,18 +102,16 @@ relay = "sockmap"
 [log]
 access = "json"
 
+[admin]
+socket = "{}"
+
 [kernel]
 sockmap = "{}"
 "#,
         Tun::HOST,
+        admin.display(),
         env::var("MUX_TEST_SOCKMAP").unwrap_or_else(|_| "auto".into())
     )
-}
-
-/// Whether a verdict gets overlapping retransmissions whole: Linux ≥ 6.0 (commit 04919bed948d).
-pub(crate) fn verdict_gets_overlaps() -> bool {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    release.split('.').next().unwrap().parse::<u32>().unwrap() >= 6
 }
 
 /// The daemon's listener, once it is ready; its log goes to ours.
@@ -134,44 +132,21 @@ fn listening(child: &mut Child) -> SocketAddrV4 {
 }
 
 impl Wire {
-    /// Waits until the flow is in the kernel's maps.
+    /// Waits until the kernel carries the flow.
     fn wait_until_spliced(&self) {
         let deadline = Instant::now() + PATIENCE;
-        // Two sockets, each with a slot.
-        while self.slots() < 2 {
+        while !self.is_spliced() {
             assert!(Instant::now() < deadline, "the flow did not go to the kernel");
             thread::sleep(Duration::from_millis(5));
         }
-        // The map's entries come just before the sockets themselves.
-        thread::sleep(Duration::from_millis(50));
     }
 
-    /// Entries of the daemon's own map of slots.
-    fn slots(&self) -> usize {
-        let id = self.slots.get_or_init(|| self.map_of_slots());
-        let dump = netns::run(Command::new("bpftool").args(["-j", "map", "dump", "id", id]));
-        let entries: Value = serde_json::from_slice(&dump.unwrap().stdout).unwrap();
-        entries.as_array().map_or(0, Vec::len)
-    }
-
-    /// Its number, among the maps that the daemon holds.
-    fn map_of_slots(&self) -> String {
-        let directory = format!("/proc/{}/fdinfo", self.child.id());
-        let infos = std::fs::read_dir(directory).unwrap().flatten();
-        let field = |text: &str, name: &str| {
-            let line = text.lines().find(|line| line.starts_with(name))?;
-            line.split_whitespace().nth(1).map(str::to_owned)
-        };
-        infos
-            .filter_map(|info| std::fs::read_to_string(info.path()).ok())
-            .filter_map(|text| field(&text, "map_id:"))
-            .find(|id| {
-                let show =
-                    netns::run(Command::new("bpftool").args(["-j", "map", "show", "id", id]));
-                let shown: Value = serde_json::from_slice(&show.unwrap().stdout).unwrap();
-                shown["name"] == mux_common::MAP_SLOTS
-            })
-            .expect("the daemon has a map of slots")
+    fn is_spliced(&self) -> bool {
+        let mut flows = Command::new(mux());
+        flows.args(["flows", "--json", "--relay", "sockmap", "--socket"]).arg(&self.admin);
+        let said = netns::run(&mut flows).unwrap();
+        let flows: Value = serde_json::from_slice(&said.stdout).unwrap();
+        !flows["flows"].as_array().expect("a list of flows").is_empty()
     }
 
     /// Reads exactly so many bytes at the upstream.
