@@ -62,7 +62,7 @@ EOF
 /// Functions of every session.
 const PRELUDE: &str = r#"
     wait_for() {
-        for _ in $(seq 400); do grep -q -- "$1" "$2" && return; sleep 0.05; done
+        for _ in $(seq 400); do grep -qs -- "$1" "$2" && return; sleep 0.05; done
         echo "no $1 in $2:"; cat "$2"
         exit 1
     }
@@ -190,7 +190,7 @@ fn rerun(block: &Block, with: Option<&str>, files: &[(&str, &str)]) -> Result<St
             text.push('\n');
         }
     }
-    Ok(text)
+    Ok(with_new_ids(&text, &block.text))
 }
 
 /// What a line tells the shell to do.
@@ -201,21 +201,32 @@ fn command(line: &str) -> Option<&str> {
 /// A command with the ids of flows that there are, for those on the page: the first one on the page is
 /// the first one that `mux flows` lists.
 fn with_ids(command: &str, page: &str) -> String {
+    ids(page).iter().zip(2..).fold(command.to_owned(), |command, (id, row)| {
+        command.replace(id, &format!("$(mux flows | awk 'NR == {row} {{ print $1 }}')"))
+    })
+}
+
+/// The ids of flows in what is printed, in order, each once.
+fn ids(text: &str) -> Vec<&str> {
     let is_id = |word: &&str| word.len() == 16 && word.bytes().all(|b| b.is_ascii_hexdigit());
     let mut ids: Vec<&str> = Vec::new();
-    for id in page
-        .lines()
-        .filter(|line| self::command(line).is_none())
-        .flat_map(str::split_whitespace)
-        .filter(is_id)
-    {
+    let printed = text.lines().filter(|line| command(line).is_none());
+    for id in printed.flat_map(str::split_whitespace).filter(is_id) {
         if !ids.contains(&id) {
             ids.push(id);
         }
     }
-    ids.iter().zip(2..).fold(command.to_owned(), |command, (id, row)| {
-        command.replace(id, &format!("$(mux flows | awk 'NR == {row} {{ print $1 }}')"))
-    })
+    ids
+}
+
+/// What was printed, with its ids in the commands, too, where they still are the page's.
+fn with_new_ids(text: &str, page: &str) -> String {
+    let renamed: Vec<(&str, &str)> = ids(page).into_iter().zip(ids(text)).collect();
+    let rename = |line: &str| match command(line) {
+        Some(_) => renamed.iter().fold(line.to_owned(), |line, (old, new)| line.replace(old, new)),
+        None => line.to_owned(),
+    };
+    text.lines().map(|line| rename(line) + "\n").collect()
 }
 
 /// A command, as the script has it.
@@ -244,6 +255,15 @@ fn shell(script: &str) -> Result<(String, bool)> {
     let output = run(&mut command)?;
     let text = String::from_utf8([output.stdout, output.stderr].concat());
     Ok((text.context("a session prints something else than text")?, output.status.success()))
+}
+
+#[test]
+fn commands_have_the_ids_that_were_printed() {
+    let (old, new) = ("003f000000000001", "006b000000000001");
+    let page = format!("$ mux flows\n{old} up\n$ mux kill {old}\nflow {old} is reset\n");
+    let text = format!("$ mux flows\n{new} up\n$ mux kill {old}\nflow {new} is reset\n");
+    assert_eq!(with_new_ids(&text, &page), page.replace(old, new));
+    assert_eq!(with_ids(&format!("mux kill {old}"), &page).matches("mux flows").count(), 1);
 }
 
 /// Every page's sessions are counted once.
