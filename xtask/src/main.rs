@@ -19,6 +19,7 @@ mod matching;
 mod newcomer;
 mod object_diff;
 mod provenance;
+mod room;
 mod root;
 mod run;
 mod sh;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     apt, charts as packaged,
     daemon::{self, Object, Profile},
-    deb, ebpf as object, sh,
+    deb, ebpf as object, room, sh,
     test::{Context, Outcome},
     torture as tortured, vm as machines,
 };
@@ -96,6 +96,7 @@ pub(crate) fn daemon(context: &mut Context) -> Result<Outcome> {
 pub(crate) fn unit(_: &mut Context) -> Result<Outcome> {
     const TESTS: [&str; 5] = ["test", "--workspace", "--exclude", "mux-tests", "--no-fail-fast"];
     sh::tests(without_skips(sh::cargo().args(TESTS)))?;
+    room::make();
     Ok(Outcome::Passed)
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{sh, steps};
+use crate::{room, sh, steps};
 
 /// `cargo xtask test`.
 #[derive(clap::Args, Debug)]
@@ -139,11 +139,15 @@ pub(crate) fn command(args: TestArgs) -> Result<()> {
     }
     let mut context = Context { arguments: args.arguments, ..Context::default() };
     let chosen = STEPS.iter().filter(|step| is_chosen(step, args.quick, &args.only));
+    let before = room::free();
     let results: Vec<_> = chosen.map(|step| run(step, &mut context)).collect();
 
     eprintln!("\n{}", headline("summary"));
     for result in &results {
         eprintln!("{}", result.line());
+    }
+    if let (Some(before), Some(after)) = (before, room::free()) {
+        eprintln!("room on the disk: {before:.1} GiB before, {after:.1} GiB after");
     }
     let failed: Vec<&str> =
         results.iter().filter(|r| r.outcome.is_err()).map(|r| r.step.name).collect();
