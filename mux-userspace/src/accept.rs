@@ -224,7 +224,12 @@ impl Acceptor {
                     };
                     self.serve(core, client, peer, (places, present));
                 }
-                Err(error) if is_exhaustion(&error) => {
+                Err(error) if is_one_connections(&error) => {
+                    core.shared.counters.count(Counter::AcceptAborted);
+                }
+                // A shortage, or what nobody has foreseen: the next attempt may fail at once, too, and an
+                // accept loop must never spin.
+                Err(error) => {
                     core.shared.counters.count(Counter::AcceptExhausted);
                     // Once per shortage, not once per attempt.
                     if pause == BACK_OFF.0 {
@@ -233,9 +238,6 @@ impl Acceptor {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);
                 }
-                // ECONNABORTED and the network errors that accept(2) passes on: that one
-                // connection's.
-                Err(_) => core.shared.counters.count(Counter::AcceptAborted),
             }
         }
         if accepting.is_some() && !core.shared.drain.is_cancelled() {
@@ -334,6 +336,39 @@ fn timers(service: &Service) -> TcpTimers {
     service.listener().timers.or(service.snapshot.config.timeouts.tcp)
 }
 
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Whether accept(2) failed by what became of one connection: aborted, or refused by a firewall, or
+/// with an error of the network pending, which accept(2) passes on ("Error handling" in its page).
+fn is_one_connections(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::EINTR
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ETIMEDOUT
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_connection_causes_does_not_slow_others_down() {
+        let of_one = |number| is_one_connections(&io::Error::from_raw_os_error(number));
+        assert!([libc::ECONNABORTED, libc::EPROTO, libc::EHOSTUNREACH].into_iter().all(of_one));
+        // Shortages, and what would come again at once.
+        let others =
+            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EINVAL, libc::EBADF];
+        assert!(!others.into_iter().any(of_one));
+    }
 }

@@ -365,7 +365,7 @@ async fn relay<'a>(
                     return packets.end(ends, close, record).await;
                 }
                 record.relay = Some(duplex.mode());
-                record.relay_note = plan.note(duplex.mode(), &handle.control);
+                record.relay_note = duplex.note(&plan, &handle.control);
                 handle.live.set_stage(Stage::Ending);
                 end(ends, &close).await;
                 return (close, None);

@@ -155,6 +155,29 @@ fn a_configuration_that_cannot_fit_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// As many connections as just fit leave no descriptors for pipes.
+#[test]
+fn a_flow_without_a_pipe_is_copied_and_says_why() -> Result<()> {
+    let server = Server::echo()?;
+    let rules = |most: &str| {
+        let to = server.name();
+        format!(
+            "[[rule]]\nupstream = \"{to}\"\nrelay = \"splice\"\n[limits]\nmax_connections = {most}\n"
+        )
+    };
+    let output = Starter::new(&rules("1000")).descriptors(256).fail()?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let (_, most) = text.split_once("to at most ").with_context(|| text.clone())?;
+    let daemon = Starter::new(&rules(most.trim())).descriptors(256).start()?;
+    let client = daemon.connect()?;
+    echoes(&client)?;
+    drop(client);
+    let entry = daemon.wait_access(|_| true)?;
+    ensure!(entry.relay() == "copy", "{entry:?}");
+    ensure!(entry.note().starts_with("splice: there was no pipe to be had"), "{entry:?}");
+    Ok(())
+}
+
 /// The oldest gives its place: clients that are slow take those of one another only.
 #[test]
 fn a_new_connection_takes_the_place_of_the_one_sniffed_for_longest() -> Result<()> {

@@ -15,7 +15,7 @@ const WANTED: f64 = 4.0;
 /// GiB free where cargo builds; `None`: the file system does not say.
 pub(crate) fn free() -> Option<f64> {
     // Built into before the first step: xtask itself is there.
-    let stat = rustix::fs::statvfs(&sh::target_dir()).ok()?;
+    let stat = rustix::fs::statvfs(sh::target_dir()).ok()?;
     Some(stat.f_bavail as f64 * stat.f_frsize as f64 / GIB)
 }
 

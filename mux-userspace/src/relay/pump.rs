@@ -69,6 +69,8 @@ pub(super) struct Pump {
     failed: Option<io::Error>,
     /// Carry it by splice(2) from the next read on.
     pub(super) splice: bool,
+    /// It should be, and the last time there was no pipe for it.
+    pub(super) pipeless: bool,
     /// Looks at the first bytes, until they are known to be no PROXY header.
     pub(super) guard: Option<Guard>,
     /// They were one: nothing is carried any more.
@@ -102,9 +104,15 @@ impl Pump {
             done: false,
             failed: None,
             splice: false,
+            pipeless: false,
             guard: None,
             forged: false,
         }
+    }
+
+    /// Whether its bytes go by splice(2).
+    pub(super) const fn is_spliced(&self) -> bool {
+        self.splice && !self.pipeless
     }
 
     /// Sends every segment at once from now on.
@@ -272,12 +280,13 @@ impl Pump {
             ready!(source.poll_read_ready(cx))?;
             match flow.pool.pipe() {
                 Ok(pipe) => {
+                    self.pipeless = false;
                     let (taken, held) = ready!(poll_splice_in(cx, source, pipe, flow.pool))?;
                     self.held = held;
                     return Poll::Ready(Ok(taken));
                 }
                 // Out of descriptors: copying needs none.
-                Err(_) => self.splice = false,
+                Err(_) => self.pipeless = true,
             }
         }
         ready!(source.poll_read_ready(cx))?;

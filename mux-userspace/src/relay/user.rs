@@ -1,7 +1,7 @@
 //! The user-space relay: both ways of a flow, by copy or splice(2), until the flow ends or
 //! goes to the kernel.
 
-use std::{future::poll_fn, task::Poll};
+use std::{borrow::Cow, future::poll_fn, task::Poll};
 
 use super::{
     Close, Control, Ends, Mode, Plan, Tally, Way,
@@ -26,6 +26,9 @@ pub enum Next {
     /// The packet relay has news, or a late byte was carried.
     Packet,
 }
+
+/// Of a flow that is copied only for want of descriptors.
+const NO_PIPE: &str = "splice: there was no pipe to be had";
 
 /// Both ways of a flow.
 #[derive(Debug)]
@@ -56,7 +59,19 @@ impl Duplex {
     /// How its bytes go now.
     #[must_use]
     pub const fn mode(&self) -> Mode {
-        if self.up.splice || self.down.splice { Mode::Splice } else { Mode::Copy }
+        if self.up.is_spliced() || self.down.is_spliced() { Mode::Splice } else { Mode::Copy }
+    }
+
+    /// Why it is not on a faster relay than [`mode`](Self::mode).
+    #[must_use]
+    pub fn note(&self, plan: &Plan, control: &Control) -> Cow<'static, str> {
+        let note = plan.note(self.mode(), control);
+        let lacks_a_pipe = |pump: &Pump| pump.splice && pump.pipeless;
+        match (lacks_a_pipe(&self.up) || lacks_a_pipe(&self.down), &*note) {
+            (false, _) => note,
+            (true, "") => NO_PIPE.into(),
+            (true, more) => format!("{NO_PIPE}; {more}").into(),
+        }
     }
 
     /// Relays until the flow ends, is stopped, or should go to the kernel.
@@ -97,7 +112,7 @@ impl Duplex {
                 evidence::served();
             }
             control.set_given(tally.up.given, tally.down.given);
-            control.set_splice(self.up.splice || self.down.splice);
+            control.set_splice(self.mode() == Mode::Splice);
             if self.up.forged {
                 return Poll::Ready(Next::Over(Close::Forged));
             }
