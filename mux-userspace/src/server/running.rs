@@ -307,13 +307,13 @@ impl Running {
         }
         if let Some(kernel) = &kernel {
             match kernel.stats() {
-                Ok(stats) => info!("verdict: {}", kernel::summary(&stats)),
+                Ok(stats) => told("verdict", &kernel::summary(&stats)),
                 Err(error) => warn!("{error}"),
             }
         }
         if let Some(packets) = &packets {
             match packets.stats_reader().and_then(|reader| reader.read()) {
-                Ok(stats) => info!("packets: {}", packets::summary(&stats)),
+                Ok(stats) => told("packets", &packets::summary(&stats)),
                 Err(error) => warn!("{error}"),
             }
         }
@@ -353,6 +353,13 @@ struct Found {
     no_packets: Option<String>,
     checks: Vec<Check>,
     self_test: Option<Duration>,
+}
+
+/// Says what a program's counters are; nothing, where it has had nothing to do.
+fn told(program: &str, counters: &str) {
+    if !counters.is_empty() {
+        info!("{program}: {counters}");
+    }
 }
 
 fn remove_files(shared: &Shared, succeeded: bool) {
