@@ -120,7 +120,7 @@ pub mod action {
 }
 
 /// What becomes of a way's packets. User space fills it before the flow is offered; afterwards it
-/// writes `mtu` only. The program writes the fields that say so, seldom: this cache line is read
+/// lowers `mtu` only, as the program does. The program writes the fields that say so, seldom: this cache line is read
 /// for every packet, on any CPU.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]

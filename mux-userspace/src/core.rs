@@ -79,6 +79,10 @@ pub enum Nudge {
     Packets(Report),
 }
 
+/// How often the paths of a flow whose packets are translated are looked at, while it is not idle:
+/// how long it may stand still where one has become shorter.
+const PATHS: Duration = Duration::from_secs(5);
+
 /// A flow as the core's timer sees it.
 #[derive(Debug)]
 struct Entry {
@@ -88,6 +92,8 @@ struct Entry {
     active_at: Instant,
     /// What the books said at the last look, of a flow that chose the kernel by evidence.
     before: Before,
+    /// When the packet relay's paths were looked at last.
+    paths_at: Instant,
 }
 
 /// A flow's place in the core's table; given up by `Drop`.
@@ -154,6 +160,7 @@ impl Core {
             last_activity: 0,
             active_at: Instant::now(),
             before: Before::default(),
+            paths_at: Instant::now(),
         });
         FlowHandle { core: Rc::clone(self), key, control, live }
     }
@@ -337,7 +344,13 @@ impl Core {
                     State::On => !entry.control.is_translated() || record.fin_acked,
                     State::Ended | State::Dead => true,
                 };
-                if look.iter().any(is_news) {
+                let paths_are_due = entry.control.is_translated()
+                    && activity != entry.last_activity
+                    && now.duration_since(entry.paths_at) >= PATHS;
+                if paths_are_due {
+                    entry.paths_at = now;
+                }
+                if paths_are_due || look.iter().any(is_news) {
                     entry.control.packet_news();
                 }
             }

@@ -1,12 +1,21 @@
 //! The packet relay over wires of the tests' own: client, mux and server in network namespaces.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Access, Conn, Daemon, Family, Need, Pattern, Relay, Three, Upstream, admin::AdminSocket,
-    exchange, join, need,
+    Access, Conn, Daemon, Family, Need, Pattern, Relay, Starter, Three, Upstream,
+    admin::AdminSocket,
+    deadline, eventually_true, exchange, join, need,
+    netns::{self, Netns},
 };
+use rustix::process::Signal;
 
 const UP: Pattern = Pattern::new(71);
 const DOWN: Pattern = Pattern::new(72);
@@ -50,12 +59,23 @@ impl<'a> Setting<'a> {
         let at = place.address(family);
         let namespace = if place == Place::Elsewhere { &three.server } else { &three.mux };
         let upstream = namespace.within(|| Upstream::at(at, 1024))??;
+        Self::with(three, family, upstream, rest, |starter| starter)
+    }
+
+    /// With this upstream, and a daemon that is started so.
+    fn with(
+        three: &'a Three,
+        family: Family,
+        upstream: Upstream,
+        rest: &str,
+        started: impl FnOnce(Starter) -> Starter + Send,
+    ) -> Result<Self> {
         let rules = format!(
             "listen = \"{}\"\n{}{rest}",
             SocketAddr::new(family.mux(), 0),
             Relay::Packet.rule(&upstream.name())
         );
-        let daemon = three.mux.within(|| Daemon::start(&rules, &[]))??;
+        let daemon = three.mux.within(|| started(Starter::new(&rules)).start())??;
         Ok(Self { three, upstream, daemon })
     }
 
@@ -358,25 +378,271 @@ fn strict_connection_tracking_is_found_and_liberal_is_no_hindrance() -> Result<(
     Ok(())
 }
 
+/// A flow of which a packet has become too long is reset at both ends, and the line says why.
+fn ends_where_the_path_is_shorter(
+    setting: &Setting<'_>,
+    shorten: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let (client, server) = setting.flow()?;
+    exchange_some(&client, &server)?;
+    shorten()?;
+    let end = Instant::now() + deadline();
+    let mut at = 0;
+    loop {
+        ensure!(Instant::now() < end, "it goes on");
+        let (sent, received) = thread::scope(|scope| {
+            let sending = scope.spawn(|| client.send_pattern(UP, at, MIB));
+            let received = server.expect_pattern(UP, at, MIB);
+            (join(sending, "the client"), received)
+        });
+        if sent.is_ok() && received.is_ok() {
+            at += MIB;
+            continue;
+        }
+        for (end, result) in [(&client, sent), (&server, received)] {
+            match result {
+                // What it has sent waits to be acknowledged, or to be sent.
+                Ok(()) => {
+                    end.expect_reset()?;
+                }
+                Err(error) => {
+                    let kind = error.root_cause().downcast_ref::<io::Error>().map(io::Error::kind);
+                    ensure!(kind == Some(io::ErrorKind::ConnectionReset), "{error:#}");
+                }
+            }
+        }
+        break;
+    }
+    let access = setting.access(client.local()?)?;
+    ensure!(access.close() == "upstream-error", "{access:?}");
+    Ok(())
+}
+
+/// Full packets each way.
+fn exchange_some(client: &Conn, server: &Conn) -> Result<()> {
+    carry(client, server, UP)?;
+    carry(server, client, DOWN)
+}
+
+/// Of an interface, or of a route, on mux's machine: our sockets, which send nothing, do not notice.
+#[test]
+fn a_path_that_becomes_shorter_here_ends_a_flow_that_needs_more() -> Result<()> {
+    need!(Need::Root);
+    for family in Family::ALL {
+        let three = Three::new()?;
+        let setting = Setting::new(&three, family, Place::Elsewhere, "")?;
+        ends_where_the_path_is_shorter(&setting, || three.mux.ip("link set up0 mtu 1300"))
+            .with_context(|| format!("{family:?}, interface"))?;
+        // One that begins with it goes on.
+        let (client, server) = setting.flow()?;
+        exchange_some(&client, &server)?;
+        drop(server);
+        client.expect_end()?;
+        drop(client);
+        setting.daemon.stop()?;
+
+        let three = Three::new()?;
+        let setting = Setting::new(&three, family, Place::Elsewhere, "")?;
+        let route = if family == Family::V4 { "10.42.0.0/24" } else { "fd00:42::/64" };
+        ends_where_the_path_is_shorter(&setting, || {
+            three.mux.ip(&format!("route add {} dev up0 mtu 1290", longer(route)))
+        })
+        .with_context(|| format!("{family:?}, route"))?;
+        setting.daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// A part of a network, which goes before it: the server's half.
+fn longer(network: &str) -> String {
+    network.replace("/24", "/25").replace("/64", "/65")
+}
+
+/// Behind mux's next router, which says so to mux: it is the program that listens.
+#[test]
+fn a_path_that_becomes_shorter_far_away_ends_a_flow_that_needs_more() -> Result<()> {
+    need!(Need::Root);
+    let far_of = |family| -> std::net::IpAddr {
+        match family {
+            Family::V4 => [10, 43, 0, 2].into(),
+            Family::V6 => [0xfd00, 0x43, 0, 0, 0, 0, 0, 2].into(),
+        }
+    };
+    for family in Family::ALL {
+        let three = Three::new()?;
+        let (router, far) = (&three.server, Netns::new("far")?);
+        router.ip(&format!("link add far0 type veth peer name far0 netns {}", far.name()))?;
+        let (network, length, default) = match family {
+            Family::V4 => ("10.43.0", "/24", "10.43.0.1"),
+            Family::V6 => ("fd00:43:", "/64 nodad", "fd00:43::1"),
+        };
+        let separator = if family == Family::V4 { "." } else { ":" };
+        for (namespace, host) in [(router, 1), (&far, 2)] {
+            for conf in ["all", "far0"] {
+                namespace.sysctl(&format!("net/ipv6/conf/{conf}/accept_dad"), "0")?;
+            }
+            let (prefix, options) = length.split_once(' ').unwrap_or((length, ""));
+            namespace.ip(&format!(
+                "address add {network}{separator}{host}{prefix} dev far0 {options}"
+            ))?;
+            namespace.ip("link set far0 up")?;
+        }
+        router.sysctl("net/ipv4/ip_forward", "1")?;
+        router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+        far.ip(&format!("route add default via {default}"))?;
+        let (prefix, _) = length.split_once(' ').unwrap_or((length, ""));
+        three.mux.ip(&format!(
+            "route add {network}{separator}{}{prefix} via {}",
+            if family == Family::V4 { "0" } else { "" },
+            family.server()
+        ))?;
+
+        let at = SocketAddr::new(far_of(family), 0);
+        let upstream = far.within(|| Upstream::at(at, 16))??;
+        let setting = Setting::with(&three, family, upstream, "", |starter| starter)?;
+        ends_where_the_path_is_shorter(&setting, || router.ip("link set far0 mtu 1300"))
+            .with_context(|| format!("{family:?}"))?;
+        setting.daemon.stop()?;
+    }
+    Ok(())
+}
+
+/// A client whose machine is off: nobody resets anything until the flow has been idle for too long.
+#[test]
+fn a_flow_whose_client_is_gone_is_idle_and_reset_at_the_other_end() -> Result<()> {
+    need!(Need::Root);
+    for family in Family::ALL {
+        for place in [Place::Elsewhere, Place::Loopback] {
+            let around = || format!("{family:?}, {place:?}");
+            let three = Three::new()?;
+            let rest = "[timeouts]\nidle = \"1s\"\n";
+            let setting = Setting::new(&three, family, place, rest).with_context(around)?;
+            let (client, server) = setting.flow().with_context(around)?;
+            three.client.ip("link set down0 down")?;
+            server.expect_reset().with_context(around)?;
+            ensure!(setting.access(client.local()?)?.close() == "idle-timeout", "{}", around());
+            setting.daemon.stop()?;
+        }
+    }
+    Ok(())
+}
+
+/// Our socket is bound to the link then, and the kernel's half looks for sockets that are not.
+#[test]
+fn a_flow_over_link_local_addresses_is_not_for_it_and_the_line_says_why() -> Result<()> {
+    need!(Need::Root);
+    let three = Three::new()?;
+    for (namespace, address) in [(&three.mux, "fe80::1:1"), (&three.client, "fe80::1:2")] {
+        namespace.ip(&format!("address add {address}/64 dev down0 nodad"))?;
+    }
+    let upstream =
+        three.server.within(|| Upstream::at(Place::Elsewhere.address(Family::V6), 16))??;
+    let rules = format!(
+        "listen = \"[::]:0\"\n{}[kernel]\npacket = \"force\"\n",
+        Relay::Packet.rule(&upstream.name())
+    );
+    let daemon = three.mux.within(|| Daemon::start(&rules, &[]))??;
+    let scope = three.client.device("down0")?;
+    let to = std::net::SocketAddrV6::new("fe80::1:1".parse()?, daemon.port(), 0, scope);
+    let client = three.client.within(|| Conn::tcp(to.into()))??;
+    let server = upstream.accept()?;
+    for _ in 0..Relay::Packet.greetings() {
+        client.send("hello")?;
+        server.expect("hello")?;
+        server.send("olleh")?;
+        client.expect("olleh")?;
+    }
+    exchange((&client, UP, MIB), (&server, DOWN, MIB))?;
+    let access = daemon.wait_access(|_| true)?;
+    ensure!(access.relay() != "packet" && access.note().contains("link-local"), "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+/// What `tc` shows on mux's devices.
+fn on_devices(three: &Three) -> Result<String> {
+    let mut text = String::new();
+    for device in ["lo", "down0", "up0"] {
+        for what in [["qdisc", "show"], ["filter", "show"]] {
+            for way in [&["ingress"][..], &["egress"]] {
+                let way = if what[0] == "filter" { way } else { &[] };
+                let mut tc = Command::new("tc");
+                tc.args(["-n", three.mux.name()]).args(what).args(["dev", device]).args(way);
+                text.push_str(&String::from_utf8_lossy(&netns::run(&mut tc)?.stdout));
+            }
+        }
+    }
+    Ok(text)
+}
+
+/// Before Linux 6.6 the programs stay on devices when the daemon is gone: the keeper takes them off, of
+/// a successor as well, and what an upgrade has left.
+#[test]
+fn filters_of_a_daemon_that_is_killed_are_taken_off() -> Result<()> {
+    need!(Need::Root);
+    let three = Three::new()?;
+    let before = on_devices(&three)?;
+    let start = || -> Result<Setting<'_>> {
+        let at = Place::Elsewhere.address(Family::V4);
+        let upstream = three.server.within(|| Upstream::at(at, 16))??;
+        let by_clsact = |starter: Starter| starter.environment("MUX_PACKET_MECHANISM", "clsact");
+        let setting = Setting::with(&three, Family::V4, upstream, "", by_clsact)?;
+        let during = on_devices(&three)?;
+        let filters = during.lines().filter(|line| line.contains("mux_packet"));
+        ensure!(filters.count() == 3, "{during}");
+        Ok(setting)
+    };
+    let is_clean = || {
+        eventually_true("the devices are as they were", || {
+            on_devices(&three).is_ok_and(|now| now == before)
+        })
+    };
+
+    let setting = start()?;
+    let (client, server) = setting.flow()?;
+    exchange_some(&client, &server)?;
+    let kept = setting.daemon.kill();
+    client.expect_reset().context("the client")?;
+    server.expect_reset().context("the server")?;
+    is_clean().context("killed")?;
+    drop(kept);
+
+    let setting = start()?;
+    setting.daemon.stop()?;
+    is_clean().context("stopped")?;
+
+    let setting = start()?;
+    setting.daemon.signal(Signal::USR2)?;
+    let successor = setting.daemon.successor(0)?;
+    let (client, server) = setting.flow()?;
+    exchange_some(&client, &server)?;
+    let pid = rustix::process::Pid::from_raw(i32::try_from(successor)?).context("a process")?;
+    rustix::process::kill_process(pid, Signal::KILL)?;
+    client.expect_reset().context("the successor's client")?;
+    is_clean().context("the successor was killed")?;
+    Ok(())
+}
+
 /// Many flows at once, all talking: each comes to be translated, none hangs, every byte is right.
 #[test]
-fn two_hundred_flows_under_load() -> Result<()> {
+fn two_thousand_flows_under_load() -> Result<()> {
     need!(Need::Root);
-    const FLOWS: usize = 200;
+    const FLOWS: usize = 2000;
+    const ROUNDS: u64 = 10;
     let three = Three::new()?;
     let setting = Setting::new(&three, Family::V4, Place::Elsewhere, "")?;
-    let flows = (0..FLOWS)
-        .map(|_| {
-            let client = three.client.within(|| Conn::tcp(setting.daemon.address()))??;
-            Ok((client, setting.upstream.accept()?))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    // All on one thread that is in the client's namespace: both ends are 4000 descriptors here.
+    let open = || -> Result<Vec<_>> {
+        let open = |_| Ok((Conn::tcp(setting.daemon.address())?, setting.upstream.accept()?));
+        (0..FLOWS).map(open).collect()
+    };
+    let flows = three.client.within(open)??;
     thread::scope(|scope| {
         let threads: Vec<_> = flows
             .chunks(FLOWS / 8)
             .map(|flows| {
                 scope.spawn(move || -> Result<()> {
-                    for round in 0..50_u64 {
+                    for round in 0..ROUNDS {
                         for (client, server) in flows {
                             client.send_pattern(UP, round * 100, 100)?;
                             server.expect_pattern(UP, round * 100, 100)?;
@@ -398,7 +664,10 @@ fn two_hundred_flows_under_load() -> Result<()> {
     })?;
     for (client, _) in &flows {
         let access = setting.access(client.local()?)?;
-        ensure!(access.close() == "finished" && access.bytes() == (5000, 50_000), "{access:?}");
+        ensure!(
+            access.close() == "finished" && access.bytes() == (100 * ROUNDS, 1000 * ROUNDS),
+            "{access:?}"
+        );
     }
     setting.daemon.stop()?;
     Ok(())

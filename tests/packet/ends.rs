@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Result, ensure};
 use mux::kernel::packet::What;
-use mux_tests::{Need, eventually_true, need, sys::disconnect};
+use mux_tests::{Need, eventually, eventually_true, need, sys::disconnect};
 
 use crate::{
     flow::{Flow, Middle, is_reset},
-    place::Place,
+    place::{Kind, Place},
     streams::both_ways,
 };
 
@@ -94,6 +94,70 @@ fn a_clients_port_can_be_used_again_at_once() -> Result<()> {
         again.ping_pong(5, 100)?;
         middle.turn_on(&mut again)?;
         again.ping_pong(5, 100)
+    })
+}
+
+/// The client ends first, so that its port is in TIME_WAIT, and takes the port again as soon as its
+/// kernel lets it.
+#[test]
+fn a_clients_port_can_be_used_again_out_of_time_wait() -> Result<()> {
+    need!(Need::Root);
+    Place::each_of(&Kind::AWAY, |place| {
+        place.client().sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open_from(Some(SocketAddr::new(place.family.client(), 0)))?;
+        middle.turn_on(&mut flow)?;
+        flow.ping_pong(5, 10_000)?;
+        let address: SocketAddr = flow.client.local_addr()?;
+        flow.client.shutdown(Shutdown::Write)?;
+        let mut rest = Vec::new();
+        flow.server.read_to_end(&mut rest)?;
+        flow.server.shutdown(Shutdown::Write)?;
+        flow.client.read_to_end(&mut rest)?;
+        ensure!(rest.is_empty());
+        middle.wait_for(&flow, What::Ended)?;
+        flow.relay.close()?;
+        // The relay's entries stay: it is the flow that is dropped at the end.
+        let Flow { client, server, relay } = flow;
+        drop((client, server));
+        let client = eventually("a connection from a port in TIME_WAIT", || {
+            middle.connect_from(Some(address)).ok()
+        })?;
+        let mut again = middle.open_with(client, None)?;
+        again.ping_pong(5, 100)?;
+        middle.turn_on(&mut again)?;
+        let again = both_ways(again, 100_000)?;
+        middle.wait_for(&again, What::Ended)?;
+        drop(relay);
+        Ok(())
+    })
+}
+
+/// The upstream ends first: it is in TIME_WAIT towards our port, which our kernel takes for free. What it
+/// remembers of numbers and timestamps is what was translated, and a new connection of ours fits.
+#[test]
+fn our_own_port_can_be_used_again_at_an_upstream_in_time_wait() -> Result<()> {
+    need!(Need::Root);
+    Place::each(|place| {
+        let middle = Middle::new(place)?;
+        let mut flow = middle.open()?;
+        middle.turn_on(&mut flow)?;
+        flow.ping_pong(5, 10_000)?;
+        let ours: SocketAddr = flow.server.peer_addr()?;
+        flow.server.shutdown(Shutdown::Write)?;
+        let flow = end_after_server(flow)?;
+        middle.wait_for(&flow, What::Ended)?;
+        flow.relay.close()?;
+        let Flow { client, server, relay } = flow;
+        drop((client, server));
+        let client = middle.connect_from(None)?;
+        let mut again = middle.open_with(client, Some(ours))?;
+        again.ping_pong(5, 100)?;
+        middle.turn_on(&mut again)?;
+        let again = both_ways(again, 100_000)?;
+        middle.wait_for(&again, What::Ended)?;
+        drop(relay);
+        Ok(())
     })
 }
 

@@ -72,15 +72,21 @@ impl<'a> Middle<'a> {
 
     /// The same, with the client's address.
     pub(crate) fn open_from(&self, client: Option<SocketAddr>) -> Result<Flow> {
-        let target = self.listener()?;
-        let client = self.place.client().within(|| connect(client, target, None))??;
-        self.open_with(client)
+        let client = self.connect_from(client)?;
+        self.open_with(client, None)
     }
 
-    pub(crate) fn open_with(&self, client: TcpStream) -> Result<Flow> {
+    /// A client's connection, from this address if one is given.
+    pub(crate) fn connect_from(&self, client: Option<SocketAddr>) -> Result<TcpStream> {
+        let target = self.listener()?;
+        Ok(self.place.client().within(|| connect(client, target, None))??)
+    }
+
+    /// A flow of this client, and from this address of the relay's if one is given.
+    pub(crate) fn open_with(&self, client: TcpStream, relay: Option<SocketAddr>) -> Result<Flow> {
         let (m1, _) = self.listener.accept()?;
         let target = self.upstream.local_addr()?;
-        let m2 = self.place.relay().within(|| connect(None, target, Some(SEGMENT)))??;
+        let m2 = self.place.relay().within(|| connect(relay, target, Some(SEGMENT)))??;
         let (server, _) = self.upstream.accept()?;
         for socket in [&client, &server, &m1, &m2] {
             socket.set_nodelay(true)?;

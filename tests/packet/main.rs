@@ -9,4 +9,6 @@ mod ends;
 mod flow;
 mod network;
 mod place;
+mod silence;
 mod streams;
+mod wire;

@@ -69,6 +69,20 @@ impl Place {
         Ok(())
     }
 
+    /// Some kinds, in namespaces of their own.
+    pub(crate) fn each_alone(
+        kinds: &[Kind],
+        mut run: impl FnMut(&Self) -> Result<()>,
+    ) -> Result<()> {
+        for &kind in kinds {
+            for family in Family::ALL {
+                let place = Self::new(kind, family)?;
+                run(&place).map_err(|error| error.context(format!("{kind:?} {family:?}")))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The relay's namespace.
     pub(crate) fn relay(&self) -> &Netns {
         &self.three.mux

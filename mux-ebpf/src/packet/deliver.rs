@@ -1,12 +1,13 @@
 //! Where a translated packet goes.
 
 use aya_ebpf::helpers::{
-    bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_assign, bpf_sk_release, bpf_skc_lookup_tcp,
+    bpf_l4_csum_replace, bpf_redirect_neigh, bpf_sk_assign, bpf_sk_release, bpf_skb_change_head,
+    bpf_skc_lookup_tcp,
 };
 use mux_common::packet::{Addresses, LOOPBACK, PacketStats, Terms, Tuple4, Tuple6, action};
 
 use super::{
-    NEXT, SHOT, Way,
+    ETHERNET, NEXT, SHOT, Way,
     parse::{Packet, tcp_at},
     translate::Sum,
 };
@@ -15,7 +16,7 @@ use super::{
 const CURRENT_NETNS: u64 = u64::MAX;
 
 #[inline(always)]
-pub(super) fn deliver<const V6: bool>(
+pub(super) fn deliver<const L2: usize, const V6: bool>(
     packet: &Packet,
     terms: &Terms,
     addresses: &Addresses,
@@ -23,21 +24,30 @@ pub(super) fn deliver<const V6: bool>(
     stats: &mut PacketStats,
 ) -> i32 {
     match terms.action {
-        // SAFETY: no pointers; the neighbour is the route's.
-        action::FORWARD => unsafe {
-            bpf_redirect_neigh(terms.device, core::ptr::null_mut(), 0, 0) as i32
-        },
+        action::FORWARD => send_by::<L2>(packet, terms.device, stats),
         // It is on loopback, routed there by its sender, and rewritten to be of another connection
         // of this machine: all that the route says of it stays true.
         _ if on_loopback => NEXT,
         // Through the device, which gives it a route that a packet from outside to 127.0.0.1 could
         // not have.
-        // SAFETY: as above.
-        action::LOOPBACK => unsafe {
-            bpf_redirect_neigh(LOOPBACK, core::ptr::null_mut(), 0, 0) as i32
-        },
+        action::LOOPBACK => send_by::<L2>(packet, LOOPBACK, stats),
         _ => assign::<V6>(packet, terms, addresses, stats),
     }
+}
+
+/// Sends the packet on by a device, with the route's neighbour.
+#[inline(always)]
+fn send_by<const L2: usize>(packet: &Packet, device: u32, stats: &mut PacketStats) -> i32 {
+    // Without a link-layer header the packet would be dropped (`__bpf_redirect_neigh`,
+    // net/core/filter.c), so it gets room for one. What is in it does not matter: it is cut off
+    // before that of the way out is put there. (From 5.8 on, commit 6f3f65d80dac.)
+    // SAFETY: a context pointer.
+    if L2 == 0 && unsafe { bpf_skb_change_head(packet.skb, ETHERNET as u32, 0) } != 0 {
+        stats.dropped += 1;
+        return SHOT;
+    }
+    // SAFETY: no pointers.
+    unsafe { bpf_redirect_neigh(device, core::ptr::null_mut(), 0, 0) as i32 }
 }
 
 /// Gives the packet to the other end's socket.

@@ -13,6 +13,7 @@ mod look;
 mod options;
 mod parse;
 mod reset;
+mod shorter;
 mod translate;
 
 use aya_ebpf::{
@@ -123,6 +124,7 @@ fn packet<const L2: usize, const V6: bool>(skb: *mut __sk_buff) -> i32 {
     let Some(packet) = Packet::parse::<L2, V6>(skb) else {
         // Not TCP, or in a shape that we do not translate. A packet of a flow of ours in such a
         // shape goes to our socket, and user space carries it.
+        shorter::path::<L2, V6>(skb);
         return NEXT;
     };
     let Some(record) = packet.record::<L2, V6>() else {

@@ -21,7 +21,7 @@ pub(super) const RST: u8 = 0x04;
 pub(super) const ACK: u8 = 0x10;
 pub(super) const URG: u8 = 0x20;
 
-const TCP: u8 = 6;
+pub(super) const TCP: u8 = 6;
 /// TCP's header without options.
 pub(super) const TCP_HEADER: usize = 20;
 /// NOP, NOP, timestamps, 10 bytes: how established connections' options begin (RFC 7323 A).

@@ -96,7 +96,7 @@ pub(super) fn translate<const L2: usize, const V6: bool>(
         stats.dropped += 1;
         return SHOT;
     }
-    deliver::<V6>(packet, terms, addresses, on_loopback, stats)
+    deliver::<L2, V6>(packet, terms, addresses, on_loopback, stats)
 }
 
 /// Whether it is an acknowledgement that covers `wanted` and tells the other end nothing that it

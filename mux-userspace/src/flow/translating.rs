@@ -102,6 +102,9 @@ impl<'a, 'h> Translating<'a, 'h> {
         let close = match standing {
             Standing::Pending | Standing::On => {
                 self.carried(plan, record, ended);
+                if let (Some(packets), Some(gate)) = (&self.packets, &self.core.packets) {
+                    packets.follow_paths(gate, ends);
+                }
                 return None;
             }
             Standing::Finished => Close::Finished,

@@ -22,6 +22,8 @@ use crate::{
 
 /// `bpf_redirect_neigh` (5.10, commit b4ab31414970).
 const OLDEST: Version = Version { major: 5, minor: 10, patch: 0 };
+/// `bpf_sk_assign` of sockets with `SO_REUSEPORT` (6.6, commit 9c02bec95954).
+const ASSIGNS: Version = Version { major: 6, minor: 6, patch: 0 };
 const CONNTRACK: &str = "/proc/sys/net/netfilter";
 
 /// What was found.
@@ -118,13 +120,25 @@ fn switch(mode: PacketMode) -> Check {
 fn version() -> Check {
     const NAME: &str = "packet: kernel";
     match allow::running() {
-        Some(version) if version >= OLDEST => Check::ok(NAME, version.to_string()),
-        Some(version) => Check::problem_with(
-            NAME,
-            format!("{version} is older than {OLDEST}"),
-            "update the kernel",
-        ),
+        Some(version) => judge_version(NAME, version),
         None => Check::problem_with(NAME, "uname(2) names no version", ""),
+    }
+}
+
+fn judge_version(name: &'static str, version: Version) -> Check {
+    if version >= ASSIGNS {
+        Check::ok(name, version.to_string())
+    } else if version >= OLDEST {
+        Check::warning(
+            name,
+            format!(
+                "{version} is older than {ASSIGNS}: flows are not translated of which one end is \
+                 on another machine and one at an address of this one that is not a loopback one"
+            ),
+            "update the kernel, or let upstreams on this machine be at 127.0.0.1 or ::1",
+        )
+    } else {
+        Check::problem_with(name, format!("{version} is older than {OLDEST}"), "update the kernel")
     }
 }
 
@@ -177,9 +191,10 @@ fn load(config: &Config, listening: Option<&[SocketAddr]>) -> Result<(PacketKern
         PacketKernel::load(PacketOptions::new(config.kernel.flows)).map_err(|error| {
             problem(error.to_string(), "RUST_LOG=aya=debug shows what the kernel said")
         })?;
+    let mechanism = mechanism();
     let mut without = Vec::new();
     for number in numbers {
-        match kernel.attach(&[number]) {
+        match kernel.attach_by(mechanism, &[number]) {
             Ok(()) => {}
             // Loopback is needed for every flow with an end on this machine, and for the self-test.
             Err(error) if are_named || number == mux_common::packet::LOOPBACK => {
@@ -196,6 +211,14 @@ fn load(config: &Config, listening: Option<&[SocketAddr]>) -> Result<(PacketKern
         Check::warning(DEVICES, found, "flows that use the others are not translated")
     };
     Ok((kernel, check))
+}
+
+/// `MUX_PACKET_MECHANISM=clsact` attaches the programs as on kernels before 6.6, to try that on others.
+fn mechanism() -> Mechanism {
+    match std::env::var("MUX_PACKET_MECHANISM").as_deref() {
+        Ok("clsact") => Mechanism::Clsact,
+        Ok(_) | Err(_) => Mechanism::of_this_kernel(),
+    }
 }
 
 fn names(kernel: &PacketKernel) -> String {
@@ -217,7 +240,8 @@ pub(super) fn gate(kernel: &PacketKernel) -> Result<Gate, super::ServeError> {
     let handle = kernel.handle()?;
     let routes = crate::net::route::Routes::new().map_err(super::io_error("opening netlink"))?;
     let devices = kernel.attachments().iter().map(|one| one.device()).collect();
-    Ok(Gate { handle, routes, devices })
+    let assigns = allow::running().is_some_and(|running| running >= ASSIGNS);
+    Ok(Gate { handle, routes, devices, assigns })
 }
 
 /// The programs' counters that are not zero, `name=value` each.
@@ -261,6 +285,18 @@ pub(super) fn summary(stats: &PacketStats) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_kernel_is_told_what_it_lacks() {
+        let judge = |major, minor| judge_version("x", Version { major, minor, patch: 0 });
+        assert_eq!(judge(6, 6).status, Status::Ok);
+        assert_eq!(judge(5, 9).status, Status::Problem);
+        for (major, minor) in [(5, 10), (6, 5)] {
+            let check = judge(major, minor);
+            assert_eq!(check.status, Status::Warning);
+            assert!(check.found.contains("6.6"), "{}", check.found);
+        }
+    }
 
     #[test]
     fn strict_conntrack_is_a_problem_only_where_it_tracks() {

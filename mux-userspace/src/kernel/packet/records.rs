@@ -158,10 +158,12 @@ impl SharedTranslation {
         self.packets.load(Ordering::Relaxed)
     }
 
-    /// Lowers or raises the longest IP packet that the way out takes (0: any), for a path that
-    /// has changed.
-    pub fn set_mtu(&self, mtu: u32) {
-        self.mtu.store(mtu, Ordering::Relaxed);
+    /// Lowers the longest IP packet that the way out takes, for a path that has become shorter. The
+    /// program may have heard of a shorter one.
+    pub fn lower_mtu(&self, mtu: u32) {
+        let lower = |known| (known == 0 || mtu < known).then_some(mtu);
+        // An error is that there is nothing to lower.
+        let _ = self.mtu.fetch_update(Ordering::Relaxed, Ordering::Relaxed, lower);
     }
 
     /// The own socket of this record was given bytes although the flow is on (they came late to the

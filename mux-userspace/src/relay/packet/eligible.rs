@@ -42,6 +42,8 @@ pub struct Facts {
     pub terms: TcpTerms,
     /// It is TCP and nothing on top of it, such as MPTCP.
     pub is_plain: bool,
+    /// Our socket is bound to an interface, as those of link-local addresses are.
+    pub is_bound: bool,
     /// Where packets to the peer go.
     pub route: Route,
     /// The programs are attached there.
@@ -75,11 +77,19 @@ pub enum Ineligible {
     /// `source = "transparent"`.
     #[error("the upstream is connected to from the client's address")]
     Transparent,
+    /// `mux_look` runs on loopback, and finds no socket that is bound to another interface.
+    #[error("the {} connection is bound to an interface (a link-local address, a VRF)", name(*.0))]
+    Bound(Side),
+    /// Packets from outside for a socket of this machine at an address that is not a loopback one:
+    /// `bpf_sk_assign` refuses sockets with `SO_REUSEPORT` before 6.6 (commit 9c02bec95954), and
+    /// whether the peer's has it cannot be seen from here.
+    #[error("the {} is at an address of this machine that is not a loopback one, which needs Linux 6.6", end(*.0))]
+    Assign(Side),
     /// The peer is behind an interface without the programs.
-    #[error("packets to the {} use an interface that the packet relay is not attached to ([kernel] interfaces)", name(*.0))]
+    #[error("packets to the {} use an interface that the packet relay is not attached to ([kernel] interfaces)", end(*.0))]
     NotAttached(Side),
     /// There is none, or it changed.
-    #[error("there is no route to the {}", name(*.0))]
+    #[error("there is no route to the {}", end(*.0))]
     NoRoute(Side),
     /// What we told the client to send at most is more than the upstream's path takes.
     #[error("the client may send longer packets than the way to the upstream takes")]
@@ -107,6 +117,13 @@ const fn name(side: Side) -> &'static str {
     }
 }
 
+const fn end(side: Side) -> &'static str {
+    match side {
+        Side::Downstream => "client",
+        Side::Upstream => "upstream",
+    }
+}
+
 /// The two connections as the kernel's half wants them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
@@ -118,17 +135,21 @@ pub struct Terms {
     pub timestamps: bool,
 }
 
-/// Judges a flow by its connections.
+/// Judges a flow by its connections. `assigns`: the kernel gives packets from outside to any socket of
+/// this machine.
 ///
 /// # Errors
 /// Why it may not be offered.
-pub fn judge(client: &Facts, upstream: &Facts) -> Result<Terms, Ineligible> {
+pub fn judge(client: &Facts, upstream: &Facts, assigns: bool) -> Result<Terms, Ineligible> {
     for (side, facts) in [(Side::Downstream, client), (Side::Upstream, upstream)] {
         if facts.terms.state != ESTABLISHED {
             return Err(Ineligible::Ending);
         }
         if !facts.is_plain {
             return Err(Ineligible::NotPlain(side));
+        }
+        if facts.is_bound {
+            return Err(Ineligible::Bound(side));
         }
     }
     let ends = |facts: &Facts| packet::Ends::new(facts.peer, facts.own);
@@ -150,6 +171,14 @@ pub fn judge(client: &Facts, upstream: &Facts) -> Result<Terms, Ineligible> {
     for (side, facts) in [(Side::Downstream, client), (Side::Upstream, upstream)] {
         if !facts.is_attached {
             return Err(Ineligible::NotAttached(side));
+        }
+    }
+    for (side, facts, other) in
+        [(Side::Downstream, client, upstream), (Side::Upstream, upstream, client)]
+    {
+        let is_here = facts.route.is_local && !ends(facts).peer.ip().is_loopback();
+        if is_here && !other.route.is_local && !assigns {
+            return Err(Ineligible::Assign(side));
         }
     }
     // An end may send what we told it to send at most, to the other one.
@@ -218,7 +247,8 @@ mod tests {
             peer: peer.parse().expect("valid"),
             terms: ETHERNET,
             is_plain: true,
-            route: Route { interface: 2, is_local: false },
+            is_bound: false,
+            route: Route { interface: 2, is_local: false, mtu: None },
             is_attached: true,
         }
     }
@@ -230,7 +260,8 @@ mod tests {
     #[test]
     fn a_flow_of_two_alike_is_eligible() {
         let (client, upstream) = pair();
-        let Terms { client: ours, timestamps, .. } = judge(&client, &upstream).expect("eligible");
+        let Terms { client: ours, timestamps, .. } =
+            judge(&client, &upstream, true).expect("eligible");
         assert!(timestamps);
         assert_eq!(ours.out, Out::Device { device: 2, mtu: 1500 });
         assert_eq!(ours.scales, Scales { peer: 7, own: 9 });
@@ -241,11 +272,12 @@ mod tests {
         let why = |change: &dyn Fn(&mut Facts, &mut Facts)| {
             let (mut client, mut upstream) = pair();
             change(&mut client, &mut upstream);
-            judge(&client, &upstream).expect_err("not eligible")
+            judge(&client, &upstream, true).expect_err("not eligible")
         };
         let (down, up) = (Side::Downstream, Side::Upstream);
         assert_eq!(why(&|_, other| other.terms.state = 8), Ineligible::Ending);
         assert_eq!(why(&|one, _| one.is_plain = false), Ineligible::NotPlain(down));
+        assert_eq!(why(&|_, other| other.is_bound = true), Ineligible::Bound(up));
         assert_eq!(why(&|one, _| one.terms.options ^= SACK), Ineligible::Sack);
         assert_eq!(why(&|_, other| other.terms.options ^= TIMESTAMPS), Ineligible::Timestamps);
         assert_eq!(why(&|one, _| one.terms.options |= ECN), Ineligible::Ecn);
@@ -270,14 +302,37 @@ mod tests {
         let (mut one, mut other) = pair();
         loopback(&mut one, &mut other);
         loopback(&mut other, &mut one);
-        assert_eq!(judge(&one, &other).expect("eligible").client.out, Out::Local);
+        assert_eq!(judge(&one, &other, true).expect("eligible").client.out, Out::Local);
+    }
+
+    #[test]
+    fn before_6_6_packets_from_outside_go_to_no_socket_that_may_share_its_port() {
+        let here = |facts: &mut Facts| facts.route.is_local = true;
+        let (client, mut upstream) = pair();
+        here(&mut upstream);
+        assert!(judge(&client, &upstream, true).is_ok());
+        let refused = Err(Ineligible::Assign(Side::Upstream));
+        assert_eq!(judge(&client, &upstream, false), refused);
+        let (mut client, upstream) = pair();
+        here(&mut client);
+        let refused = Err(Ineligible::Assign(Side::Downstream));
+        assert_eq!(judge(&client, &upstream, false), refused);
+        // Through the loopback device nothing is assigned.
+        let (client, _) = pair();
+        let mut upstream = facts("127.0.0.1:6000", "127.0.0.1:80");
+        here(&mut upstream);
+        assert!(judge(&client, &upstream, false).is_ok());
+        let (mut client, mut upstream) = pair();
+        here(&mut client);
+        here(&mut upstream);
+        assert!(judge(&client, &upstream, false).is_ok());
     }
 
     #[test]
     fn an_ipv4_address_in_ipv6s_clothes_is_ipv4() {
         let (_, upstream) = pair();
         let client = facts("[::ffff:10.0.0.1]:443", "[::ffff:10.0.0.2]:5000");
-        let terms = judge(&client, &upstream).expect("eligible");
+        let terms = judge(&client, &upstream, true).expect("eligible");
         assert!(terms.client.ends.own.is_ipv4() && terms.client.ends.peer.is_ipv4());
     }
 

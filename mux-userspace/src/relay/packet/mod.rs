@@ -9,10 +9,11 @@
 pub mod books;
 pub mod eligible;
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{cell::Cell, io, os::fd::AsFd, time::Duration};
 
 use mux_common::packet::Numbers;
 use socket2::{Protocol, SockRef};
+use tokio::net::TcpStream;
 
 use self::{
     books::{Mark, Standing, Told},
@@ -37,6 +38,8 @@ pub struct Gate {
     pub routes: Routes,
     /// Where the programs are attached, by number.
     pub devices: Box<[u32]>,
+    /// The kernel gives packets from outside to any socket of this machine.
+    pub assigns: bool,
 }
 
 /// A flow that is offered, or on. Given up by `Drop`.
@@ -47,6 +50,8 @@ pub struct Packets<'a> {
     marks: [Mark; 2],
     /// and of what its destination is given.
     written: [Mark; 2],
+    /// The longest packet that each way's way out takes; 0: any, on this machine.
+    paths: [Cell<u32>; 2],
 }
 
 /// What becomes of a flow whose offer is taken back.
@@ -70,10 +75,16 @@ pub fn offer<'a>(
 ) -> Result<Packets<'a>, Ineligible> {
     let client = facts(gate, &ends.client, Side::Downstream)?;
     let upstream = facts(gate, &ends.upstream, Side::Upstream)?;
-    let eligible::Terms { client, upstream, timestamps } = eligible::judge(&client, &upstream)?;
+    let eligible::Terms { client, upstream, timestamps } =
+        eligible::judge(&client, &upstream, gate.assigns)?;
     let pair = gate.handle.take_pair().ok_or(Ineligible::Full)?;
     let sequences =
         gate.handle.look(&client.ends, &upstream.ends).map_err(failed("looking at the sockets"))?;
+    let longest = |side: &packet::Side| match side.out {
+        packet::Out::Local => 0,
+        packet::Out::Device { mtu, .. } => mtu,
+    };
+    let paths = [Cell::new(longest(&upstream)), Cell::new(longest(&client))];
     let offer = packet::Offer { client, upstream, sequences, timestamps, cookie };
     let packet::Sequences { client: ours, upstream: theirs } = sequences;
     let (up, down) = (&tally.up, &tally.down);
@@ -92,7 +103,7 @@ pub fn offer<'a>(
             Ineligible::Failed { action, reason: source.to_string() }
         }
     })?;
-    Ok(Packets { offered, marks, written })
+    Ok(Packets { offered, marks, written, paths })
 }
 
 fn failed(action: &'static str) -> impl FnOnce(io::Error) -> Ineligible {
@@ -108,6 +119,7 @@ fn facts(gate: &Gate, stream: &Stream, side: Side) -> Result<Facts, Ineligible> 
     let own = socket.local_addr().map_err(failed("reading an address"))?;
     let peer = socket.peer_addr().map_err(failed("reading an address"))?;
     let protocol = SockRef::from(socket).protocol().map_err(failed("reading SO_PROTOCOL"))?;
+    let device = SockRef::from(socket).device().map_err(failed("reading SO_BINDTODEVICE"))?;
     let ends = packet::Ends::new(peer, own);
     let route =
         gate.routes.find(ends.peer, Some(ends.own.ip())).map_err(|_| Ineligible::NoRoute(side))?;
@@ -116,9 +128,18 @@ fn facts(gate: &Gate, stream: &Stream, side: Side) -> Result<Facts, Ineligible> 
         peer,
         terms,
         is_plain: protocol == Some(Protocol::TCP),
+        is_bound: device.is_some(),
         route,
         is_attached: gate.devices.contains(&route.interface),
     })
+}
+
+/// The longest packet that the path to a socket's peer is known to take now.
+fn path_mtu(gate: &Gate, socket: &TcpStream) -> Option<u32> {
+    let ends = packet::Ends::new(socket.peer_addr().ok()?, socket.local_addr().ok()?);
+    let route = gate.routes.find(ends.peer, Some(ends.own.ip())).ok().and_then(|route| route.mtu);
+    let socket = sys::path_mtu(socket.as_fd(), ends.own.is_ipv4()).ok().filter(|mtu| *mtu > 0);
+    socket.into_iter().chain(route).min()
 }
 
 impl<'a> Packets<'a> {
@@ -147,10 +168,10 @@ impl<'a> Packets<'a> {
     /// Takes the offer back.
     #[must_use]
     pub fn withdraw(self) -> Withdrawn<'a> {
-        let Self { offered, marks, written } = self;
+        let Self { offered, marks, written, paths } = self;
         match offered.withdraw() {
             Ok(()) => Withdrawn::Back,
-            Err(offered) => Withdrawn::On(Self { offered, marks, written }),
+            Err(offered) => Withdrawn::On(Self { offered, marks, written, paths }),
         }
     }
 
@@ -163,6 +184,26 @@ impl<'a> Packets<'a> {
             // Neither fails on a TCP socket.
             let _ = socket.set_keepalive(false);
             let _ = socket.set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Sees to it that what an interface, a route or a path has become too short for is not sent on,
+    /// to vanish again and again (P11): the program tells of it, and the flow ends.
+    ///
+    /// Our sockets send nothing, so the kernel finds no new route for them: it is asked for that one
+    /// as well.
+    pub fn follow_paths(&self, gate: &Gate, ends: &Ends) {
+        for way in Way::BOTH {
+            let path = &self.paths[way.index()];
+            let Stream::Tcp(socket) = ends.end(Side::destination(way)) else { continue };
+            if path.get() == 0 {
+                continue;
+            }
+            let shortest = path_mtu(gate, socket).filter(|mtu| *mtu < path.get());
+            if let Some(shorter) = shortest {
+                path.set(shorter);
+                self.offered.record(way).lower_mtu(shorter);
+            }
         }
     }
 
