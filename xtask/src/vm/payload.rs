@@ -23,9 +23,13 @@ pub(crate) const TORTURE: &str = "torture";
 pub(crate) const LOSS: &str = "loss";
 /// A TCP of the tests' own, over a TUN device.
 pub(crate) const WIRE: &str = "wire";
+/// The packet relay's programs in namespaces.
+pub(crate) const PACKET: &str = "packet";
+/// Programs of tests: `mux-tests` has each under this name, and the machine in `/bin`.
+pub(crate) const TESTS: [&str; 2] = [WIRE, PACKET];
 
 /// Programs of the host that these run.
-pub(crate) const HOST_PROGRAMS: [&str; 3] = ["bpftool", "ip", "nft"];
+pub(crate) const HOST_PROGRAMS: [&str; 4] = ["bpftool", "ip", "nft", "tc"];
 
 /// The machine's small files.
 pub(crate) const FILES: [(&str, &str); 5] = [
@@ -52,18 +56,28 @@ pub(crate) struct Size {
     seconds: u32,
     /// Which of [`WIRE`]'s tests.
     wire: &'static [&'static str],
+    /// Which of [`PACKET`]'s; none of them: all.
+    packet: &'static [&'static str],
 }
 
 /// Every overlap there is, and the least that shows a trim.
 const OVERLAPS: [&str; 2] =
     ["a_retransmission_that_overlaps_is_trimmed", "a_duplicate_is_delivered_once"];
 
+/// A flow wherever its ends are, its end, and what stays on the devices.
+const PACKETS: [&str; 3] = [
+    "a_flow_of_requests_and_answers_is_turned_on",
+    "closing_our_sockets_resets_both_peers",
+    "devices_are_left_as_they_were",
+];
+
 impl Size {
     /// For every run of `cargo xtask test`.
-    pub(crate) const QUICK: Self = Self { flows: 40, concurrency: 8, seconds: 15, wire: &OVERLAPS };
+    pub(crate) const QUICK: Self =
+        Self { flows: 40, concurrency: 8, seconds: 15, wire: &OVERLAPS, packet: &PACKETS };
     /// By default.
     pub(crate) const FULL: Self =
-        Self { flows: 200, concurrency: 16, seconds: 40, wire: &["a_", "segments_"] };
+        Self { flows: 200, concurrency: 16, seconds: 40, wire: &["a_", "segments_"], packet: &[] };
 }
 
 /// The commands for every kernel, in order. `torture`: with the torture tool, and with `extra`
@@ -73,9 +87,11 @@ pub(crate) fn list(size: Size, torture: bool, extra: &[OsString]) -> Vec<Payload
         payload(AUTO, 60, "/bin/mux doctor --json --rules /etc/auto.toml"),
         payload(FORCE, 60, "/bin/mux doctor --json --rules /etc/force.toml"),
     ];
-    let mut wire = payload(WIRE, 240, "/bin/wire --test-threads 1");
-    wire.words.extend(size.wire.iter().map(|&name| name.to_owned()));
-    payloads.push(wire);
+    for (name, limit, chosen) in [(WIRE, 240, size.wire), (PACKET, 600, size.packet)] {
+        let mut tests = payload(name, limit, &format!("/bin/{name} --test-threads 1"));
+        tests.words.extend(chosen.iter().map(|&name| name.to_owned()));
+        payloads.push(tests);
+    }
     if torture {
         let extra: Vec<String> =
             extra.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -133,16 +149,28 @@ mod tests {
         let text = file(&payloads);
         let first = text.lines().next().unwrap_or_default();
         assert_eq!(first, "auto\t60\t/bin/mux\tdoctor\t--json\t--rules\t/etc/auto.toml");
-        assert_eq!(text.lines().count(), 3);
-        assert!(text.lines().any(|line| line.starts_with("wire\t240\t/bin/wire\t")), "{text}");
+        assert_eq!(text.lines().count(), 4);
+        for start in ["wire\t240\t/bin/wire\t", "packet\t600\t/bin/packet\t"] {
+            assert!(text.lines().any(|line| line.starts_with(start)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_quick_run_names_its_tests_and_a_full_one_has_all_of_packets() {
+        let words = |size| {
+            let payloads = list(size, false, &[]);
+            payloads.into_iter().find(|it| it.name == PACKET).unwrap().words
+        };
+        assert_eq!(words(Size::FULL), ["/bin/packet", "--test-threads", "1"]);
+        assert_eq!(words(Size::QUICK)[3..], PACKETS);
     }
 
     #[test]
     fn extra_arguments_replace_tortures_own() {
         let payloads = list(Size::QUICK, true, &["--flows".into(), "7".into()]);
         let names: Vec<&str> = payloads.iter().map(|payload| payload.name).collect();
-        assert_eq!(names, [AUTO, FORCE, WIRE, TORTURE, LOSS]);
-        for payload in &payloads[3..] {
+        assert_eq!(names, [AUTO, FORCE, WIRE, PACKET, TORTURE, LOSS]);
+        for payload in &payloads[4..] {
             assert_eq!(payload.words.iter().filter(|word| *word == "--flows").count(), 1);
             assert!(payload.words.ends_with(&["--flows".to_owned(), "7".to_owned()]));
         }
