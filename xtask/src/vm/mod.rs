@@ -50,7 +50,7 @@ pub(crate) struct VmArgs {
     /// Kernels: 5.10, 6.1, 6.12, newest (or 7.x); by default all
     #[arg(value_name = "KERNEL", value_parser = kernels::by_name)]
     kernels: Vec<&'static Source>,
-    /// Less torture
+    /// Less torture, fewer tests
     #[arg(long)]
     quick: bool,
     /// Keep consoles, reports and initramfs also where nothing is wrong
@@ -60,7 +60,7 @@ pub(crate) struct VmArgs {
     #[arg(long)]
     update: bool,
     /// Longest that a machine may run
-    #[arg(long, value_name = "SECONDS", default_value_t = 240)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1500)]
     timeout: u64,
     /// Print JSON instead of the table
     #[arg(long)]
@@ -98,7 +98,7 @@ pub(crate) fn quick(mux: &Path) -> Result<Vec<&'static str>> {
         quick: true,
         keep: false,
         update: false,
-        timeout: 240,
+        timeout: 600,
         json: false,
         arguments: Vec::new(),
     };

@@ -151,7 +151,9 @@ impl Verdict {
         if done.status != "exit:0" || passed.is_none_or(|passed| passed == 0) {
             let failed = done.out.lines().filter(|line| line.ends_with("FAILED"));
             let failed = failed.collect::<Vec<_>>().join(" / ");
-            let said = done.err.lines().last().unwrap_or_default();
+            let errors = done.err.lines().filter(|line| !line.starts_with("skipped: "));
+            let said: Vec<&str> = errors.map(str::trim).filter(|line| !line.is_empty()).collect();
+            let said = said[said.len().saturating_sub(5)..].join(" / ");
             self.problems.push(format!("{}: {} {failed} {said}", done.name, done.status));
         }
         match (passed, skipped.len()) {
@@ -279,10 +281,13 @@ mod tests {
             let mut run = run(SPLICES, SPLICES, GOOD);
             for name in [WIRE, PACKET] {
                 let (name, status, out) = (name.to_owned(), status.to_owned(), out.to_owned());
-                run.report.results.push(Done { name, status, out, ..Done::default() });
+                let err = "Error: why\n\nCaused by: what\n".to_owned();
+                run.report.results.push(Done { name, status, out, err, ..Done::default() });
             }
             let verdict = Verdict::new(&SOURCES[1], &run, &[WIRE, PACKET]);
-            assert!(verdict.is_good() || verdict.problems.len() == 2, "{verdict:?}");
+            let all_say =
+                verdict.problems.iter().all(|it| it.ends_with("Error: why / Caused by: what"));
+            assert!(verdict.is_good() || (verdict.problems.len() == 2 && all_say), "{verdict:?}");
             verdict
         };
         let good = judged("exit:0", "test result: ok. 11 passed; 0 failed; 0 ignored\n");
