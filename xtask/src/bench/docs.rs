@@ -100,10 +100,9 @@ pub(crate) fn text(runs: &[Results]) -> String {
 /// All of a network's run.
 fn run(results: &Results) -> String {
     let network = results.settings.network;
-    let name = network.name();
-    let mut text = format!("\n## {name}\n{}.\n\n", sentence(network.about()));
+    let mut text = format!("\n## {}\n{}.\n\n", sentence(network.name()), sentence(network.about()));
     text.push_str(&warning(results));
-    text.push_str(&format!("### {}\nMultiples of direct access's rate. `n/a`: cannot do it. For idle flows: memory of a flow.\n\n", heading(network, "at a glance")));
+    text.push_str(&format!("### {}\nMultiples of direct access's rate. `n/a`: cannot do it. For idle flows: memory of a flow.\n\n", heading(network, "At a glance")));
     text.push_str(&table::summary(results));
     text.push_str(&losses(results));
     text.push_str(&packet_share(results));
@@ -115,11 +114,11 @@ fn run(results: &Results) -> String {
     text
 }
 
-/// A heading in a network's part. Its anchor is [`Network::prefixed`].
+/// A heading in a network's part, which no other part has.
 fn heading(network: Network, title: &str) -> String {
     match network {
         Network::Loopback => title.to_owned(),
-        Network::Client | Network::Routed => format!("{} {title}", network.name()),
+        Network::Client | Network::Routed => format!("{title}, {}", network.name()),
     }
 }
 
@@ -183,7 +182,7 @@ fn losses(results: &Results) -> String {
     }
     format!(
         "\n### {}\n`mux`, as it comes, against the best of the others:\n{lines}",
-        heading(results.settings.network, "where another one is better")
+        heading(results.settings.network, "Where another one is better")
     )
 }
 
@@ -194,7 +193,7 @@ fn packet_share(results: &Results) -> String {
 }
 
 fn subjects(results: &Results) -> String {
-    let title = heading(results.settings.network, "who");
+    let title = heading(results.settings.network, "Who");
     let mut text = format!("\n### {title}\n");
     for about in &results.subjects {
         text.push_str(&format!("- `{}`: {}\n", about.name, about.about));
@@ -225,7 +224,7 @@ fn circumstances(results: &Results) -> String {
          {void} attempt(s) before rounds that count were void.\n\
          - Before the works at most {background:.1} % of a processor was busy. At most {stolen:.1} % of a round was given to other virtual machines.\n\
          - Every round is in [{RESULTS}]({results}).\n",
-        title = heading(settings.network, "this run"),
+        title = heading(settings.network, "This run"),
         results = directory(settings.network).join(RESULTS).display(),
         date = here.date,
         commit = here.commit,
@@ -254,7 +253,7 @@ fn section(results: &Results, work: &Measured) -> String {
     let network = results.settings.network;
     format!(
         "\n### {title}\n{about}.\n\n![{name}, {network}]({directory}/{name}.svg)\n\n{table}",
-        title = heading(network, &work.name),
+        title = network.titled(&work.name),
         about = sentence(&work.about),
         name = work.name,
         network = network.name(),
@@ -322,7 +321,7 @@ mod tests {
         let again = Results::load(&directory.join("routed").join(RESULTS)).unwrap();
         assert_eq!(again.settings.network, Network::Routed);
         let text = page();
-        let (loopback, rest) = text.split_once("\n## routed\n").unwrap();
+        let (loopback, rest) = text.split_once("\n## Routed\n").unwrap();
         assert!(loopback.contains("45,000") && !loopback.contains("1,234"), "{loopback}");
         assert!(rest.contains("1,234") && rest.contains("### routed http-keep-1\n"), "{rest}");
         assert!(rest.contains("http-keep-1 99.5 %") && !loopback.contains("http-keep-1 99.5 %"));
@@ -340,7 +339,7 @@ mod tests {
         assert!(!text(std::slice::from_ref(&results)).contains("not quiet"));
         results.works[0].background = 0.5;
         let page = text(&[results]);
-        assert!(page.find("not quiet") < page.find("### at a glance"), "{page}");
+        assert!(page.find("not quiet") < page.find("### At a glance"), "{page}");
         assert!(page.contains("50 % of a processor"));
     }
 

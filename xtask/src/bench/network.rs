@@ -63,7 +63,15 @@ impl Network {
         }
     }
 
-    /// A name for files and headings: `name`, or with the network before it where that is not loopback.
+    /// The heading of a work's part, whose anchor is [`Self::prefixed`].
+    pub(crate) fn titled(self, name: &str) -> String {
+        match self {
+            Self::Loopback => name.to_owned(),
+            Self::Client | Self::Routed => format!("{} {name}", self.name()),
+        }
+    }
+
+    /// A name for files and anchors: `name`, or with the network before it where that is not loopback.
     pub(crate) fn prefixed(self, name: &str) -> String {
         match self {
             Self::Loopback => name.to_owned(),
