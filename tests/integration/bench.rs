@@ -17,7 +17,11 @@ struct Server {
 
 impl Server {
     fn start() -> Result<Self> {
-        let process = Process::start(program().args(["serve", "--threads", "2"]))?;
+        Self::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> Result<Self> {
+        let process = Process::start(program().args(["serve", "--threads", "2"]).args(options))?;
         let addresses =
             process.wait_out("the addresses", |line| serde_json::from_str::<Value>(line).ok())?;
         Ok(Self { addresses, _process: process })
@@ -71,6 +75,17 @@ fn every_unit_is_counted_with_and_without_the_daemon() -> Result<()> {
         }
     }
     daemon.stop()?;
+    Ok(())
+}
+
+#[test]
+fn the_server_listens_where_it_is_told_to() -> Result<()> {
+    let server = Server::start_with(&["--ip", "127.0.0.2"])?;
+    for service in ["http", "echo", "source", "sink", "hello"] {
+        ensure!(server.address(service)?.starts_with("127.0.0.2:"), "{}", server.addresses);
+    }
+    let found = load(server.address("echo")?, "echo")?;
+    ensure!(found["units"] == UNITS && found["faults"] == serde_json::json!({}), "{found}");
     Ok(())
 }
 

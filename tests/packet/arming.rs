@@ -7,12 +7,16 @@ use std::{
 
 use anyhow::{Result, ensure};
 use mux::kernel::{
+    allow,
     books::Way,
     packet::{Ends, PacketOptions, State, What},
 };
 use mux_common::packet::{LOOPBACK, refusal};
-use mux_tests::{Family, Need, Pattern, eventually, eventually_true, need};
-use rustix::net::sockopt::set_tcp_quickack;
+use mux_tests::{Family, Need, Pattern, eventually, eventually_true, need, skip};
+use rustix::{
+    net::sockopt,
+    thread::{CapabilitySet, CapabilitySets, set_capabilities},
+};
 
 use crate::{
     flow::{Flow, Middle},
@@ -93,15 +97,15 @@ const LONG_QUIET: Duration = Duration::from_millis(10);
 fn on_without_a_byte(middle: &Middle<'_>) -> Result<Flow> {
     eventually("a flow that is on before a byte was translated", || {
         let mut flow = middle.open().ok()?;
-        set_tcp_quickack(&flow.client, false).ok()?;
-        set_tcp_quickack(&flow.server, false).ok()?;
+        sockopt::set_tcp_quickack(&flow.client, false).ok()?;
+        sockopt::set_tcp_quickack(&flow.server, false).ok()?;
         flow.ping_pong(1, 100).ok()?;
         // The answer was at our socket before it was at the client.
         let quiet = Instant::now() + 2 * LONG_QUIET;
         while Instant::now() < quiet {
             std::thread::yield_now();
         }
-        set_tcp_quickack(&flow.client, true).ok()?;
+        sockopt::set_tcp_quickack(&flow.client, true).ok()?;
         // On a machine that stood still meanwhile the answer has turned the flow on, or the
         // acknowledgement came too early, and it is the next flow's turn.
         let end = Instant::now() + Duration::from_millis(200);
@@ -130,7 +134,7 @@ fn bytes_that_reach_our_socket_after_all_are_delivered_once() -> Result<()> {
                 Way::Down if place.kind == Kind::Routed => place.relay().device("up0")?,
                 Way::Down => LOOPBACK,
             };
-            middle.kernel.detach(device);
+            middle.detach(device)?;
             let late = Pattern::new(5).bytes(0, LATE);
             let (from, to) = match way {
                 Way::Up => (&mut flow.client, &mut flow.server),
@@ -197,18 +201,24 @@ fn the_look_needs_no_capability() -> Result<()> {
     flow.ping_pong(1, 10)?;
     let handle = middle.kernel.handle()?;
     let ends = Ends::new(flow.client.local_addr()?, flow.client.peer_addr()?);
+    // Commit c8644cd0efe7; before, the daemon keeps that one.
+    let is_old = allow::running().is_some_and(|it| (it.major, it.minor) < (5, 19));
+    let kept = if is_old { CapabilitySet::BPF } else { CapabilitySet::empty() };
     let numbers = place.relay().within(move || -> Result<_> {
-        let none = rustix::thread::CapabilitySets {
-            effective: rustix::thread::CapabilitySet::empty(),
-            permitted: rustix::thread::CapabilitySet::empty(),
-            inheritable: rustix::thread::CapabilitySet::empty(),
+        let sets = CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
         };
-        rustix::thread::set_capabilities(None, none)?;
+        set_capabilities(None, sets)?;
         // Of a connection on loopback both ends are ours to look at.
         Ok(handle.look(&ends, &Ends::new(ends.own, ends.peer))?)
     })??;
     ensure!(numbers.client.rcv_nxt == numbers.upstream.write_seq, "{numbers:?}");
     ensure!(numbers.upstream.rcv_nxt == numbers.client.write_seq, "{numbers:?}");
+    if is_old {
+        return skip("the look wants CAP_BPF before Linux 5.19, and worked with that alone");
+    }
     Ok(())
 }
 

@@ -17,8 +17,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use mux::kernel::{
     books::Way,
     packet::{
-        Ends, Offer, Offered, PacketEvents, PacketHandle, PacketKernel, PacketOptions, Records,
-        Report, Scales, Sequences, Side, Snapshot, State, What, refusal_name,
+        Attachment, Ends, Offer, Offered, PacketEvents, PacketHandle, PacketKernel, PacketOptions,
+        Records, Report, Scales, Sequences, Side, Snapshot, State, What, refusal_name,
     },
 };
 use mux_common::packet::PacketStats;
@@ -59,6 +59,13 @@ impl<'a> Middle<'a> {
         })??;
         let upstream = place.server().within(|| TcpListener::bind(place.upstream()))??;
         Ok(Self { place, kernel, events: Mutex::new((events, Vec::new())), listener, upstream })
+    }
+
+    /// Takes the programs off a device. Filters and qdiscs are found by the device's number, in the namespace
+    /// of the thread that asks.
+    pub(crate) fn detach(&mut self, device: u32) -> Result<()> {
+        let Self { place, kernel, .. } = self;
+        place.relay().within(|| kernel.detach(device))
     }
 
     pub(crate) fn listener(&self) -> Result<SocketAddr> {
@@ -141,6 +148,15 @@ impl<'a> Middle<'a> {
             flow.ping_pong(1, 100)?;
         }
         self.wait_for(flow, What::On)
+    }
+}
+
+impl Drop for Middle<'_> {
+    fn drop(&mut self) {
+        let devices: Vec<u32> = self.kernel.attachments().iter().map(Attachment::device).collect();
+        for device in devices {
+            self.detach(device).expect("the relay's namespace");
+        }
     }
 }
 

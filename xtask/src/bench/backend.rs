@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     child::Program,
+    network::{Network, Places},
     template::{self, Values},
     work::Service,
 };
@@ -29,8 +30,10 @@ pub(crate) enum Address {
 /// The running servers.
 #[derive(Debug)]
 pub(crate) struct Backends {
+    network: Network,
     addresses: Value,
-    tls: Option<(SocketAddr, Program)>,
+    /// The port, and the program.
+    tls: Option<(u16, Program)>,
     /// Nobody listens here.
     pub(crate) closed: SocketAddr,
     workers: usize,
@@ -39,32 +42,40 @@ pub(crate) struct Backends {
 }
 
 impl Backends {
-    /// Starts our server with so many threads.
+    /// Starts our server with so many threads, where servers are in that network.
     ///
     /// # Errors
     /// It does not start.
-    pub(crate) fn start(ends: &Path, workers: usize, directory: &Path) -> Result<Self> {
+    pub(crate) fn start(
+        ends: &Path,
+        workers: usize,
+        directory: &Path,
+        (network, places): (Network, &Places),
+    ) -> Result<Self> {
         let mut command = Command::new(ends);
-        command.args(["serve", "--threads", &workers.to_string(), "--unix"]);
-        command.arg(directory.join("web.sock"));
-        let mut program = Program::start("backend", &mut command, directory)?;
+        command.args(["serve", "--threads", &workers.to_string()]);
+        command.args(["--ip", &network.servers().to_string()]);
+        command.arg("--unix").arg(directory.join("web.sock"));
+        let mut program =
+            places.at_server(|| Program::start("backend", &mut command, directory))??;
         let log = directory.join("backend.log");
         let addresses = || serde_json::from_slice(&fs::read(&log).ok()?).ok();
         program.wait_until("does not say where it listens", || addresses().is_some())?;
         let addresses = addresses().context("the server's addresses")?;
-        Ok(Self { addresses, tls: None, closed: free_address()?, workers, _program: program })
+        let closed = free_address(Ipv4Addr::LOCALHOST.into())?;
+        Ok(Self { network, addresses, tls: None, closed, workers, _program: program })
     }
 
     /// Starts the TLS server, too.
     ///
     /// # Errors
     /// nginx or openssl is missing, or does not start.
-    pub(crate) fn start_tls(&mut self, directory: &Path) -> Result<()> {
+    pub(crate) fn start_tls(&mut self, directory: &Path, places: &Places) -> Result<()> {
         certify(directory)?;
-        let address = free_address()?;
+        let address = places.at_server(|| free_address(self.network.servers()))??;
         let values = Values::from([
             ("directory", directory.display().to_string()),
-            ("port", address.port().to_string()),
+            ("listen", address.to_string()),
             ("workers", self.workers.to_string()),
             ("descriptors", descriptors().to_string()),
             ("user", nginx_user().to_owned()),
@@ -72,17 +83,30 @@ impl Backends {
         let file = directory.join("tls-server.conf");
         fs::write(&file, template::fill(TLS_SERVER, &values)?)?;
         let mut command = nginx(directory, &file)?;
-        let mut program = Program::start("tls-server", &mut command, directory)?;
-        program.wait_for(address)?;
-        self.tls = Some((address, program));
+        let mut program =
+            places.at_server(|| Program::start("tls-server", &mut command, directory))??;
+        program.wait_for((self.network.upstream(), address.port()).into())?;
+        self.tls = Some((address.port(), program));
         Ok(())
     }
 
-    /// Where a service is.
+    /// Where multiplexers find a service.
     ///
     /// # Errors
     /// It was not started.
     pub(crate) fn address(&self, service: Service) -> Result<Address> {
+        self.seen_at(self.network.upstream(), service)
+    }
+
+    /// Where the load generator finds it.
+    ///
+    /// # Errors
+    /// As [`Self::address`].
+    pub(crate) fn direct(&self, service: Service) -> Result<Address> {
+        self.seen_at(self.network.direct(), service)
+    }
+
+    fn seen_at(&self, ip: IpAddr, service: Service) -> Result<Address> {
         let name = match service {
             Service::Http => "http",
             Service::HttpUnix => "unix",
@@ -91,8 +115,8 @@ impl Backends {
             Service::Sink => "sink",
             Service::Hello => "hello",
             Service::Tls => {
-                let (address, _) = self.tls.as_ref().context("the TLS server does not run")?;
-                return Ok(Address::Tcp(*address));
+                let (port, _) = self.tls.as_ref().context("the TLS server does not run")?;
+                return Ok(Address::Tcp((ip, *port).into()));
             }
         };
         let text = self.addresses[name].as_str().with_context(|| format!("no {name} server"))?;
@@ -103,7 +127,10 @@ impl Backends {
             | Service::Source
             | Service::Sink
             | Service::Hello
-            | Service::Tls => Address::Tcp(text.parse().context("a server's address")?),
+            | Service::Tls => {
+                let listens: SocketAddr = text.parse().context("a server's address")?;
+                Address::Tcp((ip, listens.port()).into())
+            }
         })
     }
 }
@@ -123,13 +150,13 @@ fn certify(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An address that nobody uses. Somebody may take it before whom it is for, but in a network
+/// An address that nobody uses, with that IP address. Somebody may take it before whom it is for, but in a network
 /// namespace of our own there is nobody else.
 ///
 /// # Errors
 /// bind(2)'s.
-pub(crate) fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+pub(crate) fn free_address(ip: IpAddr) -> Result<SocketAddr> {
+    Ok(TcpListener::bind((ip, 0))?.local_addr()?)
 }
 
 /// nginx with a configuration.

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{
     backend::Address,
+    network::Places,
     results::{Latency, Round},
     usage::{self, Machine, Tree},
     work::Work,
@@ -23,10 +24,14 @@ use super::{
 /// How long a run may take beyond its window: thousands of connections to open, answers to wait
 /// for, and the generator's own patience with both.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Seconds that a look at a subject under load may take; the connections are used for so long.
+const LOOKING: f64 = 1.0;
 
 /// How to run the generator.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings<'a> {
+    /// Where it is to run.
+    pub(crate) places: &'a Places,
     /// `mux-bench`.
     pub(crate) ends: &'a Path,
     /// Its threads.
@@ -89,7 +94,31 @@ pub(crate) fn run(
         growth_kib: grown(|tree| tree.proportional_kib as f64).map(|kib| kib / flows),
         machine_flow_kib: (free_before as f64 - free_warm as f64) / flows,
         stolen: busy.stolen,
+        packet_share: None,
     })
+}
+
+/// Does a work without measuring it, and looks at something when all connections have been in full use
+/// for so long.
+///
+/// # Errors
+/// As [`run`]; `look`'s.
+pub(crate) fn look_under_load<T>(
+    settings: &Settings<'_>,
+    work: &dyn Work,
+    target: &Address,
+    after: Duration,
+    look: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let settings = Settings { warm_up: after.as_secs_f64(), seconds: LOOKING, ..*settings };
+    let mut generator = Generator::start(&settings, work, target)?;
+    let deadline = Instant::now() + after + PATIENCE;
+    generator.expect("warm", deadline)?;
+    generator.expect("counting", deadline)?;
+    let seen = look()?;
+    generator.expect("counted", deadline)?;
+    Found::read(&generator.expect("result", deadline)?)?;
+    Ok(seen)
 }
 
 /// The generator's result.
@@ -140,7 +169,8 @@ impl Generator {
             Address::Tcp(address) => address.to_string(),
             Address::Unix(path) => format!("unix:{}", path.display()),
         };
-        let mut child = Command::new(settings.ends)
+        let mut command = Command::new(settings.ends);
+        command
             .args(["load", "--target", &target])
             .args(["--connections", &work.connections().to_string()])
             .args(["--threads", &settings.threads.to_string()])
@@ -149,8 +179,10 @@ impl Generator {
             .args(work.arguments())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
+            .stderr(Stdio::piped());
+        let mut child = settings
+            .places
+            .at_client(|| command.spawn())?
             .with_context(|| format!("cannot start {}", settings.ends.display()))?;
         let lines = child.stdout.take().map(gather).context("it was piped")?;
         let errors = child.stderr.take().map(gather).context("it was piped")?;

@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: mux against direct access and other multiplexers.
 //!
 //! `work` says what is done, `subjects` through what (with their `configs`, filled by `template`), `backend` is what is behind
-//! them, and `load` runs the generator; both ends are `mux-bench` of `mux-tests`. `run` makes the rounds, `usage` and `environment` look
+//! them, and `load` runs the generator; both ends are `mux-bench` of `mux-tests`. `network` is where everybody is. `run` makes the rounds, `usage` and `environment` look
 //! at the machine, `child` sees to the end of what was started. `syscalls` counts with strace. `results` is what is saved; `stats`, `table`,
 //! `plot`, `docs`, `compare` and `targets` make something of it.
 
@@ -11,6 +11,7 @@ mod compare;
 mod docs;
 mod environment;
 mod load;
+mod network;
 mod plot;
 mod progress;
 mod results;
@@ -25,7 +26,7 @@ mod usage;
 mod work;
 
 use std::{
-    env, fs,
+    env,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Command,
@@ -33,7 +34,12 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use self::{results::Results, subjects::Subject, work::Work};
+use self::{
+    network::Network,
+    results::Results,
+    subjects::Subject,
+    work::{Service, Work},
+};
 use crate::{
     apt,
     daemon::{self, Object, Profile},
@@ -52,6 +58,9 @@ pub(crate) struct BenchArgs {
     /// Only these subjects, separated by commas
     #[arg(long, value_name = "SUBJECT", value_delimiter = ',', value_parser = subject_name)]
     subjects: Vec<String>,
+    /// Where load generator, multiplexers and servers are; others than loopback need root
+    #[arg(long, value_enum, default_value_t)]
+    network: Network,
     /// Rounds; 5, or 3 with --quick
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
@@ -64,11 +73,11 @@ pub(crate) struct BenchArgs {
     /// Threads of the load generator, and of the server; half as many as processors
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: Option<u8>,
-    /// Where to save the results; target/bench/results.json
+    /// Where to save the results; target/bench/results.json, or NETWORK-results.json there
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Do not measure: take this saved run
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "subjects", "rounds", "seconds"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "subjects", "network", "rounds", "seconds"])]
     from: Option<PathBuf>,
     /// Compare with a saved run; fail where mux is worse by more than the tolerance
     #[arg(long, value_name = "FILE")]
@@ -79,11 +88,11 @@ pub(crate) struct BenchArgs {
     /// Check what mux has to reach against other multiplexers and its own plain copy; fail where it does not
     #[arg(long)]
     targets: bool,
-    /// Write docs/benchmarks.md, and its charts
+    /// Write docs/benchmarks.md, and its charts; what it has of other networks stays
     #[arg(long)]
     write_docs: bool,
     /// Do not measure: count the system calls that a unit of work costs, with strace
-    #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "from", "compare", "write_docs", "targets"])]
+    #[arg(long, conflicts_with_all = ["quick", "only", "subjects", "network", "from", "compare", "write_docs", "targets"])]
     syscalls: bool,
     /// Print works and subjects, and end
     #[arg(long)]
@@ -113,10 +122,15 @@ pub(crate) fn command(args: &BenchArgs) -> Result<()> {
         Some(path) => Results::load(path)?,
         None => measure(args)?,
     };
+    let network = results.settings.network;
+    println!("Network: {}: {}", network.name(), network.about());
     for work in &results.works {
         println!("\n{}: {}\n{}", work.name, work.about, table::work(&results, work));
     }
     println!("Multiples of direct access:\n{}", table::summary(&results));
+    if let Some(shares) = table::packet_shares(&results) {
+        println!("{shares}");
+    }
     if args.write_docs {
         docs::write(&results, sh::root())?;
         sh::status("docs/benchmarks.md is written");
@@ -148,19 +162,25 @@ fn list() {
     }
     println!("subjects:");
     for subject in subjects::all(Path::new("mux")) {
-        let quick = if subjects::QUICK.contains(&subject.name()) { "*" } else { " " };
+        let is_quick = subjects::is_default(subject.name(), Network::Loopback, true);
+        let quick = if is_quick { "*" } else { " " };
         println!("  {:16}{quick}", subject.name());
+    }
+    println!("networks:");
+    for network in Network::ALL {
+        println!("  {:16}  {}", network.name(), network.about());
     }
 }
 
 fn measure(args: &BenchArgs) -> Result<Results> {
     let programs = programs()?;
     let namespace = enter_namespace(&programs)?;
+    network::demand_own(args.network, namespace)?;
     let (fallback_rounds, fallback_seconds, fallback_warm_up) =
         if args.quick { (3, 1.0, 0.2) } else { (5, 1.0, 0.25) };
     let processors = processors();
     let plan = run::Plan {
-        works: works(args),
+        works: works(args)?,
         subjects: chosen_subjects(args, &programs.mux),
         rounds: args.rounds.unwrap_or(fallback_rounds),
         seconds: args.seconds.unwrap_or(fallback_seconds),
@@ -168,10 +188,13 @@ fn measure(args: &BenchArgs) -> Result<Results> {
         threads: args.threads.map_or((processors / 2).max(1), usize::from),
         processors,
         namespace,
+        network: args.network,
         programs,
     };
     let results = run::run(&plan)?;
-    let output = args.output.clone().unwrap_or_else(|| sh::target_dir().join("bench/results.json"));
+    let output = args.output.clone().unwrap_or_else(|| {
+        sh::target_dir().join("bench").join(args.network.prefixed("results.json"))
+    });
     results.save(&output)?;
     sh::status(format!("saved: {}", output.display()));
     Ok(results)
@@ -211,7 +234,7 @@ fn prepare() -> Result<run::Programs> {
 fn enter_namespace(programs: &run::Programs) -> Result<bool> {
     if env::var_os(NAMESPACE).is_some() {
         sh::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-        unpaced();
+        network::unpaced();
         return Ok(true);
     }
     let unshare = sh::find("unshare").filter(|_| sh::find("ip").is_some());
@@ -231,25 +254,24 @@ fn enter_namespace(programs: &run::Programs) -> Result<bool> {
     Err(error).context("cannot start unshare")
 }
 
-/// Chooses a congestion control that does not pace. The host's may (BBR), which on loopback
-/// measures the pacing. cubic is Linux's default, but a namespace may choose only what the host has
-/// allowed; without losses reno is the same. The results say what was in force.
-fn unpaced() {
-    const CHOICE: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-    let _ = fs::write(CHOICE, "cubic").or_else(|_| fs::write(CHOICE, "reno"));
-}
-
-fn works(args: &BenchArgs) -> Vec<Box<dyn Work>> {
+fn works(args: &BenchArgs) -> Result<Vec<Box<dyn Work>>> {
+    let can_be_done =
+        |work: &dyn Work| args.network.has_unix() || work.service() != Service::HttpUnix;
     if args.only.is_empty() {
-        return work::all().into_iter().filter(|work| !args.quick || work.is_quick()).collect();
+        let chosen = |work: &dyn Work| can_be_done(work) && (!args.quick || work.is_quick());
+        return Ok(work::all().into_iter().filter(|work| chosen(work.as_ref())).collect());
     }
-    args.only.iter().filter_map(|name| work::named(name)).collect()
+    let works: Vec<Box<dyn Work>> = args.only.iter().filter_map(|name| work::named(name)).collect();
+    if let Some(work) = works.iter().find(|work| !can_be_done(work.as_ref())) {
+        bail!("{}: no Unix socket leads through --network {}", work.name(), args.network.name());
+    }
+    Ok(works)
 }
 
 fn chosen_subjects(args: &BenchArgs, mux: &Path) -> Vec<Box<dyn Subject>> {
     let is_chosen = |name: &str| {
         if args.subjects.is_empty() {
-            !args.quick || subjects::QUICK.contains(&name)
+            subjects::is_default(name, args.network, args.quick)
         } else {
             args.subjects.iter().any(|chosen| chosen == name)
         }
@@ -259,6 +281,12 @@ fn chosen_subjects(args: &BenchArgs, mux: &Path) -> Vec<Box<dyn Subject>> {
 
 fn compare_with(path: &Path, results: &Results, tolerance: f64) -> Result<()> {
     let saved = Results::load(path)?;
+    let [network, before] = [results, &saved].map(|run| run.settings.network.name());
+    ensure!(
+        network == before,
+        "{} is of another network: {before}, and this run is of {network}",
+        path.display()
+    );
     let found = compare::compare(results, &saved, tolerance);
     ensure!(!found.lines.is_empty(), "{} has nothing to compare with", path.display());
     println!("Against {} ({}):", path.display(), saved.environment.commit);
@@ -306,10 +334,38 @@ mod tests {
         assert!(subject_name("squid").unwrap_err().contains("haproxy"));
     }
 
+    #[derive(clap::Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        bench: BenchArgs,
+    }
+
+    fn parsed(line: &str) -> BenchArgs {
+        let words = std::iter::once("bench").chain(line.split_whitespace());
+        <Parsed as clap::Parser>::parse_from(words).bench
+    }
+
     #[test]
-    fn quick_subjects_exist_and_have_somebody_to_compare_with() {
-        let all = subjects::all(Path::new("mux"));
-        let names: Vec<&str> = all.iter().map(|subject| subject.name()).collect();
-        assert!(subjects::QUICK.iter().all(|name| names.contains(name)), "{names:?}");
+    fn unix_sockets_are_for_loopback() {
+        let names = |line: &str| -> Result<Vec<String>> {
+            Ok(works(&parsed(line))?.iter().map(|work| work.name()).collect())
+        };
+        let [loopback, routed] = ["", "--network routed"].map(|line| names(line).unwrap());
+        assert_eq!(loopback.len(), routed.len() + 1);
+        assert!(!routed.contains(&"http-unix-32".to_owned()));
+        let error = names("--network client --only http-unix-32").unwrap_err().to_string();
+        assert!(error.contains("--network client"), "{error}");
+    }
+
+    #[test]
+    fn runs_of_different_networks_are_not_compared() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("saved.json");
+        let mut results = results::example::results();
+        results.save(&path).unwrap();
+        assert!(compare_with(&path, &results, 0.1).is_ok());
+        results.settings.network = Network::Routed;
+        let error = compare_with(&path, &results, 0.1).unwrap_err().to_string();
+        assert!(error.contains("loopback") && error.contains("routed"), "{error}");
     }
 }

@@ -52,7 +52,8 @@ fn draw<'a>(area: &Area<'a>, results: &Results, work: &Measured) -> Drawn<'a> {
     } else {
         (format!("{many}/s"), "more is better")
     };
-    let title = format!("{}: {measure}, {better}", work.name);
+    let network = results.settings.network.name();
+    let title = format!("{} ({network}): {measure}, {better}", work.name);
     area.draw(&Text::new(title, (8, TOP / 2), text(14, HPos::Left)))?;
 
     let values: Vec<Option<f64>> = work.cells.iter().map(|cell| work.headline(cell)).collect();
@@ -103,7 +104,9 @@ mod tests {
             .collect();
         // Direct access 60,000, mux 45,000, HAProxy 50,000; the other two have none.
         assert_eq!(widths, [410, 308, 342], "{svg}");
-        for text in ["http-keep-1: requests/s", "sslh", "no result", "45,000 (75 % of direct)"] {
+        for text in
+            ["http-keep-1 (loopback): requests/s", "sslh", "no result", "45,000 (75 % of direct)"]
+        {
             assert!(svg.contains(text), "{text}: {svg}");
         }
     }

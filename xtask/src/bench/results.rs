@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     environment::Environment,
+    network::Network,
     stats,
     subjects::Role,
     work::{Headline, Unit, Work},
@@ -28,6 +29,9 @@ pub(crate) struct Results {
 /// How the run was made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Settings {
+    /// Where everybody was; runs that were saved before there was a choice were on loopback.
+    #[serde(default)]
+    pub(crate) network: Network,
     pub(crate) rounds: u32,
     pub(crate) seconds: f64,
     pub(crate) warm_up: f64,
@@ -108,6 +112,10 @@ pub(crate) struct Round {
     pub(crate) machine_flow_kib: f64,
     /// Part of the time that the hypervisor gave to others.
     pub(crate) stolen: f64,
+    /// Share of the flows that the packet relay has after a second under load: of a subject that uses it, in a work
+    /// of requests and answers. Looked at apart, on connections that are not measured.
+    #[serde(default)]
+    pub(crate) packet_share: Option<f64>,
 }
 
 /// How long units took, microseconds.
@@ -277,6 +285,7 @@ pub(crate) mod example {
             growth_kib: Some(rate / 2000.0),
             machine_flow_kib: 12.0,
             stolen: 0.0,
+            packet_share: None,
         }
     }
 
@@ -291,6 +300,7 @@ pub(crate) mod example {
         let about =
             |name: &str, role| About { name: name.to_owned(), role, about: format!("{name} 1.0") };
         let settings = Settings {
+            network: Network::Loopback,
             rounds: 3,
             seconds: 2.0,
             warm_up: 0.5,
@@ -351,6 +361,16 @@ mod tests {
         fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"form\": 1", "\"form\": 9"))
             .unwrap();
         assert!(Results::load(&path).unwrap_err().to_string().contains("form 9"));
+    }
+
+    #[test]
+    fn a_run_saved_before_there_were_networks_was_on_loopback() {
+        let mut saved = serde_json::to_value(results()).unwrap();
+        assert_eq!(saved["settings"]["network"], "loopback");
+        saved["settings"].as_object_mut().unwrap().remove("network");
+        saved["works"][0]["cells"][0]["rounds"][0].as_object_mut().unwrap().remove("packet_share");
+        let again: Results = serde_json::from_value(saved).unwrap();
+        assert_eq!(again.settings.network, Network::Loopback);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::{
     backend::{self, Backends},
     environment::Environment,
     load,
+    network::{Network, Places},
     progress::Progress,
     results::{About, Cell, Measured, Results, Round, Settings, Trouble},
     stats::{self, Outcome},
@@ -28,6 +29,8 @@ const WATCH: Duration = Duration::from_secs(1);
 pub(crate) const QUIET: f64 = 0.05;
 /// A round of which the hypervisor gave more than this part to others is void.
 const STOLEN: f64 = 0.02;
+/// How long connections are in full use before it is seen which of them the packet relay has.
+const SHARED_AFTER: Duration = Duration::from_secs(1);
 /// Rounds of a work about memory, which hardly differ and take long.
 const MEMORY_ROUNDS: u32 = 3;
 
@@ -50,7 +53,9 @@ pub(crate) struct Plan {
     /// Of the generator, and of the server.
     pub(crate) threads: usize,
     pub(crate) processors: usize,
+    /// Whether the network namespace is the run's own.
     pub(crate) namespace: bool,
+    pub(crate) network: Network,
     pub(crate) programs: Programs,
 }
 
@@ -61,9 +66,11 @@ pub(crate) struct Plan {
 pub(crate) fn run(plan: &Plan) -> Result<Results> {
     raise_descriptor_limit();
     let scratch = scratch()?;
-    let mut backends = Backends::start(&plan.programs.ends, plan.threads, scratch.path())?;
+    let places = Places::new(plan.network)?;
+    let around = (plan.network, &places);
+    let mut backends = Backends::start(&plan.programs.ends, plan.threads, scratch.path(), around)?;
     if plan.works.iter().any(|work| work.service() == Service::Tls) {
-        backends.start_tls(scratch.path())?;
+        backends.start_tls(scratch.path(), &places)?;
     }
     let about = |subject: &dyn Subject| About {
         name: subject.name().to_owned(),
@@ -73,6 +80,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Results> {
     let mut results = Results::new(
         Environment::here(plan.namespace, plan.processors),
         Settings {
+            network: plan.network,
             rounds: plan.rounds,
             seconds: plan.seconds,
             warm_up: plan.warm_up,
@@ -86,7 +94,7 @@ pub(crate) fn run(plan: &Plan) -> Result<Results> {
         plan.works.iter().map(|work| u64::from(plan.rounds_of(work.as_ref()))).sum::<u64>();
     let progress = Progress::new(rounds * plan.subjects.len() as u64);
     for work in &plan.works {
-        let bench = Bench { plan, backends: &backends, progress: &progress };
+        let bench = Bench { plan, places: &places, backends: &backends, progress: &progress };
         results.works.push(bench.measure(work.as_ref())?);
     }
     Ok(results)
@@ -103,6 +111,7 @@ impl Plan {
 
 struct Bench<'a> {
     plan: &'a Plan,
+    places: &'a Places,
     backends: &'a Backends,
     progress: &'a Progress,
 }
@@ -166,13 +175,14 @@ impl Bench<'_> {
         let scratch = scratch()?;
         let stage = Stage {
             directory: scratch.path(),
-            address: backend::free_address()?,
+            address: backend::free_address(self.plan.network.edge())?,
             backends: self.backends,
             service: work.service(),
             workers: self.plan.processors,
         };
         let running = subject.start(&stage)?;
         let settings = load::Settings {
+            places: self.places,
             ends: &self.plan.programs.ends,
             threads: self.plan.threads,
             warm_up: self.plan.warm_up,
@@ -181,17 +191,24 @@ impl Bench<'_> {
             background,
         };
         let process = running.program.as_ref().map(super::child::Program::id);
-        let round = load::run(&settings, work, &running.target, process).with_context(|| {
-            let said =
-                running.program.as_ref().map(super::child::Program::said).unwrap_or_default();
-            if said.is_empty() { "a round".to_owned() } else { format!("a round ({said})") }
-        })?;
+        let mut round =
+            load::run(&settings, work, &running.target, process).with_context(|| {
+                let said =
+                    running.program.as_ref().map(super::child::Program::said).unwrap_or_default();
+                if said.is_empty() { "a round".to_owned() } else { format!("a round ({said})") }
+            })?;
         subject.verify(&stage, work)?;
         ensure!(
             round.stolen <= STOLEN,
             "{:.1} % of it were given to other virtual machines",
             100.0 * round.stolen
         );
+        if subject.has_packet_flows(work) {
+            // Not in the round itself, which the question would disturb.
+            let look = || subject.packet_share(&stage, work);
+            let share = load::look_under_load(&settings, work, &running.target, SHARED_AFTER, look);
+            round.packet_share = Some(share.context("looking at the packet relay's share")?);
+        }
         Ok(round)
     }
 }

@@ -17,6 +17,7 @@ use rustix::process::Signal;
 use super::{
     backend::{self, Backends},
     child::Program,
+    network::{Network, Places},
     run::{self, Programs},
     subjects::{self, Stage, Subject},
     table, usage,
@@ -58,7 +59,8 @@ const WORKS: [Work; 4] = [
 ];
 
 /// Subjects; those that are not installed are left out.
-const SUBJECTS: [&str; 6] = ["mux", "mux-copy", "mux-splice", "mux-sockmap", "haproxy", "nginx"];
+const SUBJECTS: [&str; 7] =
+    ["mux", "mux-copy", "mux-splice", "mux-sockmap", "mux-packet", "haproxy", "nginx"];
 
 /// Calls by name.
 type Calls = BTreeMap<String, u64>;
@@ -72,7 +74,8 @@ pub(crate) fn count(programs: &Programs, processors: usize) -> Result<()> {
         apt::install(&["strace"])?;
     }
     let scratch = run::scratch()?;
-    let backends = Backends::start(&programs.ends, 1, scratch.path())?;
+    let around = (Network::Loopback, &Places::default());
+    let backends = Backends::start(&programs.ends, 1, scratch.path(), around)?;
     let bench = Bench { programs, backends: &backends, processors };
     let all = subjects::all(&programs.mux);
     for work in &WORKS {
@@ -101,7 +104,7 @@ impl Bench<'_> {
         let scratch = run::scratch()?;
         let stage = Stage {
             directory: scratch.path(),
-            address: backend::free_address()?,
+            address: backend::free_address(Network::Loopback.edge())?,
             backends: self.backends,
             service: work.service,
             workers: self.processors,

@@ -48,12 +48,26 @@ pub(crate) fn summary(results: &Results) -> String {
         .works
         .iter()
         .map(|work| {
-            let mut row = vec![format!("[{0}](#{0})", work.name)];
+            let heading = results.settings.network.prefixed(&work.name);
+            let mut row = vec![format!("[{}](#{heading})", work.name)];
             row.extend(shown.iter().map(|name| in_summary(results, work, name)));
             row
         })
         .collect();
     render(&head, &rows)
+}
+
+/// Which share of the flows the packet relay had, where somebody looked.
+pub(crate) fn packet_shares(results: &Results) -> Option<String> {
+    let cells = results.works.iter().flat_map(|work| work.cells.iter().map(move |it| (work, it)));
+    let shares: Vec<String> = cells
+        .filter_map(|(work, cell)| {
+            let share = cell.median(|round| round.packet_share)?;
+            Some(format!("{} {}", work.name, exactly(share)))
+        })
+        .collect();
+    let of = "Share of flows that the packet relay has after a second";
+    (!shares.is_empty()).then(|| format!("{of}: {}.", shares.join(", ")))
 }
 
 fn in_summary(results: &Results, work: &Measured, subject: &str) -> String {
@@ -164,6 +178,12 @@ pub(crate) fn percent(ratio: f64) -> String {
     if percent < 9.95 { format!("{percent:.1} %") } else { format!("{percent:.0} %") }
 }
 
+/// A ratio of which it matters how little it is short of all.
+pub(crate) fn exactly(ratio: f64) -> String {
+    // Never 100 % for what is less.
+    format!("{:.1} %", (1000.0 * ratio).floor() / 10.0)
+}
+
 /// A table with its columns below each other.
 pub(crate) fn render(head: &[String], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
@@ -203,6 +223,7 @@ mod tests {
         let shown = [1_234_567.8, 999.6, 45.678, 1.0, 0.01234, 0.0, -1234.0].map(figure);
         assert_eq!(shown, ["1,234,568", "1,000", "45.7", "1.00", "0.012", "0", "-1,234"]);
         assert_eq!([1.5, 0.0456, 0.1].map(percent), ["150 %", "4.6 %", "10 %"]);
+        assert_eq!([1.0, 0.9999, 0.96875].map(exactly), ["100.0 %", "99.9 %", "96.8 %"]);
     }
 
     #[test]

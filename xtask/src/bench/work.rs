@@ -29,6 +29,12 @@ pub(crate) trait Work {
         Headline::Rate
     }
 
+    /// Whether its connections go on with requests and answers in turn, so that each has a moment with nothing under
+    /// way again and again.
+    fn is_conversation(&self) -> bool {
+        false
+    }
+
     /// Whether it is part of `--quick`.
     fn is_quick(&self) -> bool {
         false
@@ -202,6 +208,10 @@ impl Work for Http {
         arguments
     }
 
+    fn is_conversation(&self) -> bool {
+        self.each.is_none()
+    }
+
     fn is_quick(&self) -> bool {
         self.connections == 32 && self.size == 128 && !self.unix && self.each != Some(20)
     }
@@ -300,6 +310,10 @@ impl Work for Echo {
 
     fn arguments(&self) -> Vec<String> {
         words(&["echo", "--size", &self.size.to_string()])
+    }
+
+    fn is_conversation(&self) -> bool {
+        true
     }
 
     fn is_quick(&self) -> bool {
@@ -523,6 +537,15 @@ mod tests {
         for name in ["echo-64", "echo-64-0", "echo-4096-1", "http-keep", "bulk-x", "http-unix-7"] {
             assert!(named(name).is_none(), "{name}");
         }
+    }
+
+    #[test]
+    fn requests_and_answers_in_turn() {
+        let is_conversation = |name: &str| named(name).unwrap().is_conversation();
+        assert!(["http-keep-32", "http-1m-16", "echo-64-64"].into_iter().all(is_conversation));
+        let others =
+            ["http-close-32", "http-each20-32", "bulk-1", "tiny-1", "tiny-both-16", "connect"];
+        assert!(!others.into_iter().any(is_conversation));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(crate) struct VmArgs {
     /// Kernels: 5.10, 6.1, 6.12, newest (or 7.x); by default all
     #[arg(value_name = "KERNEL", value_parser = kernels::by_name)]
     kernels: Vec<&'static Source>,
-    /// Less torture
+    /// Less torture, fewer tests
     #[arg(long)]
     quick: bool,
     /// Keep consoles, reports and initramfs also where nothing is wrong
@@ -60,7 +60,7 @@ pub(crate) struct VmArgs {
     #[arg(long)]
     update: bool,
     /// Longest that a machine may run
-    #[arg(long, value_name = "SECONDS", default_value_t = 240)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1500)]
     timeout: u64,
     /// Print JSON instead of the table
     #[arg(long)]
@@ -98,7 +98,7 @@ pub(crate) fn quick(mux: &Path) -> Result<Vec<&'static str>> {
         quick: true,
         keep: false,
         update: false,
-        timeout: 240,
+        timeout: 600,
         json: false,
         arguments: Vec::new(),
     };
@@ -205,6 +205,7 @@ fn install() -> Result<Qemu> {
         ("ip", "iproute2"),
         ("ldd", "libc-bin"),
         ("nft", "nftables"),
+        ("tc", "iproute2"),
         ("xz", "xz-utils"),
         ("zstd", "zstd"),
     ];
@@ -270,20 +271,24 @@ fn content(mux: &Path, args: &VmArgs) -> Result<(Content, Vec<Payload>)> {
     let torture = named(payload::TORTURE);
     let mut programs = vec![mux.to_owned()];
     programs.extend(torture.cloned());
-    programs.push(wire(&built)?);
+    for tests in payload::TESTS {
+        programs.push(tests_of(&built, tests)?);
+    }
     programs.extend(payload::HOST_PROGRAMS.iter().filter_map(|program| sh::find(program)));
     let size = if args.quick { Size::QUICK } else { Size::FULL };
     let payloads = payload::list(size, torture.is_some(), &args.arguments);
     Ok((Content { init, programs, payload: payload::file(&payloads) }, payloads))
 }
 
-/// The tests with a TCP of their own, under a name without a hash.
-fn wire(built: &[PathBuf]) -> Result<PathBuf> {
+/// A program of tests, under a name without a hash.
+fn tests_of(built: &[PathBuf], tests: &str) -> Result<PathBuf> {
     let is_it = |path: &&PathBuf| {
-        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("wire-"))
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.strip_prefix(tests).is_some_and(|rest| rest.starts_with('-')))
     };
-    let from = built.iter().find(is_it).context("mux-tests has no wire tests")?;
-    let to = cache().join(payload::WIRE);
+    let from =
+        built.iter().find(is_it).with_context(|| format!("mux-tests has no {tests} tests"))?;
+    let to = cache().join(tests);
     fs::copy(from, &to).with_context(|| format!("copying {}", from.display()))?;
     Ok(to)
 }
@@ -292,7 +297,8 @@ fn wire(built: &[PathBuf]) -> Result<PathBuf> {
 /// from an older build is not taken.
 fn test_programs() -> Result<Vec<PathBuf>> {
     let mut cargo = sh::cargo();
-    cargo.args(["build", "--release", "--package", "mux-tests", "--bins", "--test", "wire"]);
+    cargo.args(["build", "--release", "--package", "mux-tests", "--bins"]);
+    cargo.args(payload::TESTS.iter().flat_map(|tests| ["--test", tests]));
     let messages = sh::output(cargo.arg("--message-format=json-render-diagnostics"))?;
     Ok(messages
         .lines()

@@ -12,10 +12,21 @@ use object::{Object as _, ObjectSection as _};
 
 use crate::sh;
 
-/// Interfaces, packet loss and delay, and what `ss` asks. What a kernel has not as a
-/// module is built in, or not there: then the test that wants it says so.
-const WANTED: [&str; 8] =
-    ["veth", "tun", "nf_tables", "nft_counter", "nft_limit", "nft_numgen", "sch_netem", "tcp_diag"];
+/// Interfaces, packet loss and delay, what `ss` asks, and where programs are attached before tcx, beside
+/// others. What a kernel has not as a module is built in, or not there: then the test that wants it says so.
+const WANTED: [&str; 11] = [
+    "veth",
+    "tun",
+    "nf_tables",
+    "nft_counter",
+    "nft_limit",
+    "nft_numgen",
+    "sch_netem",
+    "tcp_diag",
+    "sch_ingress",
+    "cls_bpf",
+    "cls_u32",
+];
 
 /// A module, decompressed.
 #[derive(Debug)]

@@ -2,13 +2,14 @@
 
 use super::verdict::Verdict;
 
-const HEAD: [&str; 13] = [
+const HEAD: [&str; 14] = [
     "kernel",
     "version",
     "self-test",
     "auto",
     "forced",
     "wire",
+    "packet",
     "flows",
     "bytes",
     "wrong",
@@ -33,6 +34,9 @@ pub(crate) fn render(verdicts: &[Verdict]) -> String {
         text.push('\n');
     }
     for verdict in verdicts {
+        for skipped in &verdict.skipped {
+            text.push_str(&format!("{}: skipped: {skipped}\n", verdict.kernel));
+        }
         for problem in verdict.problems.iter().chain(&verdict.missing) {
             text.push_str(&format!("{}: {problem}\n", verdict.kernel));
         }
@@ -40,7 +44,7 @@ pub(crate) fn render(verdicts: &[Verdict]) -> String {
     text
 }
 
-fn row(verdict: &Verdict) -> [String; 13] {
+fn row(verdict: &Verdict) -> [String; 14] {
     let torture = |value: fn(&super::verdict::Torture) -> u64| {
         verdict.torture.as_ref().map_or("-".to_owned(), |torture| value(torture).to_string())
     };
@@ -52,6 +56,7 @@ fn row(verdict: &Verdict) -> [String; 13] {
         or_none(&verdict.relay_auto),
         or_none(&verdict.relay_forced),
         or_none(&verdict.wire),
+        or_none(&verdict.packet),
         torture(|torture| torture.flows),
         torture(|torture| torture.bytes),
         torture(|torture| torture.wrong),
@@ -76,12 +81,18 @@ mod tests {
         let verdict = Verdict {
             kernel: "newest",
             version: "#1 SMP Debian 7.3.4-1~bpo13+1 (2026-11-01)".to_owned(),
+            wire: "11 passed".to_owned(),
+            packet: "19 passed, 1 skipped".to_owned(),
+            skipped: vec!["packet: arming::look: an old kernel".to_owned()],
             problems: vec!["is on fire".to_owned()],
             ..Verdict::default()
         };
         let text = render(&[verdict]);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0].find("version"), lines[1].find("7.3.4-1~bpo13+1"));
-        assert_eq!(lines[2], "newest: is on fire");
+        assert_eq!(lines[0].find("wire"), lines[1].find("11 passed"));
+        assert_eq!(lines[0].find("packet"), lines[1].find("19 passed, 1 skipped"));
+        assert_eq!(lines[2], "newest: skipped: packet: arming::look: an old kernel");
+        assert_eq!(lines[3], "newest: is on fire");
     }
 }

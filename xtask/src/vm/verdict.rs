@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     kernels::Source,
     machine::{End, Run},
-    payload::{AUTO, FORCE, LOSS, TORTURE, WIRE},
+    payload::{AUTO, FORCE, LOSS, PACKET, TORTURE, WIRE},
     report::{self, Done, Report},
 };
 
@@ -29,6 +29,10 @@ pub(crate) struct Verdict {
     pub(crate) torture: Option<Torture>,
     /// What the tests with a TCP of their own said at their end.
     pub(crate) wire: String,
+    /// What those of the packet relay said at their end.
+    pub(crate) packet: String,
+    /// Tests that this kernel lacks something for, and what.
+    pub(crate) skipped: Vec<String>,
     /// The kernel's complaints.
     pub(crate) complaints: Vec<String>,
     /// How long it took, with booting.
@@ -72,7 +76,8 @@ impl Verdict {
             match report.done(name) {
                 None => verdict.problems.push(format!("{name}: was not run")),
                 Some(done) if [TORTURE, LOSS].contains(name) => verdict.torture(done),
-                Some(done) if *name == WIRE => verdict.wire(done),
+                Some(done) if *name == WIRE => verdict.wire = verdict.tests(done),
+                Some(done) if *name == PACKET => verdict.packet = verdict.tests(done),
                 Some(_) => {}
             }
         }
@@ -131,15 +136,30 @@ impl Verdict {
         }
     }
 
-    fn wire(&mut self, done: &Done) {
+    /// Judges a program of tests; how many of them passed, and how many were skipped.
+    fn tests(&mut self, done: &Done) -> String {
         let last = done.out.lines().rev().find(|line| line.starts_with("test result:"));
-        let counts = |line: &str| Some(line.split_once(". ")?.1.split(';').next()?.to_owned());
-        self.wire = last.and_then(counts).unwrap_or_default();
-        if done.status != "exit:0" || last.is_none_or(|line| line.contains(" 0 passed")) {
+        let skipped: Vec<&str> =
+            done.err.lines().filter_map(|line| line.strip_prefix("skipped: ")).collect();
+        self.skipped.extend(skipped.iter().map(|skipped| format!("{}: {skipped}", done.name)));
+        // To libtest a test that was skipped has passed.
+        let passed = |line: &str| {
+            let passed: usize = line.split_once(". ")?.1.split(' ').next()?.parse().ok()?;
+            passed.checked_sub(skipped.len())
+        };
+        let passed = last.and_then(passed);
+        if done.status != "exit:0" || passed.is_none_or(|passed| passed == 0) {
             let failed = done.out.lines().filter(|line| line.ends_with("FAILED"));
             let failed = failed.collect::<Vec<_>>().join(" / ");
-            let said = done.err.lines().last().unwrap_or_default();
+            let errors = done.err.lines().filter(|line| !line.starts_with("skipped: "));
+            let said: Vec<&str> = errors.map(str::trim).filter(|line| !line.is_empty()).collect();
+            let said = said[said.len().saturating_sub(5)..].join(" / ");
             self.problems.push(format!("{}: {} {failed} {said}", done.name, done.status));
+        }
+        match (passed, skipped.len()) {
+            (None, _) => String::new(),
+            (Some(passed), 0) => format!("{passed} passed"),
+            (Some(passed), skipped) => format!("{passed} passed, {skipped} skipped"),
         }
     }
 
@@ -256,21 +276,46 @@ mod tests {
     }
 
     #[test]
-    fn wire_tests_that_fail_or_do_not_run_are_problems() {
+    fn tests_that_fail_or_do_not_run_are_problems() {
         let judged = |status: &str, out: &str| {
-            let mut verdict = Verdict::default();
-            let (name, out) = (WIRE.to_owned(), out.to_owned());
-            verdict.wire(&Done { name, status: status.to_owned(), out, ..Done::default() });
+            let mut run = run(SPLICES, SPLICES, GOOD);
+            for name in [WIRE, PACKET] {
+                let (name, status, out) = (name.to_owned(), status.to_owned(), out.to_owned());
+                let err = "Error: why\n\nCaused by: what\n".to_owned();
+                run.report.results.push(Done { name, status, out, err, ..Done::default() });
+            }
+            let verdict = Verdict::new(&SOURCES[1], &run, &[WIRE, PACKET]);
+            let all_say =
+                verdict.problems.iter().all(|it| it.ends_with("Error: why / Caused by: what"));
+            assert!(verdict.is_good() || (verdict.problems.len() == 2 && all_say), "{verdict:?}");
             verdict
         };
         let good = judged("exit:0", "test result: ok. 11 passed; 0 failed; 0 ignored\n");
-        assert!(good.is_good() && good.wire == "11 passed", "{good:?}");
+        assert!(good.is_good(), "{good:?}");
+        assert_eq!([good.wire, good.packet], ["11 passed"; 2]);
         assert!(
             !judged("exit:101", "test a ... FAILED\ntest result: FAILED. 1 passed; 1 failed\n")
                 .is_good()
         );
         assert!(!judged("exit:0", "test result: ok. 0 passed; 0 failed\n").is_good());
         assert!(!judged("timeout", "").is_good());
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_said_and_is_no_success_by_itself() {
+        let judged = |out: &str| {
+            let mut verdict = Verdict::default();
+            let err = "19 late bytes\nskipped: arming::look: an old kernel\n".to_owned();
+            let (name, status) = (PACKET.to_owned(), "exit:0".to_owned());
+            verdict.packet =
+                verdict.tests(&Done { name, status, out: out.to_owned(), err, seconds: 1.0 });
+            verdict
+        };
+        let some = judged("test result: ok. 20 passed; 0 failed\n");
+        assert!(some.is_good(), "{some:?}");
+        assert_eq!(some.packet, "19 passed, 1 skipped");
+        assert_eq!(some.skipped, ["packet: arming::look: an old kernel"]);
+        assert!(!judged("test result: ok. 1 passed; 0 failed\n").is_good());
     }
 
     #[test]

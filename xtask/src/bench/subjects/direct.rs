@@ -26,6 +26,6 @@ impl Subject for Direct {
     }
 
     fn start(&self, stage: &Stage<'_>) -> Result<Running> {
-        Ok(Running { target: stage.backends.address(stage.service)?, program: None })
+        Ok(Running { target: stage.backends.direct(stage.service)?, program: None })
     }
 }

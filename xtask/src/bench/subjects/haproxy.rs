@@ -58,7 +58,7 @@ impl Subject for Haproxy {
             .collect();
         let is_root = rustix::process::geteuid().is_root();
         let values = Values::from([
-            ("port", stage.address.port().to_string()),
+            ("listen", stage.address.to_string()),
             ("workers", stage.workers.to_string()),
             ("user", if is_root { "    user nobody\n    group nogroup\n" } else { "" }.to_owned()),
             ("closed", stage.backends.closed.to_string()),

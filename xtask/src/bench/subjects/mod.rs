@@ -19,6 +19,7 @@ use self::mux::{Mux, Relay};
 use super::{
     backend::{Address, Backends},
     child::Program,
+    network::Network,
     template::Values,
     work::{self, Service, Work},
 };
@@ -51,6 +52,19 @@ pub(crate) trait Subject {
     /// It did not, and the round is void.
     fn verify(&self, _: &Stage<'_>, _: &dyn Work) -> Result<()> {
         Ok(())
+    }
+
+    /// Whether most of a work's flows are to come to the packet relay, so that their share is worth a look.
+    fn has_packet_flows(&self, _: &dyn Work) -> bool {
+        false
+    }
+
+    /// The share of its flows that the packet relay has now.
+    ///
+    /// # Errors
+    /// It does not say, or has not as many flows as the work has connections.
+    fn packet_share(&self, _: &Stage<'_>, _: &dyn Work) -> Result<f64> {
+        anyhow::bail!("{} has no packet relay", self.name())
     }
 }
 
@@ -108,6 +122,7 @@ pub(crate) fn all(mux: &Path) -> Vec<Box<dyn Subject>> {
         ours(Relay::Copy),
         ours(Relay::Splice),
         ours(Relay::Sockmap),
+        ours(Relay::Packet),
         Box::new(haproxy::Haproxy),
         Box::new(nginx::Nginx),
         Box::new(sslh::Sslh::fastest()),
@@ -116,7 +131,15 @@ pub(crate) fn all(mux: &Path) -> Vec<Box<dyn Subject>> {
 }
 
 /// Those that `--quick` compares.
-pub(crate) const QUICK: [&str; 5] = ["direct", "mux", "haproxy", "nginx", "sslh"];
+const QUICK: [&str; 5] = ["direct", "mux", "haproxy", "nginx", "sslh"];
+/// Those that are compared on other networks than loopback.
+const AWAY: [&str; 5] = ["direct", "mux", "mux-packet", "haproxy", "nginx"];
+
+/// Whether a subject takes part where none are named.
+pub(crate) fn is_default(name: &str, network: Network, quick: bool) -> bool {
+    let is_away = network == Network::Loopback || AWAY.contains(&name);
+    is_away && (!quick || QUICK.contains(&name) || network != Network::Loopback)
+}
 
 impl Stage<'_> {
     /// Where HTTP goes.
@@ -176,4 +199,23 @@ fn version(program: &str, argument: &str) -> String {
         .map(|output| [output.stdout, output.stderr].concat());
     let text = output.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     text.as_deref().and_then(|text| text.lines().next()).unwrap_or("not installed").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_part_where_none_are_named() {
+        let names = |network, quick| -> Vec<&str> {
+            let all = all(Path::new("mux"));
+            let names = all.iter().map(|subject| subject.name());
+            names.filter(|name| is_default(name, network, quick)).collect()
+        };
+        assert_eq!(names(Network::Loopback, false).len(), 10);
+        assert_eq!(names(Network::Loopback, true), QUICK);
+        for network in [Network::Client, Network::Routed] {
+            assert_eq!([names(network, false), names(network, true)], [AWAY, AWAY]);
+        }
+    }
 }

@@ -35,6 +35,8 @@ pub(super) enum Relay {
     Copy,
     Splice,
     Sockmap,
+    /// With `[kernel] packet`, which is off as it comes.
+    Packet,
 }
 
 impl Mux {
@@ -59,7 +61,8 @@ impl Mux {
             .map(|(name, server)| rule(name, name, &server.to_string()))
             .collect();
         let values = Values::from([
-            ("port", stage.address.port().to_string()),
+            ("listen", stage.address.to_string()),
+            ("packet", if self.relay == Relay::Packet { "auto" } else { "off" }.to_owned()),
             ("closed", stage.backends.closed.to_string()),
             ("echo", at(Service::Echo)?),
             ("source", at(Service::Source)?),
@@ -76,26 +79,37 @@ impl Mux {
             Relay::Copy => drop(command.args(["--relay", "copy"])),
             Relay::Splice => drop(command.args(["--relay", "splice"])),
             Relay::Sockmap => drop(command.args(["--relay", "sockmap"])),
+            Relay::Packet => drop(command.args(["--relay", "packet"])),
         }
         command.env_remove("RUST_LOG");
         Ok(command)
     }
 
-    /// Flows that went to the kernel so far.
-    fn promoted(&self, stage: &Stage<'_>) -> Result<u64> {
+    /// What it says of itself.
+    fn status(&self, stage: &Stage<'_>) -> Result<Value> {
         let mut command = Command::new(&self.program);
         command.args(["status", "--json", "--socket"]).arg(admin(stage));
-        let status: Value = serde_json::from_str(&sh::output(&mut command)?)?;
-        status["counters"]["promoted"].as_u64().context("mux's count of promoted flows")
+        Ok(serde_json::from_str(&sh::output(&mut command)?)?)
+    }
+
+    /// Flows that went to the kernel so far: to its sockmap, or to the translation of packets.
+    fn promoted(&self, stage: &Stage<'_>) -> Result<u64> {
+        let counter = if self.relay == Relay::Packet { "packet_on" } else { "promoted" };
+        let status = self.status(stage)?;
+        status["counters"][counter].as_u64().context("mux's count of promoted flows")
     }
 
     /// How many of this work's flows have to go to the kernel.
     fn least_promoted(&self, work: &dyn Work) -> u64 {
         let connections = u64::from(work.connections());
+        if self.relay == Relay::Packet {
+            let all = work.is_conversation() || work.headline() == Headline::Memory;
+            return if all { connections } else { 0 };
+        }
         match (self.relay, work.service(), work.headline()) {
             (Relay::Sockmap, Service::Echo, _) | (Relay::Auto, _, Headline::Memory) => connections,
             (Relay::Auto, Service::Echo, Headline::Rate) if connections == 1 => 1,
-            (Relay::Auto | Relay::Copy | Relay::Splice | Relay::Sockmap, ..) => 0,
+            (Relay::Auto | Relay::Copy | Relay::Splice | Relay::Sockmap | Relay::Packet, ..) => 0,
         }
     }
 
@@ -116,6 +130,7 @@ impl Subject for Mux {
             Relay::Copy => "mux-copy",
             Relay::Splice => "mux-splice",
             Relay::Sockmap => "mux-sockmap",
+            Relay::Packet => "mux-packet",
         }
     }
 
@@ -129,6 +144,7 @@ impl Subject for Mux {
             Relay::Copy => "`--relay copy`",
             Relay::Splice => "`--relay splice`",
             Relay::Sockmap => "`--relay sockmap`",
+            Relay::Packet => "`--relay packet`, `[kernel] packet = \"auto\"`",
         };
         let version = sh::output(Command::new(&self.program).arg("--version"));
         format!("{}, {relay}", version.unwrap_or_else(|_| "mux".to_owned()))
@@ -138,14 +154,15 @@ impl Subject for Mux {
         if work.name() == "connect" && self.relay != Relay::Auto {
             return Some("no byte, no relay: as mux".to_owned());
         }
-        if work.service() == Service::HttpUnix && self.relay == Relay::Sockmap {
-            return Some("the kernel relay takes TCP only".to_owned());
+        let needs_kernel = matches!(self.relay, Relay::Sockmap | Relay::Packet);
+        if work.service() == Service::HttpUnix && needs_kernel {
+            return Some("the kernel's relays take TCP only".to_owned());
         }
         if work.service().has_names() && !self.knows_names() {
             return Some("this version has no rules by server name".to_owned());
         }
-        if self.relay == Relay::Sockmap && Privileges::here() == Privileges::None {
-            return Some("the kernel relay needs root or capabilities".to_owned());
+        if needs_kernel && Privileges::here() == Privileges::None {
+            return Some("the kernel's relays need root or capabilities".to_owned());
         }
         None
     }
@@ -167,6 +184,24 @@ impl Subject for Mux {
         }
         Ok(())
     }
+
+    fn has_packet_flows(&self, work: &dyn Work) -> bool {
+        self.relay == Relay::Packet && work.is_conversation()
+    }
+
+    fn packet_share(&self, stage: &Stage<'_>, work: &dyn Work) -> Result<f64> {
+        share(&self.status(stage)?, work.connections())
+    }
+}
+
+/// The packet relay's share of the flows that there are.
+fn share(status: &Value, connections: u32) -> Result<f64> {
+    let flows = status["flows"].as_object().context("mux's count of flows")?;
+    let all: u64 = flows.values().filter_map(Value::as_u64).sum();
+    // Fewer: it was asked too early or too late, and those that are missing may be any.
+    ensure!(all >= u64::from(connections), "{all} flows, and {connections} connections");
+    let packet = status["flows"]["packet"].as_u64().context("mux's count of translated flows")?;
+    Ok(packet as f64 / all as f64)
 }
 
 /// Where it answers questions about itself.
@@ -180,4 +215,32 @@ fn rule(name: &str, server_name: &str, upstream: &str) -> String {
         "\n[[rule]]\nname = \"{name}\"\nmatch = {{ tls = {{ sni = [\"{server_name}\"] }} }}\n\
          upstream = \"{upstream}\"\n"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bench::work;
+
+    #[test]
+    fn a_share_is_of_all_flows_and_none_may_be_missing() {
+        let status = json!({ "flows": { "copy": 1, "splice": 0, "sockmap": 0, "packet": 31 } });
+        assert_eq!(share(&status, 32).unwrap(), 31.0 / 32.0);
+        let error = share(&status, 33).unwrap_err().to_string();
+        assert_eq!(error, "32 flows, and 33 connections");
+        assert!(share(&json!({}), 0).is_err());
+    }
+
+    #[test]
+    fn the_packet_relay_has_to_have_what_it_is_measured_by() {
+        let mux = |relay| Mux::new(Path::new("mux"), relay);
+        let least = |name: &str| mux(Relay::Packet).least_promoted(&*work::named(name).unwrap());
+        assert_eq!(["http-keep-32", "echo-64-64", "idle-5000"].map(least), [32, 64, 5000]);
+        assert_eq!(["http-close-32", "connect", "bulk-1", "tiny-both-16"].map(least), [0; 4]);
+        let unix = work::named("http-unix-32").unwrap();
+        assert!(mux(Relay::Packet).hindrance(&*unix).is_some());
+        assert!(!mux(Relay::Sockmap).has_packet_flows(&*work::named("echo-64-1").unwrap()));
+    }
 }

@@ -60,7 +60,7 @@ impl Subject for Nginx {
         let has_module = Path::new(MODULE).is_file();
         let values = Values::from([
             ("directory", stage.directory.display().to_string()),
-            ("port", stage.address.port().to_string()),
+            ("listen", stage.address.to_string()),
             ("workers", stage.workers.to_string()),
             ("descriptors", backend::descriptors().to_string()),
             ("user", backend::nginx_user().to_owned()),

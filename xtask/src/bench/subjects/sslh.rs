@@ -82,6 +82,7 @@ impl Subject for Sslh {
             .collect();
         let is_root = rustix::process::geteuid().is_root();
         let mut values = Values::from([
+            ("host", stage.address.ip().to_string()),
             ("port", stage.address.port().to_string()),
             ("user", if is_root { "user: \"nobody\";" } else { "" }.to_owned()),
             ("names", names),

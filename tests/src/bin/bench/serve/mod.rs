@@ -9,7 +9,7 @@ mod service;
 
 use std::{
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{AsFd, OwnedFd},
     os::unix::fs::PermissionsExt as _,
     path::PathBuf,
@@ -47,6 +47,9 @@ pub(crate) struct ServeArgs {
     /// Threads
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     threads: u8,
+    /// Where to listen
+    #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    ip: IpAddr,
     /// Serve HTTP on this Unix socket, too
     #[arg(long, value_name = "PATH")]
     unix: Option<PathBuf>,
@@ -98,8 +101,8 @@ fn listen(args: &ServeArgs) -> Result<(Listeners, Map<String, Value>)> {
     let mut listeners = Vec::new();
     let mut addresses = Map::new();
     for service in SERVICES {
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        let any = SocketAddr::from((args.ip, 0));
+        let socket = Socket::new(Domain::for_address(any), Type::STREAM, None)?;
         // Accepted connections inherit it.
         socket.set_tcp_nodelay(true)?;
         begin(&socket, &any.into())?;
