@@ -33,7 +33,7 @@ pub(crate) struct Verdict {
     pub(crate) packet: String,
     /// Tests that this kernel lacks something for, and what.
     pub(crate) skipped: Vec<String>,
-    /// The kernel's complaints.
+    /// The kernel's complaints, the known one among them.
     pub(crate) complaints: Vec<String>,
     /// How long it took, with booting.
     pub(crate) seconds: f64,
@@ -69,6 +69,9 @@ impl Verdict {
             ..Self::default()
         };
         verdict.machine(*end, report);
+        let unknown = verdict.complaints.iter().find(|line| !report::is_known(console, line));
+        let problem = unknown.map(|line| format!("the kernel complained: {}", line.trim()));
+        verdict.problems.extend(problem);
         let last_words = console.lines().filter(|line| line.contains(report::LAST_WORDS));
         verdict.problems.extend(last_words.map(|line| line.trim().to_owned()));
         verdict.doctors(source, report);
@@ -97,9 +100,6 @@ impl Verdict {
             self.problems.push("the machine ended before its work".to_owned());
         }
         self.problems.extend(report.failures.iter().map(|failure| format!("init: {failure}")));
-        if !self.complaints.is_empty() {
-            self.problems.push(format!("the kernel complained: {}", self.complaints[0].trim()));
-        }
     }
 
     fn doctors(&mut self, source: &Source, report: &Report) {
