@@ -30,6 +30,7 @@ use crate::{
         Control, Stop,
         control::KeptOut,
         demotion::{self, Before, Reason},
+        evidence,
         packet::{self, Gate, books::carried},
         pool::Pool,
         watch::Watch,
@@ -394,7 +395,8 @@ impl Core {
                 busy.push(Rc::clone(&entry.control));
             }
         }
-        if busy.len() > demotion::MOST_BUSY {
+        evidence::are_busy(busy.len());
+        if busy.len() > demotion::MOST_BUSY as usize {
             busy.iter().for_each(|control| control.demote(Reason::Crowd));
         }
     }

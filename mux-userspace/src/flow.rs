@@ -28,7 +28,7 @@ use crate::{
     net::{Peer, Stream},
     proxy::{self, Announcement, Guard, Header},
     relay::{
-        Close, Ends, Mode, Plan, Side, Stop,
+        Close, Ends, Mode, Plan, Side, Stop, evidence,
         packet::{Packets, eligible::Ineligible},
         plan::{Offering, Unavailable},
         sockmap::{self, Entered, Exit, Refusal, Sizes, Spliced},
@@ -398,6 +398,9 @@ async fn relay<'a>(
         match sockmap::enter(kernel, &core.watch, token, ends, &record.tally, sizes) {
             // On the heap: most flows never come here, and a task is as large as its largest part.
             Entered::In(spliced) => {
+                if handle.control.goes_by_evidence() {
+                    evidence::enters();
+                }
                 record.relay_note = plan.note(Mode::Sockmap, &handle.control);
                 match Box::pin(relay_spliced(core, spliced, record, handle)).await {
                     // Until it may come back: `Control::is_to_leave_kernel`, `Plan::wants_sockmap`.

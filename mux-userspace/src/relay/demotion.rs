@@ -20,7 +20,8 @@ const PRESSURE: u64 = 8;
 /// A flow with so many messages between two looks is busy.
 pub const BUSY: u64 = 64;
 /// Busy flows of a core in the kernel beyond which user space, which serves them in one go, is faster.
-pub const MOST_BUSY: usize = 3;
+/// No more go there by evidence, and more than these leave.
+pub const MOST_BUSY: u32 = 3;
 /// Between two looks.
 pub const EVERY: Duration = Duration::from_secs(1);
 

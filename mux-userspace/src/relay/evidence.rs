@@ -102,6 +102,26 @@ impl Evidence {
 thread_local! {
     static POLLS: Cell<u32> = const { Cell::new(0) };
     static CROWD: Cell<u32> = const { Cell::new(0) };
+    static BUSY: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A flow of this core goes to the kernel because of what it did. It counts as busy there until its
+/// books say what it is.
+pub fn enters() {
+    BUSY.set(BUSY.get().saturating_add(1));
+}
+
+/// Of the flows of this core that went to the kernel so, as many are busy.
+pub fn are_busy(flows: usize) {
+    BUSY.set(u32::try_from(flows).unwrap_or(u32::MAX));
+}
+
+/// Whether as many flows of this core are busy in the kernel. Each that goes there leaves fewer to user
+/// space, which then looks less crowded than it would be: without a bound all would follow, a few at
+/// a time.
+#[must_use]
+pub fn is_full(flows: u32) -> bool {
+    BUSY.get() >= flows
 }
 
 /// A flow of this core has moved bytes.
@@ -189,6 +209,15 @@ mod tests {
             evidence.moved(false, true);
         }
         assert!(evidence.is_conversation(32));
+    }
+
+    #[test]
+    fn few_flows_are_busy_in_the_kernel_at_once() {
+        are_busy(0);
+        (0..3).for_each(|_| enters());
+        assert!(is_full(3) && !is_full(4));
+        are_busy(1);
+        assert!(!is_full(3));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{borrow::Cow, future::poll_fn, task::Poll};
 
 use super::{
     Close, Control, Ends, Mode, Plan, Tally, Way,
+    demotion::MOST_BUSY,
     evidence::{self, Evidence},
     plan::{self, Offering},
     pool::Pool,
@@ -163,7 +164,9 @@ impl Duplex {
         } else if !control.is_ordered_out() && plan.wants_offer(tally) {
             Some(Next::Offer)
         } else if !control.is_to_leave_kernel()
-            && plan.wants_sockmap(tally, &self.evidence, evidence::is_crowded)
+            && plan.wants_sockmap(tally, &self.evidence, |flows| {
+                evidence::is_crowded(flows) || evidence::is_full(MOST_BUSY)
+            })
         {
             Some(Next::Promote)
         } else {

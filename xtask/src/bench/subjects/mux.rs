@@ -107,7 +107,7 @@ impl Mux {
             return if all { connections } else { 0 };
         }
         match (self.relay, work.service(), work.headline()) {
-            (Relay::Sockmap, Service::Echo, _) | (Relay::Auto, _, Headline::Memory) => connections,
+            (Relay::Sockmap, Service::Echo, _) => connections,
             (Relay::Auto, Service::Echo, Headline::Rate) if connections == 1 => 1,
             (Relay::Auto | Relay::Copy | Relay::Splice | Relay::Sockmap | Relay::Packet, ..) => 0,
         }
