@@ -87,7 +87,7 @@ pub(crate) fn text(runs: &[Results]) -> String {
         page.push_str(&run(results));
     }
     page.push_str(
-        "\n## Repeat it\n```\ncargo xtask bench                # all of it; as root, on a quiet machine\n\
+        "\n## Repeat it\n```sh not-run: most of an hour, on a machine that does nothing else\ncargo xtask bench                # all of it; as root, on a quiet machine\n\
          cargo xtask bench --network client  # or routed: with network namespaces of its own\n\
          cargo xtask bench --quick        # a part of it, in two minutes\n\
          cargo xtask bench --list         # works, subjects and networks\n\
