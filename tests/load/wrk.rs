@@ -23,8 +23,9 @@ const RELOADS: usize = 20;
 const UPGRADES: usize = 5;
 /// Requests that are answered between one order and the next.
 const BETWEEN: u64 = 500;
-/// Connections that are open before, and are asked now and then.
-const HELD: usize = 4;
+/// Connections that are open before, and are asked now and then. As many as one core lets into the
+/// kernel at once (`MOST_BUSY`).
+const HELD: usize = 3;
 /// Enough for a flow to go to the kernel: `PROMOTE_MESSAGES`, and some.
 const BEFORE: usize = 20;
 
