@@ -396,7 +396,7 @@ impl Core {
             }
         }
         evidence::are_busy(busy.len());
-        if busy.len() > demotion::MOST_BUSY as usize {
+        if busy.len() > demotion::MOST_BUSY {
             busy.iter().for_each(|control| control.demote(Reason::Crowd));
         }
     }

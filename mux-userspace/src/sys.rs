@@ -64,29 +64,6 @@ pub fn tcp_terms(fd: BorrowedFd<'_>) -> io::Result<TcpTerms> {
     })
 }
 
-/// The longest packet that the route of a connected socket takes (`IP_MTU`, `IPV6_MTU`).
-///
-/// # Errors
-/// The system call's; `ENOTCONN`: it has no route at the moment.
-pub fn path_mtu(fd: BorrowedFd<'_>, is_ipv4: bool) -> io::Result<u32> {
-    let (level, name) = if is_ipv4 {
-        (libc::IPPROTO_IP, libc::IP_MTU)
-    } else {
-        (libc::IPPROTO_IPV6, libc::IPV6_MTU)
-    };
-    let mut mtu: libc::c_int = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the pointer and the length describe `mtu`.
-    let result = unsafe {
-        let value = (&raw mut mtu).cast();
-        libc::getsockopt(fd.as_raw_fd(), level, name, value, &raw mut length)
-    };
-    if result == -1 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(u32::try_from(mtu).unwrap_or(0))
-}
-
 /// Reads a TCP socket's counters (`TCP_INFO`).
 ///
 /// # Errors

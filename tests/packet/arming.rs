@@ -29,8 +29,7 @@ fn a_flow_of_requests_and_answers_is_turned_on_wherever_its_ends_are() -> Result
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         let copied = Way::BOTH.map(|way| flow.relay.copied(way));
         flow.ping_pong(50, 300)?;
         let after = Way::BOTH.map(|way| flow.relay.copied(way));
@@ -57,8 +56,7 @@ fn a_flow_that_is_on_cannot_be_withdrawn() -> Result<()> {
     need!(Need::Root);
     let place = Place::new(Kind::Loopback, Family::V4)?;
     let middle = Middle::new(&place)?;
-    let mut flow = middle.open()?;
-    middle.turn_on(&mut flow)?;
+    let mut flow = middle.open_on()?;
     ensure!(!flow.relay.withdraw()?, "withdrawn");
     flow.ping_pong(20, 100)?;
     ensure!(flow.is_on());
@@ -72,8 +70,7 @@ fn our_sockets_stop_repeating_what_was_acknowledged_past_them() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         let outstanding = flow.relay.unacknowledged();
         eventually_true("both sockets have nothing to repeat", || {
             flow.relay.unacknowledged() == vec![Some(0); 2]

@@ -2,7 +2,7 @@
 
 use std::{
     io::Read as _,
-    net::{Shutdown, SocketAddr},
+    net::{Shutdown, SocketAddr, TcpStream},
 };
 
 use anyhow::{Result, ensure};
@@ -20,8 +20,7 @@ fn a_clients_reset_reaches_the_server() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         disconnect(&flow.client)?;
         is_reset(&mut flow.server)?;
         middle.wait_for(&flow, What::Reset)
@@ -33,8 +32,7 @@ fn a_servers_reset_reaches_the_client() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         disconnect(&flow.server)?;
         is_reset(&mut flow.client)?;
         middle.wait_for(&flow, What::Reset)
@@ -46,8 +44,7 @@ fn closing_our_sockets_resets_both_peers() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         // So that our sockets' own numbers are far behind.
         flow.ping_pong(20, 5000)?;
         flow.relay.close()?;
@@ -64,8 +61,7 @@ fn after_a_proper_end_no_reset_leaves_us() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let flow = middle.open_on()?;
         let flow = both_ways(flow, 10_000)?;
         middle.wait_for(&flow, What::Ended)?;
         flow.relay.close()?;
@@ -80,12 +76,10 @@ fn a_clients_port_can_be_used_again_at_once() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         let address: SocketAddr = flow.client.local_addr()?;
         // The server ends first, so that TIME_WAIT is its.
-        flow.server.shutdown(Shutdown::Write)?;
-        let flow = end_after_server(flow)?;
+        end_in_turn(&mut flow.server, &mut flow.client)?;
         middle.wait_for(&flow, What::Ended)?;
         flow.relay.close()?;
         disconnect(&flow.client)?;
@@ -109,12 +103,7 @@ fn a_clients_port_can_be_used_again_out_of_time_wait() -> Result<()> {
         middle.turn_on(&mut flow)?;
         flow.ping_pong(5, 10_000)?;
         let address: SocketAddr = flow.client.local_addr()?;
-        flow.client.shutdown(Shutdown::Write)?;
-        let mut rest = Vec::new();
-        flow.server.read_to_end(&mut rest)?;
-        flow.server.shutdown(Shutdown::Write)?;
-        flow.client.read_to_end(&mut rest)?;
-        ensure!(rest.is_empty());
+        end_in_turn(&mut flow.client, &mut flow.server)?;
         middle.wait_for(&flow, What::Ended)?;
         flow.relay.close()?;
         // The relay's entries stay: it is the flow that is dropped at the end.
@@ -123,11 +112,8 @@ fn a_clients_port_can_be_used_again_out_of_time_wait() -> Result<()> {
         let client = eventually("a connection from a port in TIME_WAIT", || {
             middle.connect_from(Some(address)).ok()
         })?;
-        let mut again = middle.open_with(client, None)?;
-        again.ping_pong(5, 100)?;
-        middle.turn_on(&mut again)?;
-        let again = both_ways(again, 100_000)?;
-        middle.wait_for(&again, What::Ended)?;
+        let again = middle.open_with(client, None)?;
+        lives(&middle, again)?;
         drop(relay);
         Ok(())
     })
@@ -140,32 +126,37 @@ fn our_own_port_can_be_used_again_at_an_upstream_in_time_wait() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         flow.ping_pong(5, 10_000)?;
         let ours: SocketAddr = flow.server.peer_addr()?;
-        flow.server.shutdown(Shutdown::Write)?;
-        let flow = end_after_server(flow)?;
+        end_in_turn(&mut flow.server, &mut flow.client)?;
         middle.wait_for(&flow, What::Ended)?;
         flow.relay.close()?;
         let Flow { client, server, relay } = flow;
         drop((client, server));
         let client = middle.connect_from(None)?;
-        let mut again = middle.open_with(client, Some(ours))?;
-        again.ping_pong(5, 100)?;
-        middle.turn_on(&mut again)?;
-        let again = both_ways(again, 100_000)?;
-        middle.wait_for(&again, What::Ended)?;
+        let again = middle.open_with(client, Some(ours))?;
+        lives(&middle, again)?;
         drop(relay);
         Ok(())
     })
 }
 
-fn end_after_server(mut flow: Flow) -> Result<Flow> {
+/// Ends both streams: the second end when it has seen the first one's.
+fn end_in_turn(first: &mut TcpStream, second: &mut TcpStream) -> Result<()> {
     let mut rest = Vec::new();
-    flow.client.read_to_end(&mut rest)?;
-    flow.client.shutdown(Shutdown::Write)?;
-    flow.server.read_to_end(&mut rest)?;
+    first.shutdown(Shutdown::Write)?;
+    second.read_to_end(&mut rest)?;
+    second.shutdown(Shutdown::Write)?;
+    first.read_to_end(&mut rest)?;
     ensure!(rest.is_empty());
-    Ok(flow)
+    Ok(())
+}
+
+/// The kernel takes the flow over, and all of it arrives.
+fn lives(middle: &Middle<'_>, mut flow: Flow) -> Result<()> {
+    flow.ping_pong(5, 100)?;
+    middle.turn_on(&mut flow)?;
+    let flow = both_ways(flow, 100_000)?;
+    middle.wait_for(&flow, What::Ended)
 }

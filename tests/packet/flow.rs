@@ -77,7 +77,14 @@ impl<'a> Middle<'a> {
         self.open_from(None)
     }
 
-    /// The same, with the client's address.
+    /// The same, that the kernel has.
+    pub(crate) fn open_on(&self) -> Result<Flow> {
+        let mut flow = self.open()?;
+        self.turn_on(&mut flow)?;
+        Ok(flow)
+    }
+
+    /// As [`Self::open`], with the client's address.
     pub(crate) fn open_from(&self, client: Option<SocketAddr>) -> Result<Flow> {
         let client = self.connect_from(client)?;
         self.open_with(client, None)

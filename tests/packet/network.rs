@@ -43,8 +43,7 @@ fn lost_packets_are_repeated_by_the_peers_with_sack() -> Result<()> {
 fn until_sack(middle: &Middle<'_>) -> Result<()> {
     eventually("packets with SACK blocks", || {
         let one = || -> Result<()> {
-            let mut flow = middle.open()?;
-            middle.turn_on(&mut flow)?;
+            let flow = middle.open_on()?;
             lose(middle.place)?;
             let flow = both_ways(flow, LENGTH)?;
             middle.wait_for(&flow, What::Ended)?;
@@ -99,8 +98,7 @@ fn windows_are_scaled_as_each_peer_was_promised() -> Result<()> {
         for (end, name) in [(&place.three.client, "client"), (place.server(), "server")] {
             end.sysctl("net/ipv4/tcp_window_scaling", "0")?;
             let middle = Middle::new(place)?;
-            let mut flow = middle.open()?;
-            middle.turn_on(&mut flow)?;
+            let flow = middle.open_on()?;
             let flow = both_ways(flow, LENGTH).map_err(|error| error.context(name))?;
             middle.wait_for(&flow, What::Ended)?;
             end.sysctl("net/ipv4/tcp_window_scaling", "1")?;
@@ -109,8 +107,7 @@ fn windows_are_scaled_as_each_peer_was_promised() -> Result<()> {
         place.three.client.sysctl("net/ipv4/tcp_rmem", "4096 131072 67108864")?;
         place.server().sysctl("net/ipv4/tcp_rmem", "4096 16384 32768")?;
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let flow = middle.open_on()?;
         let flow = both_ways(flow, LENGTH)?;
         middle.wait_for(&flow, What::Ended)
     })
@@ -123,8 +120,7 @@ fn repeated_packets_are_translated_twice_and_count_once() -> Result<()> {
     need!(Need::Root);
     Place::each_of(&Kind::AWAY, |place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let flow = middle.open_on()?;
         for (namespace, device) in [(&place.three.client, "down0"), (&place.three.server, "up0")] {
             namespace.nft(&format!(
                 "table netdev twice\ndelete table netdev twice\ntable netdev twice {{\n chain out {{\n  \
@@ -162,8 +158,7 @@ fn strict_connection_tracking_minds_no_packets_but_those_that_keep_their_address
         let is_liberal = if place.kind == Kind::UpstreamHere { "1" } else { "0" };
         place.relay().sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", is_liberal)?;
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let flow = middle.open_on()?;
         let flow = both_ways(flow, LENGTH)?;
         middle.wait_for(&flow, What::Ended)
     })
@@ -174,8 +169,7 @@ fn a_packet_too_long_for_its_way_out_ends_the_flow() -> Result<()> {
     need!(Need::Root);
     Place::each_of(&[Kind::Routed], |place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         middle.kernel.records().record(flow.relay.pair, Way::Up).lower_mtu(1000);
         flow.ping_pong(3, 900)?;
         use std::io::Write as _;

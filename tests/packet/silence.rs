@@ -35,8 +35,7 @@ fn a_closed_window_is_probed_from_end_to_end() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         let pattern = Pattern::new(9);
         flow.client.set_write_timeout(Some(Duration::from_millis(300)))?;
         let mut sent = 0;
@@ -67,8 +66,7 @@ fn keep_alive_probes_are_answered_by_the_other_end() -> Result<()> {
     need!(Need::Root);
     Place::each_of(&[Kind::UpstreamOnLoopback, Kind::Routed], |place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         for socket in [&flow.client, &flow.server] {
             keep_alive(socket, 3)?;
         }
@@ -86,10 +84,8 @@ fn a_peer_that_is_gone_is_found_out_by_the_other_end() -> Result<()> {
     // Namespaces of its own each: a device that is down loses its IPv6 addresses.
     Place::each_alone(&[Kind::UpstreamOnLoopback, Kind::Routed], |place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
-        let mut silent = middle.open()?;
-        middle.turn_on(&mut silent)?;
+        let mut flow = middle.open_on()?;
+        let mut silent = middle.open_on()?;
         // What is not acknowledged yet is repeated, and nothing is probed meanwhile.
         eventually_true("the client has acknowledged all", || {
             unacknowledged(&flow.server).is_ok_and(|left| left == 0)

@@ -26,8 +26,7 @@ fn long_streams_are_exact_both_ways_and_end_with_a_fin_each() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let flow = middle.open_on()?;
         let before = Way::BOTH.map(|way| flow.bytes(way));
         let flow = both_ways(flow, 8 * MIB)?;
         middle.wait_for(&flow, What::Ended)?;
@@ -49,8 +48,7 @@ fn one_way_stays_open_when_the_other_has_ended() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         flow.client.shutdown(Shutdown::Write)?;
         let mut rest = Vec::new();
         flow.server.read_to_end(&mut rest)?;
@@ -77,8 +75,7 @@ fn a_window_that_closes_opens_again() -> Result<()> {
     need!(Need::Root);
     Place::each(|place| {
         let middle = Middle::new(place)?;
-        let mut flow = middle.open()?;
-        middle.turn_on(&mut flow)?;
+        let mut flow = middle.open_on()?;
         // Fill everything until nothing moves any more.
         let pattern = Pattern::new(3);
         flow.client.set_write_timeout(Some(Duration::from_millis(300)))?;

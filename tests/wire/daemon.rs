@@ -1,23 +1,25 @@
 //! A daemon in a network namespace, with one rule and one upstream, and a TUN device in front.
 
 use std::{
-    env, fs,
-    io::{BufRead as _, BufReader, Read as _},
+    env,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mux_tests::{
-    netns::{self, Netns},
+    admin::AdminSocket,
+    eventually_true,
+    netns::Netns,
     tun::{Connection, Tun},
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use socket2::SockRef;
-use tempfile::TempDir;
+use tempfile::NamedTempFile;
 
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -27,13 +29,12 @@ pub(crate) const HEAD: &[u8] = b"wire";
 /// A namespace with a daemon in it; all of it ends by `Drop`.
 pub(crate) struct Wire {
     child: Child,
-    /// Its admin socket.
-    admin: PathBuf,
+    admin: AdminSocket,
     /// The client's end, at the other side of the TUN device.
     pub(crate) client: Connection,
     /// The upstream's end.
     pub(crate) server: TcpStream,
-    _directory: TempDir,
+    _rules: NamedTempFile,
     _namespace: Netns,
 }
 
@@ -60,13 +61,12 @@ fn start(more: &str) -> Wire {
     let any = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
     let listener = namespace.within(|| TcpListener::bind(any)).unwrap().unwrap();
     let server = listener.local_addr().unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let admin = directory.path().join("admin");
-    let rules = directory.path().join("rules.toml");
-    fs::write(&rules, format!("{}\n{more}", rules_file(server, &admin))).unwrap();
+    let admin = AdminSocket::new().unwrap();
+    let mut rules = NamedTempFile::with_suffix(".toml").unwrap();
+    rules.write_all(format!("{}\n{more}", rules_file(server, &admin)).as_bytes()).unwrap();
 
     let mut command = Command::new(mux());
-    command.arg("--rules").arg(&rules).args(["--relay", "sockmap"]);
+    command.arg("--rules").arg(rules.path()).args(["--relay", "sockmap"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = namespace.within(|| command.spawn()).unwrap().expect("MUX_BIN");
     let address = listening(&mut child);
@@ -78,7 +78,7 @@ fn start(more: &str) -> Wire {
         let (server, _) = listener.accept().unwrap();
         server.set_read_timeout(Some(PATIENCE)).unwrap();
         server.set_write_timeout(Some(PATIENCE)).unwrap();
-        Wire { child, admin, client, server, _directory: directory, _namespace: namespace }
+        Wire { child, admin, client, server, _rules: rules, _namespace: namespace }
     };
     assert_eq!(wire.server_reads(HEAD.len()), HEAD);
     wire.wait_until_spliced();
@@ -90,7 +90,7 @@ fn mux() -> PathBuf {
     env::var_os("MUX_BIN").map_or(built, PathBuf::from)
 }
 
-fn rules_file(server: SocketAddr, admin: &Path) -> String {
+fn rules_file(server: SocketAddr, admin: &AdminSocket) -> String {
     format!(
         r#"listen = "{}:0"
 
@@ -102,15 +102,13 @@ relay = "sockmap"
 [log]
 access = "json"
 
-[admin]
-socket = "{}"
-
 [kernel]
 sockmap = "{}"
-"#,
+
+{}"#,
         Tun::HOST,
-        admin.display(),
-        env::var("MUX_TEST_SOCKMAP").unwrap_or_else(|_| "auto".into())
+        env::var("MUX_TEST_SOCKMAP").unwrap_or_else(|_| "auto".into()),
+        admin.rules()
     )
 }
 
@@ -120,7 +118,7 @@ fn listening(child: &mut Child) -> SocketAddrV4 {
     let mut address = None;
     for line in log.by_ref() {
         eprintln!("mux: {line}");
-        if let Some((_, text)) = line.split_once(" address=") {
+        if let Some((_, text)) = line.split_once(" listening listener=listener-1 address=") {
             address = text.trim().parse().ok();
         }
         if line.ends_with(" ready") {
@@ -134,19 +132,11 @@ fn listening(child: &mut Child) -> SocketAddrV4 {
 impl Wire {
     /// Waits until the kernel carries the flow.
     fn wait_until_spliced(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_spliced() {
-            assert!(Instant::now() < deadline, "the flow did not go to the kernel");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn is_spliced(&self) -> bool {
-        let mut flows = Command::new(mux());
-        flows.args(["flows", "--json", "--relay", "sockmap", "--socket"]).arg(&self.admin);
-        let said = netns::run(&mut flows).unwrap();
-        let flows: Value = serde_json::from_slice(&said.stdout).unwrap();
-        !flows["flows"].as_array().expect("a list of flows").is_empty()
+        eventually_true("the flow is in the kernel", || {
+            let flows = self.admin.json("/flows?relay=sockmap").unwrap();
+            !flows["flows"].as_array().expect("a list of flows").is_empty()
+        })
+        .unwrap();
     }
 
     /// Reads exactly so many bytes at the upstream.

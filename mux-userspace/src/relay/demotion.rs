@@ -21,7 +21,7 @@ const PRESSURE: u64 = 8;
 pub const BUSY: u64 = 64;
 /// Busy flows of a core in the kernel beyond which user space, which serves them in one go, is faster.
 /// No more go there by evidence, and more than these leave.
-pub const MOST_BUSY: u32 = 3;
+pub const MOST_BUSY: usize = 3;
 /// Between two looks.
 pub const EVERY: Duration = Duration::from_secs(1);
 

@@ -102,25 +102,25 @@ impl Evidence {
 thread_local! {
     static POLLS: Cell<u32> = const { Cell::new(0) };
     static CROWD: Cell<u32> = const { Cell::new(0) };
-    static BUSY: Cell<u32> = const { Cell::new(0) };
+    static BUSY: Cell<usize> = const { Cell::new(0) };
 }
 
 /// A flow of this core goes to the kernel because of what it did. It counts as busy there until its
 /// books say what it is.
 pub fn enters() {
-    BUSY.set(BUSY.get().saturating_add(1));
+    BUSY.set(BUSY.get() + 1);
 }
 
 /// Of the flows of this core that went to the kernel so, as many are busy.
 pub fn are_busy(flows: usize) {
-    BUSY.set(u32::try_from(flows).unwrap_or(u32::MAX));
+    BUSY.set(flows);
 }
 
 /// Whether as many flows of this core are busy in the kernel. Each that goes there leaves fewer to user
 /// space, which then looks less crowded than it would be: without a bound all would follow, a few at
 /// a time.
 #[must_use]
-pub fn is_full(flows: u32) -> bool {
+pub fn is_full(flows: usize) -> bool {
     BUSY.get() >= flows
 }
 

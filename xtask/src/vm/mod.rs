@@ -200,7 +200,6 @@ fn test(mux: &Path, kernels: &[&'static Source], args: &VmArgs) -> Result<Vec<Ve
 fn install() -> Result<Qemu> {
     let programs = [
         ("apt-get", "apt"),
-        ("bpftool", "bpftool"),
         ("dpkg-deb", "dpkg"),
         ("ip", "iproute2"),
         ("ldd", "libc-bin"),

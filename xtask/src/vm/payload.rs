@@ -29,7 +29,7 @@ pub(crate) const PACKET: &str = "packet";
 pub(crate) const TESTS: [&str; 2] = [WIRE, PACKET];
 
 /// Programs of the host that these run.
-pub(crate) const HOST_PROGRAMS: [&str; 4] = ["bpftool", "ip", "nft", "tc"];
+pub(crate) const HOST_PROGRAMS: [&str; 3] = ["ip", "nft", "tc"];
 
 /// The machine's small files.
 pub(crate) const FILES: [(&str, &str); 5] = [

@@ -158,6 +158,13 @@ impl SharedTranslation {
         self.packets.load(Ordering::Relaxed)
     }
 
+    /// Whether there is a longest IP packet that the way out takes; there is none to an end on this
+    /// machine.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        self.mtu.load(Ordering::Relaxed) != 0
+    }
+
     /// Lowers the longest IP packet that the way out takes, for a path that has become shorter. The
     /// program may have heard of a shorter one.
     pub fn lower_mtu(&self, mtu: u32) {

@@ -60,7 +60,7 @@ pub enum Ineligible {
     #[error("the client and the upstream speak different versions of IP")]
     Families,
     /// MPTCP.
-    #[error("the {} connection is not plain TCP", name(*.0))]
+    #[error("the {}'s connection is not plain TCP", end(*.0))]
     NotPlain(Side),
     /// Selective acknowledgements.
     #[error("one of the client and the upstream has SACK and the other has not")]
@@ -78,7 +78,7 @@ pub enum Ineligible {
     #[error("the upstream is connected to from the client's address")]
     Transparent,
     /// `mux_look` runs on loopback, and finds no socket that is bound to another interface.
-    #[error("the {} connection is bound to an interface (a link-local address, a VRF)", name(*.0))]
+    #[error("the {}'s connection is bound to an interface (a link-local address, a VRF)", end(*.0))]
     Bound(Side),
     /// Packets from outside for a socket of this machine at an address that is not a loopback one:
     /// `bpf_sk_assign` refuses sockets with `SO_REUSEPORT` before 6.6 (commit 9c02bec95954), and
@@ -108,13 +108,6 @@ pub enum Ineligible {
         /// What was said.
         reason: String,
     },
-}
-
-const fn name(side: Side) -> &'static str {
-    match side {
-        Side::Downstream => "client's",
-        Side::Upstream => "upstream's",
-    }
 }
 
 const fn end(side: Side) -> &'static str {

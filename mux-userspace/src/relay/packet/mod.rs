@@ -9,9 +9,10 @@
 pub mod books;
 pub mod eligible;
 
-use std::{cell::Cell, io, os::fd::AsFd, time::Duration};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use mux_common::packet::Numbers;
+use rustix::net::sockopt;
 use socket2::{Protocol, SockRef};
 use tokio::net::TcpStream;
 
@@ -50,8 +51,6 @@ pub struct Packets<'a> {
     marks: [Mark; 2],
     /// and of what its destination is given.
     written: [Mark; 2],
-    /// The longest packet that each way's way out takes; 0: any, on this machine.
-    paths: [Cell<u32>; 2],
 }
 
 /// What becomes of a flow whose offer is taken back.
@@ -80,11 +79,6 @@ pub fn offer<'a>(
     let pair = gate.handle.take_pair().ok_or(Ineligible::Full)?;
     let sequences =
         gate.handle.look(&client.ends, &upstream.ends).map_err(failed("looking at the sockets"))?;
-    let longest = |side: &packet::Side| match side.out {
-        packet::Out::Local => 0,
-        packet::Out::Device { mtu, .. } => mtu,
-    };
-    let paths = [Cell::new(longest(&upstream)), Cell::new(longest(&client))];
     let offer = packet::Offer { client, upstream, sequences, timestamps, cookie };
     let packet::Sequences { client: ours, upstream: theirs } = sequences;
     let (up, down) = (&tally.up, &tally.down);
@@ -103,7 +97,7 @@ pub fn offer<'a>(
             Ineligible::Failed { action, reason: source.to_string() }
         }
     })?;
-    Ok(Packets { offered, marks, written, paths })
+    Ok(Packets { offered, marks, written })
 }
 
 fn failed(action: &'static str) -> impl FnOnce(io::Error) -> Ineligible {
@@ -138,8 +132,9 @@ fn facts(gate: &Gate, stream: &Stream, side: Side) -> Result<Facts, Ineligible> 
 fn path_mtu(gate: &Gate, socket: &TcpStream) -> Option<u32> {
     let ends = packet::Ends::new(socket.peer_addr().ok()?, socket.local_addr().ok()?);
     let route = gate.routes.find(ends.peer, Some(ends.own.ip())).ok().and_then(|route| route.mtu);
-    let socket = sys::path_mtu(socket.as_fd(), ends.own.is_ipv4()).ok().filter(|mtu| *mtu > 0);
-    socket.into_iter().chain(route).min()
+    let known = if ends.own.is_ipv4() { sockopt::ip_mtu } else { sockopt::ipv6_mtu };
+    let known = known(socket).ok().filter(|mtu| *mtu > 0);
+    known.into_iter().chain(route).min()
 }
 
 impl<'a> Packets<'a> {
@@ -168,10 +163,10 @@ impl<'a> Packets<'a> {
     /// Takes the offer back.
     #[must_use]
     pub fn withdraw(self) -> Withdrawn<'a> {
-        let Self { offered, marks, written, paths } = self;
+        let Self { offered, marks, written } = self;
         match offered.withdraw() {
             Ok(()) => Withdrawn::Back,
-            Err(offered) => Withdrawn::On(Self { offered, marks, written, paths }),
+            Err(offered) => Withdrawn::On(Self { offered, marks, written }),
         }
     }
 
@@ -194,15 +189,12 @@ impl<'a> Packets<'a> {
     /// as well.
     pub fn follow_paths(&self, gate: &Gate, ends: &Ends) {
         for way in Way::BOTH {
-            let path = &self.paths[way.index()];
             let Stream::Tcp(socket) = ends.end(Side::destination(way)) else { continue };
-            if path.get() == 0 {
-                continue;
-            }
-            let shortest = path_mtu(gate, socket).filter(|mtu| *mtu < path.get());
-            if let Some(shorter) = shortest {
-                path.set(shorter);
-                self.offered.record(way).lower_mtu(shorter);
+            let record = self.offered.record(way);
+            if record.is_bounded()
+                && let Some(mtu) = path_mtu(gate, socket)
+            {
+                record.lower_mtu(mtu);
             }
         }
     }

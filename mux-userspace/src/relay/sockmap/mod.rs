@@ -201,8 +201,8 @@ fn insert<'a>(
 }
 
 /// Reads what was passed and nobody will have, before the socket is closed: a psock that is destroyed
-/// with bytes in its queue has the kernel's accounting of the socket off (a WARNING in
-/// `inet_sock_destruct`, seen once on 6.18). At most `bytes`: a sender that goes on is not followed.
+/// with bytes in its queue has the kernel's accounting of the socket off (K19). At most `bytes`: a
+/// sender that goes on is not followed.
 fn discard(socket: &Parked, mut bytes: u64) {
     let mut waste = [0; 16 * 1024];
     while bytes > 0 {

@@ -102,12 +102,11 @@ impl Mux {
     /// How many of this work's flows have to go to the kernel.
     fn least_promoted(&self, work: &dyn Work) -> u64 {
         let connections = u64::from(work.connections());
-        if self.relay == Relay::Packet {
-            let all = work.is_conversation() || work.headline() == Headline::Memory;
-            return if all { connections } else { 0 };
-        }
         match (self.relay, work.service(), work.headline()) {
-            (Relay::Sockmap, Service::Echo, _) => connections,
+            (Relay::Sockmap, Service::Echo, _) | (Relay::Packet, _, Headline::Memory) => {
+                connections
+            }
+            (Relay::Packet, ..) if work.is_conversation() => connections,
             (Relay::Auto, Service::Echo, Headline::Rate) if connections == 1 => 1,
             (Relay::Auto | Relay::Copy | Relay::Splice | Relay::Sockmap | Relay::Packet, ..) => 0,
         }
