@@ -44,6 +44,8 @@ pub const GLOBAL_OFF_COPIED_SEQ: &str = "OFF_COPIED_SEQ";
 pub const GLOBAL_OFF_WMEM_QUEUED: &str = "OFF_WMEM_QUEUED";
 /// Load-time constant (`u32`, bytes): offset of `sk_sndbuf` in `struct sock`.
 pub const GLOBAL_OFF_SNDBUF: &str = "OFF_SNDBUF";
+/// Load-time constant (`u32`, bytes): offset of `mss_cache` in `struct tcp_sock`.
+pub const GLOBAL_OFF_MSS_CACHE: &str = "OFF_MSS_CACHE";
 
 /// Default of `[kernel] flows`: flows that the maps hold; twice as many slots.
 pub const DEFAULT_FLOWS: u32 = 65_536;
@@ -148,8 +150,12 @@ pub mod verdict {
     pub struct Destination {
         /// Stream bytes that its TCP has taken since it was connected: acknowledged plus queued.
         pub sent: u64,
-        /// Bytes that its send buffer has room for, by the kernel's accounting; can be below zero.
-        pub room: i64,
+        /// Memory that its send queue takes, bytes (`sk_wmem_queued`).
+        pub queued: u64,
+        /// Memory that its send queue may take before TCP takes no byte more (`sk_sndbuf`).
+        pub buffer: u64,
+        /// Longest segment that it sends, bytes.
+        pub mss: u32,
     }
 
     /// Whether bytes must be passed before the destination is even looked at.
@@ -180,6 +186,10 @@ pub mod verdict {
         (before - before / 8).wrapping_add(bytes.wrapping_mul(2))
     }
 
+    /// Memory that a segment takes besides its bytes when TCP cuts it out of a larger skb, to send it
+    /// again: the same, and the second skb that a sender's has beside it.
+    pub const CUT: u64 = 1280;
+
     /// Whether `fresh` bytes must be passed because of the destination: `redirected` and `written`
     /// is what it was given so far, in messages of this `average`; `limit` is what may wait in its
     /// psock, bytes of memory.
@@ -207,10 +217,14 @@ pub mod verdict {
             return Some(Reason::Backlog);
         }
         // What the send buffer cannot take, the kworker would try again a jiffy later, so that the
-        // flow would crawl at a buffer per jiffy. User space is woken the moment there is room. A
-        // quarter more than the bytes, for what the kernel adds to each skb.
-        let needed = waiting + fresh as i64;
-        if needed + (needed >> 2) > destination.room {
+        // flow would crawl at a buffer per jiffy, and what comes the other way would wait behind it in
+        // the same queue, for as long as the reader likes (L13). User space is woken the moment there
+        // is room. A quarter more than the bytes, for what the kernel adds to each skb; and room for
+        // the day when all of it is cut into segments, to be sent again.
+        let needed = waiting as u64 + fresh;
+        let mss = if destination.mss == 0 { 1 } else { destination.mss as u64 };
+        let cut = (destination.queued + needed) / mss * CUT;
+        if destination.queued + needed + needed / 4 + cut > destination.buffer {
             return Some(Reason::Full);
         }
         None
@@ -336,7 +350,7 @@ mod tests {
 
     /// A destination that has taken nothing of `waiting` bytes and has room for everything.
     fn waits(waiting: u64, average: u32) -> Option<Reason> {
-        let destination = Destination { sent: 0, room: i64::MAX / 4 };
+        let destination = Destination { sent: 0, queued: 0, buffer: 1 << 40, mss: 65_483 };
         must_wait(&destination, waiting, 0, 512 * 1024, 1, average)
     }
 
@@ -365,7 +379,24 @@ mod tests {
 
     #[test]
     fn a_destination_that_is_ahead_of_the_books_has_no_backlog() {
-        let destination = Destination { sent: 10, room: 1 << 20 };
+        let destination = Destination { sent: 10, queued: 0, buffer: 1 << 20, mss: 1448 };
         assert_eq!(must_wait(&destination, 5, 4, 0, 1, 16), None);
+    }
+
+    #[test]
+    fn a_queue_that_is_cut_into_segments_still_fits_its_buffer() {
+        let buffer = 4 << 20;
+        for mss in [0, 536, 1448, 8948, 65_483] {
+            // As long as the verdict lets it: what it lets in, the queue holds at the smallest price.
+            let mut queued = 0;
+            while must_wait(&Destination { sent: 0, queued, buffer, mss }, 0, 0, 0, 1448, 0)
+                .is_none()
+            {
+                queued += 1448;
+            }
+            let segments = queued / u64::from(mss.max(1));
+            assert!(queued + segments * super::verdict::CUT <= buffer, "{mss}: {queued}");
+            assert!(mss < 8000 || queued > buffer * 3 / 4, "{mss}: {queued}");
+        }
     }
 }

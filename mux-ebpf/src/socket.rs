@@ -19,6 +19,8 @@ pub(crate) static OFF_RCV_NXT: Global<u32> = Global::new(0);
 pub(crate) static OFF_TSOFFSET: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 pub(crate) static OFF_OUT_OF_ORDER: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+pub(crate) static OFF_MSS_CACHE: Global<u32> = Global::new(0);
 // And in `struct sock`, with which it begins.
 #[unsafe(no_mangle)]
 pub(crate) static OFF_WMEM_QUEUED: Global<u32> = Global::new(0);

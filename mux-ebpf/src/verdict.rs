@@ -28,8 +28,8 @@ use mux_common::{
 };
 
 use crate::socket::{
-    OFF_BYTES_ACKED, OFF_COPIED_SEQ, OFF_SND_UNA, OFF_SNDBUF, OFF_WMEM_QUEUED, OFF_WRITE_SEQ,
-    field_u32, field_u64,
+    OFF_BYTES_ACKED, OFF_COPIED_SEQ, OFF_MSS_CACHE, OFF_SND_UNA, OFF_SNDBUF, OFF_WMEM_QUEUED,
+    OFF_WRITE_SEQ, field_u32, field_u64,
 };
 
 /// `BPF_F_MMAPABLE`: user space reads and writes the books without a system call (≥ 5.5).
@@ -304,16 +304,26 @@ fn destination(slot: u32) -> Option<Destination> {
     let destination = if tcp.is_null() {
         None
     } else {
-        // SAFETY: offsets of the running kernel. `bytes_acked` last: an ACK in between makes the
-        // sum larger, the backlog smaller, by no more than that ACK.
+        // SAFETY: offsets of the running kernel. Without its lock the fields can be an ACK apart, and
+        // `bytes_acked` is the first that an ACK changes: read before the others it makes the sum
+        // smaller, the backlog larger, which is the safe side. Where it has changed meanwhile, that
+        // ACK is not left out for nothing.
         unsafe {
-            let una = field_u32(tcp.cast(), OFF_SND_UNA.load());
-            let write = field_u32(tcp.cast(), OFF_WRITE_SEQ.load());
+            let first = field_u64(tcp.cast(), OFF_BYTES_ACKED.load());
+            let mut una = field_u32(tcp.cast(), OFF_SND_UNA.load());
+            let mut write = field_u32(tcp.cast(), OFF_WRITE_SEQ.load());
             let acked = field_u64(tcp.cast(), OFF_BYTES_ACKED.load());
+            if acked != first {
+                una = field_u32(tcp.cast(), OFF_SND_UNA.load());
+                write = field_u32(tcp.cast(), OFF_WRITE_SEQ.load());
+            }
             let sent = acked.wrapping_add(write.wrapping_sub(una) as u64);
-            let queued = field_u32(tcp.cast(), OFF_WMEM_QUEUED.load()) as i32;
-            let buffer = field_u32(tcp.cast(), OFF_SNDBUF.load()) as i32;
-            Some(Destination { sent, room: buffer as i64 - queued as i64 })
+            Some(Destination {
+                sent,
+                queued: field_u32(tcp.cast(), OFF_WMEM_QUEUED.load()) as u64,
+                buffer: field_u32(tcp.cast(), OFF_SNDBUF.load()) as u64,
+                mss: field_u32(tcp.cast(), OFF_MSS_CACHE.load()),
+            })
         }
     };
     // SAFETY: the reference that the look-up took.

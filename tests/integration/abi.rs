@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, fs, mem::size_of};
 use anyhow::{Context, Result, ensure};
 use mux_common::{
     DEFAULT_FLOWS, Direction, EVENTS_SIZE, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ,
-    GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF, GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS,
-    MAP_EVENTS, MAP_KEEP, MAP_SLOTS, MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats, packet,
+    GLOBAL_OFF_MSS_CACHE, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF, GLOBAL_OFF_WMEM_QUEUED,
+    GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_KEEP, MAP_SLOTS, MAP_SOCKS, MAP_STATS,
+    PROG_VERDICT, Stats, packet,
 };
 use mux_tests::repository;
 use object::{Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
@@ -147,6 +148,7 @@ fn every_load_time_constant_is_a_read_only_u32() -> Result<()> {
     for name in [
         GLOBAL_OFF_BYTES_ACKED,
         GLOBAL_OFF_COPIED_SEQ,
+        GLOBAL_OFF_MSS_CACHE,
         GLOBAL_OFF_SND_UNA,
         GLOBAL_OFF_SNDBUF,
         GLOBAL_OFF_WMEM_QUEUED,

@@ -1,10 +1,16 @@
 //! The books of a flow in the kernel are compared with TCP's own counters when it ends, however that
 //! is. A byte that the books do not know of is what a bug would look like: here a test writes it.
 
-use std::{io::Write as _, net::TcpStream};
+use std::{io::Write as _, mem::offset_of, net::TcpStream};
 
 use anyhow::{Context, Result, ensure};
-use mux_tests::{Conn, Daemon, Need, Relay, Upstream, admin::AdminSocket, need};
+use mux_common::{KernelBook, MAP_BOOKS};
+use mux_tests::{
+    Conn, Daemon, Need, Relay, Upstream,
+    admin::AdminSocket,
+    bpf::{self, Objects},
+    need,
+};
 
 /// How the flow ends.
 #[derive(Clone, Copy, Debug)]
@@ -93,4 +99,35 @@ fn a_byte_too_many_is_found_when_the_flow_is_killed() -> Result<()> {
 fn a_byte_too_many_is_found_when_the_flow_leaves_the_kernel() -> Result<()> {
     need!(Need::Root);
     with_a_stray_byte(End::Left)
+}
+
+/// A message that does not follow the last one that the kernel's books know of: both ends are reset, and not a byte
+/// more goes either way (L9 in `relay/LIFECYCLE.md`).
+#[test]
+fn a_gap_in_the_sequence_resets_both_ends_and_gives_nothing_on() -> Result<()> {
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let socket = AdminSocket::new()?;
+    let rules = Relay::Sockmap.rule(&upstream.name());
+    let rules = format!("{rules}[kernel]\nflows = 1\n{}", socket.rules());
+    let daemon = Daemon::start(&rules, &["--threads", "1"])?;
+    let (client, server) = daemon.flow(&upstream)?;
+    let local = client.local()?;
+    // The only pair's first slot is its way up.
+    bpf::change(Objects::of(&daemon)?.map(MAP_BOOKS)?, 0, |book| {
+        let at = offset_of!(KernelBook, next_seq);
+        let next = u32::from_ne_bytes(book[at..at + 4].try_into().expect("four bytes"));
+        book[at..at + 4].copy_from_slice(&next.wrapping_sub(100).to_ne_bytes());
+    })?;
+    client.send("lost, all of it")?;
+    let received = server.expect_reset()?;
+    ensure!(received == 0, "{received} bytes came after the gap");
+    client.expect_reset()?;
+    let access = daemon.access_of(local)?;
+    ensure!(access.close() == "broken", "{access:?}");
+    ensure!(access.bytes() == (5, 5), "{access:?}");
+    ensure!(socket.metric("mux_relay_broken_total")? == Some(1.0), "it is counted");
+    daemon.wait_log("please report this")?;
+    drop(daemon.kill());
+    Ok(())
 }

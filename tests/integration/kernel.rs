@@ -1,9 +1,11 @@
 //! The kernel carries a spliced flow's bytes, and user space sleeps.
 
+use std::thread;
+
 use anyhow::{Result, ensure};
 use mux_common::{MAP_SLOTS, MAP_SOCKS, MAP_STATS};
 use mux_tests::{
-    Conn, Daemon, Need, Relay, Starter, Upstream,
+    Conn, Daemon, Need, Pattern, Relay, Starter, Upstream,
     bpf::{self, Objects, Stats},
     eventually_true, need,
     procfs::Usage,
@@ -156,6 +158,39 @@ fn a_flow_has_two_entries_in_each_map_while_it_lasts() -> Result<()> {
     drop(server);
     client.expect_end()?;
     eventually_true("the entries are gone", || bpf::entries(slots).is_ok_and(|count| count == 0))?;
+    daemon.stop()?;
+    Ok(())
+}
+
+/// The pair of records of a flow that ends in the middle of everything is the next one's. What the sockets of the first
+/// still receive must not get into the books of the second (L7 in `relay/LIFECYCLE.md`).
+#[test]
+fn a_pair_of_records_is_used_again_when_nobody_writes_to_it_any_more() -> Result<()> {
+    const FLOWS: u64 = 60;
+    const LENGTH: u64 = 60_000;
+
+    need!(Need::Root);
+    let upstream = Upstream::tcp()?;
+    let rules = format!("{}[kernel]\nflows = 1\n", Relay::Sockmap.rule(&upstream.name()));
+    let daemon = Daemon::start(&rules, &["--threads", "1"])?;
+    let slots = Objects::of(&daemon)?.map(MAP_SLOTS)?;
+    for number in 0..FLOWS {
+        let (client, server) = daemon.flow(&upstream)?;
+        let (up, down) = (Pattern::new(2 * number), Pattern::new(2 * number + 1));
+        for (from, to, pattern) in [(&client, &server, up), (&server, &client, down)] {
+            from.send_pattern(pattern, 0, LENGTH)?;
+            to.expect_pattern(pattern, 0, LENGTH)?;
+        }
+        let local = client.local()?;
+        thread::scope(|scope| {
+            // Until it is told that the flow is over.
+            scope.spawn(|| while server.send_pattern(down, LENGTH, LENGTH).is_ok() {});
+            client.reset()
+        })?;
+        let access = daemon.access_of(local)?;
+        ensure!((access.relay(), access.close()) == ("sockmap", "client-reset"), "{access:?}");
+        eventually_true("the pair is free", || bpf::entries(slots).is_ok_and(|count| count == 0))?;
+    }
     daemon.stop()?;
     Ok(())
 }

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{
-    Access, Conn, Daemon, Pattern, Relay, Sends, Upstream, eventually_true, exchange, join,
-    large_transfer, on_each_relay,
+    Access, Conn, Daemon, Need, Pattern, Relay, Sends, Upstream, eventually_true, exchange, join,
+    large_transfer, need, netns::Netns, on_each_relay,
 };
 
 on_each_relay!(
@@ -27,6 +27,8 @@ on_each_relay!(
     server_reset_under_load_is_no_clean_end,
     client_reset_that_meets_the_servers_end_is_no_imbalance,
     reader_that_stops_and_resumes,
+    one_way_goes_on_while_the_other_stands,
+    one_way_goes_on_where_little_may_wait_unsent,
     small_writes_arrive_in_order,
     an_answer_that_comes_with_its_end_is_not_held_back,
 );
@@ -334,6 +336,37 @@ fn reset_under_load(breaker: Conn, other: &Conn, [ours, theirs]: [Pattern; 2]) -
         ensure!(sent == reset || received == reset, "no reset: {sent:?}, {received:?}");
         Ok(())
     })
+}
+
+/// Each way's reader has stopped, and one goes on: it gets all that was sent to it, though what was sent to the other
+/// is in every queue on the way.
+fn one_way_goes_on_while_the_other_stands(relay: Relay) -> Result<()> {
+    /// For how long nothing may move before that counts as stopped.
+    const QUIET: Duration = Duration::from_millis(300);
+
+    let flow = Flow::open(relay)?;
+    let Flow { client, server, .. } = &flow;
+    let up = client.send_until_stuck(QUIET)?;
+    let down = server.send_until_stuck(QUIET)?;
+    ensure!(
+        client.bytes(down as usize)?.iter().all(|byte| *byte == 0),
+        "another byte than was sent"
+    );
+    ensure!(server.bytes(up as usize)?.iter().all(|byte| *byte == 0), "another byte than was sent");
+    client.finish()?;
+    server.expect_end()?;
+    server.finish()?;
+    client.expect_end()?;
+    flow.finished(up, down)
+}
+
+/// The same where the system keeps sockets from taking more than they can send soon: what the kernel
+/// redirects is not taken either, and must not wait ahead of what goes the other way.
+fn one_way_goes_on_where_little_may_wait_unsent(relay: Relay) -> Result<()> {
+    need!(Need::Root);
+    let place = Netns::new("unsent")?;
+    place.sysctl("net/ipv4/tcp_notsent_lowat", "16384")?;
+    place.within(|| one_way_goes_on_while_the_other_stands(relay))?
 }
 
 /// A reader that does not read stops the writer; when it reads again, nothing is missing.

@@ -164,3 +164,30 @@ impl Stats {
         Ok(Self(fd))
     }
 }
+
+/// Changes the value of an array's entry, byte by byte as it is stored.
+///
+/// # Errors
+/// There is no such map or entry.
+pub fn change(map: u32, index: u32, change: impl FnOnce(&mut [u8])) -> Result<()> {
+    let map = map.to_string();
+    let key = index.to_ne_bytes().map(|byte| byte.to_string());
+    let mut arguments = vec!["map", "lookup", "id", &map, "key"];
+    arguments.extend(key.iter().map(String::as_str));
+    let shown = bpftool(&arguments)?;
+    let stored = shown["value"].as_array().context("no value")?;
+    let mut value = stored
+        .iter()
+        .map(|byte| {
+            let byte = byte.as_str().context("a byte")?.trim_start_matches("0x");
+            Ok(u8::from_str_radix(byte, 16)?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    change(&mut value);
+    let value: Vec<_> = value.iter().map(u8::to_string).collect();
+    arguments[1] = "update";
+    arguments.push("value");
+    arguments.extend(value.iter().map(String::as_str));
+    run_ok(Command::new("bpftool").args(&arguments))?;
+    Ok(())
+}

@@ -22,6 +22,8 @@ pub struct Offsets {
     pub snd_una: u32,
     /// `u32 copied_seq`
     pub copied_seq: u32,
+    /// `u32 mss_cache`
+    pub mss_cache: u32,
     /// `int sk_wmem_queued`, of the `struct sock` that it begins with
     pub wmem_queued: u32,
     /// `int sk_sndbuf`, of the same
@@ -97,6 +99,7 @@ pub fn offsets(path: &Path) -> Result<Offsets, BtfError> {
         write_seq: tcp("write_seq")?,
         snd_una: tcp("snd_una")?,
         copied_seq: tcp("copied_seq")?,
+        mss_cache: tcp("mss_cache")?,
         wmem_queued: offset(&sock, "sock", "sk_wmem_queued")?,
         sndbuf: offset(&sock, "sock", "sk_sndbuf")?,
     })

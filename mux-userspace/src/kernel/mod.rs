@@ -27,9 +27,9 @@ use aya::{
     programs::{ProgramError, SkSkb},
 };
 use mux_common::{
-    Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_SND_UNA, GLOBAL_OFF_SNDBUF,
-    GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS, MAP_KEEP, MAP_SLOTS,
-    MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats, packet as packet_abi,
+    Event, GLOBAL_OFF_BYTES_ACKED, GLOBAL_OFF_COPIED_SEQ, GLOBAL_OFF_MSS_CACHE, GLOBAL_OFF_SND_UNA,
+    GLOBAL_OFF_SNDBUF, GLOBAL_OFF_WMEM_QUEUED, GLOBAL_OFF_WRITE_SEQ, MAP_BOOKS, MAP_EVENTS,
+    MAP_KEEP, MAP_SLOTS, MAP_SOCKS, MAP_STATS, PROG_VERDICT, Stats, packet as packet_abi,
 };
 use thiserror::Error;
 
@@ -156,6 +156,7 @@ impl Kernel {
             .override_global(GLOBAL_OFF_WRITE_SEQ, &offsets.write_seq, true)
             .override_global(GLOBAL_OFF_SND_UNA, &offsets.snd_una, true)
             .override_global(GLOBAL_OFF_COPIED_SEQ, &offsets.copied_seq, true)
+            .override_global(GLOBAL_OFF_MSS_CACHE, &offsets.mss_cache, true)
             .override_global(GLOBAL_OFF_WMEM_QUEUED, &offsets.wmem_queued, true)
             .override_global(GLOBAL_OFF_SNDBUF, &offsets.sndbuf, true)
             .override_global(aya_log::LEVEL, &level, true)

@@ -63,7 +63,7 @@ enum Verdict {
     Idle,
     LoadRead { bytes: Range },
     LookAtDestination { bytes: Range },
-    Decide { bytes: Range, sent: u64, room: i64 },
+    Decide { bytes: Range, sent: u64, room: u64 },
     AddPassed { bytes: Range, seen: u64 },
     SecondLook { bytes: Range, before: u64, seen: u64 },
     QueuePassed { bytes: Range },
@@ -201,13 +201,12 @@ impl World {
                 Some(_) => Verdict::AddPassed { bytes, seen: self.read },
                 None => Verdict::LookAtDestination { bytes },
             },
-            Verdict::LookAtDestination { bytes } => Verdict::Decide {
-                bytes,
-                sent: self.delivered,
-                room: i64::try_from(self.room(case)).unwrap(),
-            },
+            Verdict::LookAtDestination { bytes } => {
+                Verdict::Decide { bytes, sent: self.delivered, room: self.room(case) }
+            }
             Verdict::Decide { bytes, sent, room } => {
-                let destination = Destination { sent, room };
+                // Segments so long that cutting them counts for nothing.
+                let destination = Destination { sent, queued: 0, buffer: room, mss: u32::MAX };
                 let fresh = bytes.1 - bytes.0;
                 // Messages so large that what they take besides their bytes counts for nothing.
                 let average = u32::MAX;

@@ -17,6 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::SockRef;
+
 use super::{CLOSE_WAIT, CLOSED, Side, Spliced, TRIES, Way, sent_by};
 use crate::{
     account::{Counter, Counters},
@@ -253,6 +255,8 @@ impl Spliced<'_> {
         for socket in [&client, &upstream] {
             watch.remove(socket)?;
             socket.end_on_close();
+            // 0: the system's setting.
+            SockRef::from(socket).set_tcp_notsent_lowat(0)?;
         }
         Ok(Ends { client: client.unpark()?, upstream: upstream.unpark()? })
     }

@@ -219,11 +219,14 @@ fn discard(socket: &Parked, mut bytes: u64) {
 /// A redirect whose target cannot take it is tried again a jiffy later, so that a small buffer
 /// means buffer-per-jiffy throughput. An explicit size ends the kernel's autotuning and is
 /// capped by net.core.wmem_max: it is set only where it is an improvement.
+///
+/// net.ipv4.tcp_notsent_lowat must not keep the target from taking what the verdict has found room for (L13).
 fn prepare(socket: &SockRef<'_>, sizes: Sizes) -> io::Result<u64> {
     let wanted = sizes.send_buffer as usize;
     if socket.send_buffer_size()? < wanted {
         socket.set_send_buffer_size(wanted)?;
     }
+    socket.set_tcp_notsent_lowat(u32::MAX)?;
     let actual = socket.send_buffer_size()?;
     Ok(u64::from(sizes.backlog_limit).min(actual as u64 / 2))
 }

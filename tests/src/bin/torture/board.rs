@@ -10,6 +10,7 @@ use std::{
 };
 
 use crate::{
+    autopsy::Autopsy,
     random::Pattern,
     script::{Peer, Script, Sizes},
 };
@@ -23,6 +24,8 @@ pub(crate) struct Board {
     pub(crate) strangers: AtomicU64,
     /// How long a flow may move no byte.
     pub(crate) deadline: Duration,
+    /// What is found out about one that does so.
+    pub(crate) autopsy: Autopsy,
 }
 
 /// A flow.
@@ -68,6 +71,7 @@ impl Board {
         sizes: Sizes,
         lossy: bool,
         deadline: Duration,
+        autopsy: Autopsy,
     ) -> Self {
         let flow = |number| Flow {
             number,
@@ -79,7 +83,12 @@ impl Board {
             address: Mutex::default(),
             outcomes: Default::default(),
         };
-        Self { flows: (0..count).map(flow).collect(), strangers: AtomicU64::new(0), deadline }
+        Self {
+            flows: (0..count).map(flow).collect(),
+            strangers: AtomicU64::new(0),
+            deadline,
+            autopsy,
+        }
     }
 }
 

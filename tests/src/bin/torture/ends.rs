@@ -63,7 +63,7 @@ pub(crate) fn run_clients(board: &Arc<Board>, clients: &Clients) -> Result<u64> 
                 let _place = place;
                 let flow = &board.flows[index];
                 let start = Instant::now();
-                let outcome = client(flow, &clients, board.deadline).await;
+                let outcome = client(flow, &clients, &board).await;
                 flow.took.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
                 flow.record(Peer::Client, outcome);
             });
@@ -74,10 +74,10 @@ pub(crate) fn run_clients(board: &Arc<Board>, clients: &Clients) -> Result<u64> 
     })
 }
 
-async fn client(flow: &Flow, clients: &Clients, deadline: Duration) -> Outcome {
-    let connected = tokio::time::timeout(deadline, connect(flow, clients)).await;
+async fn client(flow: &Flow, clients: &Clients, board: &Board) -> Outcome {
+    let connected = tokio::time::timeout(board.deadline, connect(flow, clients)).await;
     match connected {
-        Ok(Ok(stream)) => peer::play(stream, flow, Peer::Client, 0, deadline).await,
+        Ok(Ok(stream)) => peer::play(stream, flow, Peer::Client, 0, board).await,
         Ok(Err(error)) => {
             Outcome { error: Some(format!("connect: {error}")), ..Outcome::default() }
         }
@@ -150,6 +150,6 @@ async fn server(mut stream: TcpStream, board: &Board) {
     };
     flow.record(Peer::Server, Outcome { received: HEAD as u64, ..Outcome::default() });
     peer::size(SockRef::from(&stream), flow.script.server);
-    let outcome = peer::play(stream, flow, Peer::Server, HEAD as u64, board.deadline).await;
+    let outcome = peer::play(stream, flow, Peer::Server, HEAD as u64, board).await;
     flow.record(Peer::Server, outcome);
 }

@@ -6,6 +6,7 @@
 //!
 //! The same seed gives the same flows; their interleaving is the machine's.
 
+mod autopsy;
 mod board;
 mod daemon;
 mod ends;
@@ -36,6 +37,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 use crate::{
+    autopsy::Autopsy,
     board::Board,
     daemon::{Daemon, Settings},
     ends::Clients,
@@ -159,7 +161,8 @@ fn run(args: &Args) -> Result<Report> {
         small_buffers: args.small_buffers,
     };
     let deadline = Duration::from_secs(args.deadline);
-    let board = Arc::new(Board::new(seed, args.flows, sizes, args.loss > 0.0, deadline));
+    let autopsy = Autopsy::new(place.names());
+    let board = Arc::new(Board::new(seed, args.flows, sizes, args.loss > 0.0, deadline, autopsy));
     let stop = AtomicBool::new(false);
     let hogs_stop = AtomicBool::new(false);
     let (board, place, stop, hogs_stop) = (&board, &place, &stop, &hogs_stop);
@@ -181,6 +184,8 @@ fn run(args: &Args) -> Result<Report> {
             send_buffer: args.send_buffer,
         };
         let daemon = Daemon::start(&args.mux, place, server, &settings)?;
+        // Nobody has set it before.
+        let _ = board.autopsy.daemon.set(daemon.admin());
         for _ in 0..args.hogs {
             scope.spawn(|| while !hogs_stop.load(Ordering::Relaxed) {});
         }

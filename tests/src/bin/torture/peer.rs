@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    board::{Flow, Outcome},
+    board::{Board, Flow, Outcome},
     random::{Pattern, Random},
     script::{Buffers, END, End, Peer, ResetAt, Way},
 };
@@ -51,13 +51,13 @@ struct Side<'a> {
     random: RefCell<Random>,
 }
 
-/// Plays one end of `flow`; `received` bytes of its stream (right ones) were read before.
+/// Plays one end of a flow of `board`; `received` bytes of its stream (right ones) were read before.
 pub(crate) async fn play(
     mut stream: TcpStream,
     flow: &Flow,
     peer: Peer,
     received: u64,
-    deadline: Duration,
+    board: &Board,
 ) -> Outcome {
     let reset = match flow.script.end {
         End::Reset { by, at } if by == peer => Some(at),
@@ -84,7 +84,7 @@ pub(crate) async fn play(
         let both = async { tokio::try_join!(end.receive(reader, source), end.send(writer, sink)) };
         tokio::select! {
             result = both => Some(result),
-            () = flow.stuck(deadline) => None,
+            () = flow.stuck(board.deadline) => None,
         }
     };
     let mut outcome = Outcome {
@@ -94,6 +94,9 @@ pub(crate) async fn play(
         hung: result.is_none(),
         ..Outcome::default()
     };
+    if outcome.hung {
+        board.autopsy.of(flow);
+    }
     match result {
         Some(Ok(((), ()))) => {}
         Some(Err(Stop::Reset)) => outcome.reset = true,

@@ -64,6 +64,16 @@ impl Place {
         Ok(Self::Namespaces { hops, client, mux, server })
     }
 
+    /// The namespaces' names.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self {
+            Self::Loopback => Vec::new(),
+            Self::Namespaces { client, mux, server, .. } => {
+                [client, mux, server].map(|namespace| namespace.name().to_owned()).into()
+            }
+        }
+    }
+
     /// Packets that were overtaken on the way.
     pub(crate) fn overtaken(&self) -> u64 {
         match self {
