@@ -8,7 +8,7 @@ const VARYING: [(&str, &str); 12] = [
     // Flows' ids, and the hash of the eBPF object.
     (r"\b[0-9a-f]{16}\b", "ID"),
     // Ports that the kernel gives, not those that a page names.
-    (r"\b127\.0\.0\.1:[345]\d{4}\b", "127.0.0.1:PORT"),
+    (r"\b127\.0\.0\.1:(?:[345]\d|60)\d{3}\b", "127.0.0.1:PORT"),
     (r"\b(process|pid) \d+", "$1 PID"),
     (r"\b\d+(\.\d+)? ?(µs|ms|s|m|h)\b", "DURATION"),
     (r"kernel version +\d+\.\d+\.\d+\S*", "kernel version RELEASE"),
@@ -70,6 +70,7 @@ fn what_differs_each_time_is_the_same() {
         ("a\nb\n", "a\nb\n"),
         ("2026-11-23T19:23:54.282142Z  INFO x", "2027-01-02T00:00:00Z  INFO x"),
         ("id 781c000000000001 of 127.0.0.1:50356", "id 0000000000000001 of 127.0.0.1:32900"),
+        ("of 127.0.0.1:32768", "of 127.0.0.1:60999"),
         ("age  1.9s\nrelay    copy", "age  20.9ms\nrelay  copy"),
         ("a\n…\nd", "a\nb\nc\nd"),
         ("… rule=echo … up=1 …", "id=1 rule=echo why=x up=1 down=2"),
