@@ -17,6 +17,9 @@ pub const PROG_PACKET: &str = "mux_packet";
 pub const PROG_PACKET_L3: &str = "mux_packet_l3";
 /// `sched_cls` at egress of Ethernet devices: puts our own sockets' RST right, or drops it.
 pub const PROG_RESET: &str = "mux_reset";
+/// The same at egress of loopback, where other devices have programs as well: translates what is to
+/// leave this machine before it goes through loopback.
+pub const PROG_LOOP: &str = "mux_loop";
 /// The same for devices without a link-layer header.
 pub const PROG_RESET_L3: &str = "mux_reset_l3";
 /// `sched_cls`, attached nowhere: run with `BPF_PROG_TEST_RUN`, it reads two sockets' sequence
@@ -297,7 +300,9 @@ pub struct PacketStats {
     pub armed: u64,
     /// Translated packets.
     pub translated: u64,
-    /// Of these, such that needed the loop over the options.
+    /// Of these, such that left this machine instead of going through loopback.
+    pub shortcuts: u64,
+    /// Of all, such that needed the loop over the options.
     pub slow_options: u64,
     /// Acknowledgements that went to our own socket because it wanted one.
     pub acks_diverted: u64,
@@ -332,6 +337,7 @@ impl PacketStats {
         Self {
             armed: self.armed + other.armed,
             translated: self.translated + other.translated,
+            shortcuts: self.shortcuts + other.shortcuts,
             slow_options: self.slow_options + other.slow_options,
             acks_diverted: self.acks_diverted + other.acks_diverted,
             untranslatable: self.untranslatable + other.untranslatable,
@@ -406,7 +412,7 @@ const _: () = {
     assert!(offset_of!(Addresses, cookie) == 32);
     assert!(offset_of!(Traffic, start) == 24 && offset_of!(Traffic, refusal) == 52);
     assert!(size_of::<PacketEvent>() == 16 && align_of::<PacketEvent>() == 8);
-    assert!(size_of::<PacketStats>() == 8 * (11 + refusal::COUNT));
+    assert!(size_of::<PacketStats>() == 8 * (12 + refusal::COUNT));
     assert!(size_of::<Look>() == 8 + 72 + 48);
     assert!(PACKET_EVENTS_SIZE.is_power_of_two());
 };

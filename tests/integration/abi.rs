@@ -118,6 +118,7 @@ fn the_programs_of_the_packet_relay_are_there_as_classifiers() -> Result<()> {
         packet::PROG_PACKET,
         packet::PROG_PACKET_L3,
         packet::PROG_RESET,
+        packet::PROG_LOOP,
         packet::PROG_RESET_L3,
         packet::PROG_LOOK,
     ] {

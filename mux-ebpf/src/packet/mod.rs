@@ -27,7 +27,7 @@ use mux_common::{
     DEFAULT_FLOWS,
     packet::{
         DEFAULT_QUIET, PACKET_EVENTS_SIZE, PacketEvent, PacketStats, Scratch, Translation, Tuple4,
-        Tuple6, state,
+        Tuple6, action, state,
     },
 };
 
@@ -83,13 +83,20 @@ fn mux_packet_l3(ctx: TcContext) -> i32 {
 /// `sched_cls` at egress.
 #[classifier]
 fn mux_reset(ctx: TcContext) -> i32 {
-    reset::egress::<ETHERNET>(ctx.skb.skb)
+    reset::egress::<ETHERNET, false>(ctx.skb.skb)
+}
+
+/// The same at egress of loopback, where there are other devices: what is to leave this machine is
+/// translated before it goes through loopback.
+#[classifier]
+fn mux_loop(ctx: TcContext) -> i32 {
+    reset::egress::<ETHERNET, true>(ctx.skb.skb)
 }
 
 /// The same where packets begin with the IP header.
 #[classifier]
 fn mux_reset_l3(ctx: TcContext) -> i32 {
-    reset::egress::<0>(ctx.skb.skb)
+    reset::egress::<0, false>(ctx.skb.skb)
 }
 
 /// Attached nowhere: run by user space.
@@ -161,6 +168,30 @@ fn packet<const L2: usize, const V6: bool>(skb: *mut __sk_buff) -> i32 {
         return NEXT;
     }
     translate::translate::<L2, V6>(&packet, &way, stats)
+}
+
+/// A packet of a process of this machine that goes into loopback; `None`: it is to do so. It would come
+/// out of there as a packet of a flow that is on, for a peer on another machine: so it goes to that at
+/// once. Whatever is less clear is left to ingress.
+#[inline(always)]
+fn shortcut<const L2: usize, const V6: bool>(packet: &Packet) -> Option<i32> {
+    let way = Way::of(packet.record::<L2, V6>()?)?;
+    // SAFETY: in the map's value; volatile because others write it meanwhile.
+    let (action, ack_wanted) = unsafe {
+        let terms = &raw const (*way.record).terms;
+        (
+            (&raw const (*terms).action).read_volatile(),
+            (&raw const (*terms).ack_wanted).read_volatile(),
+        )
+    };
+    if way.state() != state::ON || action != action::FORWARD || ack_wanted != 0 {
+        return None;
+    }
+    let stats = MUX_PKT_STATS.get_ptr_mut(0)?;
+    // SAFETY: as in `packet`.
+    let stats = unsafe { &mut *stats };
+    stats.shortcuts += 1;
+    Some(translate::translate::<L2, V6>(packet, &way, stats))
 }
 
 /// The two records of a packet's flow.

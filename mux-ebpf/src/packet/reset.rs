@@ -14,11 +14,12 @@ use mux_common::packet::{PacketStats, Tuple4, Tuple6, state};
 use super::{
     MUX_FLOWS4, MUX_FLOWS6, MUX_PKT_STATS, NEXT, SHOT, Way,
     parse::{self, Packet, RST, ends_at, load, tcp_at},
+    shortcut,
     translate::Sum,
 };
 
 #[inline(always)]
-pub(super) fn egress<const L2: usize>(skb: *mut __sk_buff) -> i32 {
+pub(super) fn egress<const L2: usize, const LOOPBACK: bool>(skb: *mut __sk_buff) -> i32 {
     // SAFETY: context fields; the verifier rewrites the accesses.
     let (protocol, sk) = unsafe { ((*skb).protocol, (*skb).__bindgen_anon_2.sk) };
     if sk.is_null() {
@@ -26,8 +27,8 @@ pub(super) fn egress<const L2: usize>(skb: *mut __sk_buff) -> i32 {
         return NEXT;
     }
     match protocol {
-        parse::IPV4 => packet::<L2, false>(skb, sk),
-        parse::IPV6 => packet::<L2, true>(skb, sk),
+        parse::IPV4 => packet::<L2, false, LOOPBACK>(skb, sk),
+        parse::IPV6 => packet::<L2, true, LOOPBACK>(skb, sk),
         _ => NEXT,
     }
 }
@@ -49,11 +50,20 @@ fn is_of_its_socket<const L2: usize, const V6: bool>(packet: &Packet, sk: *mut b
 }
 
 #[inline(always)]
-fn packet<const L2: usize, const V6: bool>(skb: *mut __sk_buff, sk: *mut bpf_sock) -> i32 {
+fn packet<const L2: usize, const V6: bool, const LOOPBACK: bool>(
+    skb: *mut __sk_buff,
+    sk: *mut bpf_sock,
+) -> i32 {
     let Some(packet) = Packet::parse::<L2, V6>(skb) else {
         // Not TCP.
         return NEXT;
     };
+    if LOOPBACK
+        && !packet.has(RST)
+        && let Some(verdict) = shortcut::<L2, V6>(&packet)
+    {
+        return verdict;
+    }
     if !packet.has(RST) || !is_of_its_socket::<L2, V6>(&packet, sk) {
         return NEXT;
     }

@@ -178,6 +178,7 @@ fn packets(page: &mut Page, stats: &PacketStats) {
         // As many as there are flows that are on.
         armed: _,
         translated,
+        shortcuts,
         slow_options,
         acks_diverted,
         untranslatable,
@@ -194,6 +195,7 @@ fn packets(page: &mut Page, stats: &PacketStats) {
         page.add(Family::PacketNotArmed, &[reason], count);
     }
     for (what, count) in [
+        ("shortcut", shortcuts),
         ("slow_options", slow_options),
         ("ack_diverted", acks_diverted),
         ("untranslatable", untranslatable),

@@ -250,6 +250,7 @@ pub(super) fn summary(stats: &PacketStats) -> String {
     let PacketStats {
         armed,
         translated,
+        shortcuts,
         slow_options,
         acks_diverted,
         untranslatable,
@@ -264,6 +265,7 @@ pub(super) fn summary(stats: &PacketStats) -> String {
     [
         ("armed", armed),
         ("translated", translated),
+        ("shortcuts", shortcuts),
         ("slow_options", slow_options),
         ("acks_diverted", acks_diverted),
         ("untranslatable", untranslatable),

@@ -14,7 +14,9 @@ use aya::{
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
     },
 };
-use mux_common::packet::{PROG_PACKET, PROG_PACKET_L3, PROG_RESET, PROG_RESET_L3};
+use mux_common::packet::{
+    LOOPBACK, PROG_LOOP, PROG_PACKET, PROG_PACKET_L3, PROG_RESET, PROG_RESET_L3,
+};
 
 use super::{PacketError, clsact};
 use crate::{
@@ -98,6 +100,7 @@ pub fn remove(device: u32) -> io::Result<()> {
         (PROG_PACKET, TcAttachType::Ingress),
         (PROG_PACKET_L3, TcAttachType::Ingress),
         (PROG_RESET, TcAttachType::Egress),
+        (PROG_LOOP, TcAttachType::Egress),
         (PROG_RESET_L3, TcAttachType::Egress),
     ] {
         // That there is none is what is wanted.
@@ -113,10 +116,12 @@ enum Header {
     None,
 }
 
+/// `is_alone`: no other device has the programs, so that what goes into loopback stays there.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     device: u32,
     mechanism: Mechanism,
+    is_alone: bool,
 ) -> Result<Attachment, PacketError> {
     let name = name_of(device).map_err(|error| PacketError::Device {
         device: device.to_string(),
@@ -132,6 +137,7 @@ pub(super) fn attach(
     let mut attachment =
         Attachment { device, name: name.clone(), mechanism, links: Vec::new(), made_qdisc };
     let (ingress, egress) = match header {
+        Header::Ethernet if device == LOOPBACK && !is_alone => (PROG_PACKET, PROG_LOOP),
         Header::Ethernet => (PROG_PACKET, PROG_RESET),
         Header::None => (PROG_PACKET_L3, PROG_RESET_L3),
     };

@@ -13,8 +13,8 @@ use mux_common::{
     packet::{
         GLOBAL_OFF_BACKLOG_LEN, GLOBAL_OFF_LOCK_OWNED, GLOBAL_OFF_OUT_OF_ORDER, GLOBAL_OFF_RCV_NXT,
         GLOBAL_OFF_TSOFFSET, GLOBAL_QUIET, MAP_FLOWS4, MAP_FLOWS6, MAP_OFFERS, MAP_PACKET_EVENTS,
-        MAP_PACKET_STATS, MAP_PACKETS, PROG_LOOK, PROG_PACKET, PROG_PACKET_L3, PROG_RESET,
-        PROG_RESET_L3, PacketStats, packet_event,
+        MAP_PACKET_STATS, MAP_PACKETS, PROG_LOOK, PROG_LOOP, PROG_PACKET, PROG_PACKET_L3,
+        PROG_RESET, PROG_RESET_L3, PacketStats, packet_event,
     },
 };
 
@@ -25,7 +25,8 @@ use super::{
 use crate::kernel::{books, btf, object};
 
 /// The programs, in the order of loading.
-const PROGRAMS: [&str; 5] = [PROG_LOOK, PROG_PACKET, PROG_PACKET_L3, PROG_RESET, PROG_RESET_L3];
+const PROGRAMS: [&str; 6] =
+    [PROG_LOOK, PROG_PACKET, PROG_PACKET_L3, PROG_RESET, PROG_LOOP, PROG_RESET_L3];
 /// The least that a ring may be: a page.
 const SMALLEST_RING: u32 = 4096;
 

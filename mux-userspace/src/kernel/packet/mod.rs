@@ -32,7 +32,7 @@ use aya::{
     maps::{MapData, MapError, PerCpuArray, RingBuf},
     programs::ProgramError,
 };
-use mux_common::packet::{DEFAULT_QUIET, Numbers, PacketStats};
+use mux_common::packet::{DEFAULT_QUIET, LOOPBACK, Numbers, PacketStats};
 use thiserror::Error;
 
 pub use self::{
@@ -147,8 +147,8 @@ impl PacketKernel {
 
     /// Attaches the programs to devices of the calling thread's network namespace, by number: by
     /// tcx from Linux 6.6 on, by a clsact filter before. Those that have them already are left
-    /// out. Loopback ([`mux_common::packet::LOOPBACK`]) must be among them for flows with an end
-    /// on this machine.
+    /// out. Loopback ([`LOOPBACK`]) must be among them for flows with an end on this machine, and is
+    /// to come with the others, not before them.
     ///
     /// # Errors
     /// [`PacketError::Device`]; devices before it in the list stay attached.
@@ -161,9 +161,11 @@ impl PacketKernel {
     /// # Errors
     /// As [`Self::attach`]; the kernel does not have it.
     pub fn attach_by(&mut self, mechanism: Mechanism, devices: &[u32]) -> Result<(), PacketError> {
+        let attached = self.attachments.iter().map(Attachment::device);
+        let is_alone = attached.chain(devices.iter().copied()).all(|device| device == LOOPBACK);
         for &device in devices {
             if !self.attachments.iter().any(|attachment| attachment.device() == device) {
-                let attachment = attach::attach(&mut self.ebpf, device, mechanism)?;
+                let attachment = attach::attach(&mut self.ebpf, device, mechanism, is_alone)?;
                 self.attachments.push(attachment);
             }
         }
