@@ -4,10 +4,17 @@
 //! them wait in the backlog. A listener is the same through all configurations that name its
 //! address; each connection is served by the one that is in force.
 
-use std::{cell::RefCell, io, num::NonZeroU32, os::fd::OwnedFd, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::RefCell, io, net::TcpListener, num::NonZeroU32, os::fd::OwnedFd, rc::Rc, sync::Arc,
+    time::Duration,
+};
 
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{SockRef, Socket};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    net::UnixListener,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -22,11 +29,11 @@ use crate::{
         sniffing::{Crowd, Sniffing},
     },
     listener::{Bound, SocketFile, Spares},
-    net::{self, Peer, Stream, TcpTimers},
+    net::{self, Peer, Stream, Tcp, TcpTimers},
     presence::{Present, until_paused},
     rules::config::{ListenAddress, ListenerConfig},
     snapshot::{Service, Snapshot},
-    throttle,
+    sys, throttle,
 };
 
 /// First and longest pause when accepting fails for lack of descriptors or memory.
@@ -85,7 +92,7 @@ pub struct Acceptor {
 
 #[derive(Debug)]
 enum AnyListener {
-    Tcp(TcpListener),
+    Tcp(AsyncFd<TcpListener>),
     Unix(UnixListener),
 }
 
@@ -94,15 +101,18 @@ impl AnyListener {
         if socket.local_addr()?.is_unix() {
             Ok(Self::Unix(UnixListener::from_std(OwnedFd::from(socket).into())?))
         } else {
-            Ok(Self::Tcp(TcpListener::from_std(socket.into())?))
+            Ok(Self::Tcp(sys::register(socket.into(), Interest::READABLE)?))
         }
     }
 
     async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
             Self::Tcp(listener) => {
-                let (stream, address) = listener.accept().await?;
-                Ok((Stream::Tcp(stream), Peer::from_ip(address)))
+                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+                let accept = |listener: &TcpListener| Ok(acceptfrom_with(listener, flags)?);
+                let (socket, address) = listener.async_io(Interest::READABLE, accept).await?;
+                let address = address.ok_or(io::ErrorKind::ConnectionAborted)?.try_into()?;
+                Ok((Stream::Tcp(Tcp::new(socket.into())?), Peer::from_ip(address)))
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
@@ -114,14 +124,14 @@ impl AnyListener {
     /// Accepts what is in the queue already.
     fn accept_now(&self) -> io::Result<(Stream, Peer)> {
         let socket = match self {
-            Self::Tcp(listener) => SockRef::from(listener),
+            Self::Tcp(listener) => SockRef::from(listener.get_ref()),
             Self::Unix(listener) => SockRef::from(listener),
         };
         let (accepted, address) = socket.accept()?;
         accepted.set_nonblocking(true)?;
         match address.as_socket() {
             Some(address) => {
-                let stream = tokio::net::TcpStream::from_std(accepted.into())?;
+                let stream = Tcp::new(accepted.into())?;
                 Ok((Stream::Tcp(stream), Peer::from_ip(address)))
             }
             None => {
@@ -165,7 +175,7 @@ impl Acceptor {
         let before = self.service.replace(service);
         let timers = timers(&self.service.borrow()).instead_of(timers(&before));
         if let AnyListener::Tcp(socket) = &self.socket
-            && let Err(error) = timers.apply(socket)
+            && let Err(error) = timers.apply(socket.get_ref())
         {
             let listener = Arc::clone(&self.service.borrow().listener().name);
             warn!(%listener, %error, "its connections have the timers that they had before");
@@ -285,11 +295,13 @@ impl Acceptor {
         let service = self.service(core);
         let sniffing =
             service.listener().max_connections.is_some().then(|| Rc::clone(&self.sniffing));
-        let flow = flow::serve(Rc::clone(core), service, client, peer, sniffing);
-        core.tasks.spawn_local(async move {
-            flow.await;
+        let core = Rc::clone(core);
+        let tasks = core.tasks.clone();
+        // In a box of its own: the runtime moves a task by value, and this one is large.
+        tasks.spawn_local(Box::pin(async move {
+            flow::serve(core, service, client, peer, sniffing).await;
             drop(held);
-        });
+        }));
     }
 
     /// Waits until the listener is not to be any more, or mux drains.

@@ -12,7 +12,7 @@ use std::{
 
 use slab::Slab;
 use tokio::{
-    io::unix::AsyncFd,
+    io::{Interest, unix::AsyncFd},
     sync::mpsc::{Receiver, UnboundedReceiver},
 };
 use tokio_util::task::TaskTracker;
@@ -256,7 +256,7 @@ impl Core {
     /// # Errors
     /// fcntl(2)'s and epoll_ctl(2)'s.
     pub fn readiness(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        sys::readable_fd(self.watch.descriptor()?)
+        sys::register(self.watch.descriptor()?, Interest::READABLE)
     }
 
     /// Delivers the readiness of spliced sockets, for ever.

@@ -218,10 +218,9 @@ mod tests {
         time::Duration,
     };
 
-    use tokio::net::TcpStream;
-
     use super::*;
     use crate::{
+        net::Tcp,
         probe::{Probe, Probes, Verdict},
         rules::{Surroundings, parse_in},
     };
@@ -264,7 +263,7 @@ mod tests {
         accepted.set_nonblocking(true).expect("a socket");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let sniff = runtime.expect("a runtime").block_on(async {
-            let stream = TcpStream::from_std(accepted).expect("a stream");
+            let stream = Tcp::new(accepted).expect("a stream");
             let client = Peer::Ip(address);
             let (mut stream, pool) = (Stream::Tcp(stream), Pool::new(0));
             let sniffer = Sniffer::new(&mut stream, &config.listeners[0], &pool);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::process::Pid;
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// What of `struct tcp_info` (include/uapi/linux/tcp.h) the relay needs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -497,14 +498,13 @@ pub fn cookie(fd: impl AsFd) -> io::Result<u64> {
     Ok(rustix::net::sockopt::socket_cookie(fd)?)
 }
 
-/// Registers a descriptor for reading with the current tokio runtime.
+/// Registers a descriptor with the current tokio runtime.
 ///
 /// # Errors
 /// epoll_ctl(2)'s.
-pub fn readable_fd<T: AsRawFd + OwnsFd>(fd: T) -> io::Result<tokio::io::unix::AsyncFd<T>> {
-    use tokio::io::{Interest, unix::AsyncFd};
+pub fn register<T: AsRawFd + OwnsFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
     // SAFETY: `T` owns its descriptor ([`OwnsFd`]): it is the same one, and open, until dropped.
-    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
 /// Marker: the value owns one descriptor for its whole life, and `as_raw_fd` returns that.
@@ -515,6 +515,10 @@ pub unsafe trait OwnsFd {}
 
 // SAFETY: that is what an `OwnedFd` is.
 unsafe impl OwnsFd for std::os::fd::OwnedFd {}
+// SAFETY: as above.
+unsafe impl OwnsFd for std::net::TcpStream {}
+// SAFETY: as above.
+unsafe impl OwnsFd for std::net::TcpListener {}
 // SAFETY: an `Events` owns its map, whose descriptor never changes.
 unsafe impl OwnsFd for crate::kernel::Events {}
 // SAFETY: likewise.

@@ -1,20 +1,20 @@
 //! Sockets as the rest of mux sees them: one type for TCP and Unix streams, addresses that
 //! print as logs want them, the kernel's timers.
 
-use std::{io, os::fd::AsFd};
+use std::io;
 
 use socket2::SockRef;
-
-use crate::sys;
 
 mod peer;
 pub mod route;
 mod stream;
+mod tcp;
 mod timers;
 
 pub use self::{
     peer::Peer,
     stream::{Parked, Stream, Then},
+    tcp::Tcp,
     timers::TcpTimers,
 };
 
@@ -36,7 +36,5 @@ pub fn set_up(socket: &SockRef<'_>) -> io::Result<()> {
 pub fn set_up_reads(socket: &SockRef<'_>) -> io::Result<()> {
     // The urgent byte is a byte of the stream. Without this a read leaves it out, and the count of
     // received bytes does not.
-    socket.set_out_of_band_inline(true)?;
-    sys::count_unread(socket.as_fd());
-    Ok(())
+    socket.set_out_of_band_inline(true)
 }

@@ -5,7 +5,7 @@ use std::{
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::{Pin, pin},
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -13,16 +13,16 @@ use rustix::net::{SendFlags, send};
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, Interest, ReadBuf},
-    net::{TcpStream, UnixStream},
+    net::UnixStream,
 };
 
-use crate::sys;
+use super::Tcp;
 
 /// A connected stream socket that the core's runtime polls.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP over IPv4 or IPv6.
-    Tcp(TcpStream),
+    Tcp(Tcp),
     /// A Unix stream socket.
     Unix(UnixStream),
 }
@@ -53,7 +53,7 @@ impl Stream {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => poll_receive(cx, stream, buffer),
+            Self::Tcp(stream) => stream.poll_read(cx, buffer),
             Self::Unix(stream) => {
                 let mut buffer = ReadBuf::new(buffer);
                 let poll = Pin::new(stream).poll_read(cx, &mut buffer);
@@ -68,7 +68,7 @@ impl Stream {
     /// write(2)'s.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tcp(stream) => stream.poll_send(cx, bytes, SendFlags::empty()),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
@@ -85,16 +85,7 @@ impl Stream {
         then: Then,
     ) -> Poll<io::Result<usize>> {
         match (self, then) {
-            (Self::Tcp(stream), Then::More) => loop {
-                ready!(stream.poll_write_ready(cx))?;
-                let flags = SendFlags::NOSIGNAL | SendFlags::MORE;
-                let sent =
-                    stream.try_io(Interest::WRITABLE, || retry(|| send(&*stream, bytes, flags)));
-                match sent {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    result => return Poll::Ready(result),
-                }
-            },
+            (Self::Tcp(stream), Then::More) => stream.poll_send(cx, bytes, SendFlags::MORE),
             (stream, Then::Nothing | Then::More) => stream.poll_write(cx, bytes),
         }
     }
@@ -111,13 +102,15 @@ impl Stream {
     /// socket now. To be asked when a read may succeed; else the answer may be no though it should be yes.
     #[must_use]
     pub fn is_read_closed(&self) -> bool {
-        // Ready at once, as there is readiness to return.
-        let mut cx = Context::from_waker(Waker::noop());
-        let poll = match self {
-            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
-            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(&mut cx),
-        };
-        matches!(poll, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+        match self {
+            Self::Tcp(stream) => stream.told().is_read_closed(),
+            Self::Unix(stream) => {
+                // Ready at once, as there is readiness to return.
+                let mut cx = Context::from_waker(Waker::noop());
+                let poll = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
+                matches!(poll, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+            }
+        }
     }
 
     /// Whether a read may succeed.
@@ -188,7 +181,7 @@ impl Stream {
     /// epoll_ctl(2)'s.
     pub fn park(self) -> io::Result<Parked> {
         Ok(Parked(match self {
-            Self::Tcp(stream) => stream.into_std()?.into(),
+            Self::Tcp(stream) => stream.into_std().into(),
             Self::Unix(stream) => stream.into_std()?.into(),
         }))
     }
@@ -199,33 +192,6 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(stream) => stream.as_fd(),
             Self::Unix(stream) => stream.as_fd(),
-        }
-    }
-}
-
-/// As tokio's `poll_read`, which takes a read that does not fill the buffer for one that has emptied
-/// the socket, and waits for news. Such a read may have stopped at the urgent byte, and there are none.
-fn poll_receive(
-    cx: &mut Context<'_>,
-    stream: &TcpStream,
-    buffer: &mut [u8],
-) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(stream.poll_read_ready(cx))?;
-        let mut last = None;
-        let result = stream.try_io(Interest::READABLE, || {
-            let (read, more) = sys::receive(stream.as_fd(), buffer)?;
-            if read > 0 && more == Some(false) {
-                // Has the readiness cleared, as a call would that finds nothing.
-                last = Some(read);
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            Ok(read)
-        });
-        match (last, result) {
-            (Some(read), _) => return Poll::Ready(Ok(read)),
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            (None, result) => return Poll::Ready(result),
         }
     }
 }
@@ -265,7 +231,7 @@ impl Parked {
     /// # Errors
     /// epoll_ctl(2)'s.
     pub fn unpark(self) -> io::Result<Stream> {
-        Ok(Stream::Tcp(TcpStream::from_std(self.0.into())?))
+        Ok(Stream::Tcp(Tcp::new(self.0.into())?))
     }
 
     /// Makes the coming close an RST.
@@ -292,7 +258,7 @@ impl AsFd for Parked {
     }
 }
 
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
             Err(rustix::io::Errno::INTR) => {}
@@ -317,10 +283,11 @@ mod tests {
 
     async fn pair() -> (Stream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let ours = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        ours.set_nonblocking(true).unwrap();
         let theirs = listener.accept().unwrap().0;
         theirs.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-        (Stream::Tcp(ours), theirs)
+        (Stream::Tcp(Tcp::new(ours).unwrap()), theirs)
     }
 
     #[tokio::test]

@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{net::TcpStream, runtime::Builder};
+use tokio::runtime::Builder;
 
 use super::packets::gate;
 use crate::{
     kernel::packet::PacketKernel,
-    net::Stream,
+    net::{Stream, Tcp},
     relay::{
         Control, Ends, Plan, Tally,
         packet::{self, Gate, Packets, books::Standing},
@@ -118,7 +118,7 @@ async fn relay(
 ) -> Outcome<(Standing, Tally)> {
     let stream = |stream: StdStream| -> Outcome<Stream> {
         stream.set_nonblocking(true).map_err(text)?;
-        Ok(Stream::Tcp(TcpStream::from_std(stream).map_err(text)?))
+        Ok(Stream::Tcp(Tcp::new(stream).map_err(text)?))
     };
     let mut ends = Ends { client: stream(client)?, upstream: stream(upstream)? };
     let mut plan = Plan::new(RelayChoice::Packet, &ends, false, Unavailable::default());

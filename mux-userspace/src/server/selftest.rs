@@ -16,13 +16,13 @@ use std::{
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
-use tokio::{net::TcpStream, runtime::Builder};
+use tokio::{io::Interest, runtime::Builder};
 use tracing::debug;
 
 use crate::{
     account::Counters,
     kernel::{Handle, Kernel, books::Way},
-    net::Stream,
+    net::{Stream, Tcp},
     relay::{
         Close, Control, Ends, Plan, Tally,
         control::KeptOut,
@@ -207,7 +207,7 @@ async fn relay(
 ) -> Result<Settled, String> {
     let stream = |stream: StdStream| -> Result<Stream, String> {
         stream.set_nonblocking(true).map_err(text)?;
-        Ok(Stream::Tcp(TcpStream::from_std(stream).map_err(text)?))
+        Ok(Stream::Tcp(Tcp::new(stream).map_err(text)?))
     };
     let ends = Ends { client: stream(ours.client)?, upstream: stream(ours.upstream)? };
     let watch = Watch::new().map_err(text)?;
@@ -270,7 +270,8 @@ async fn accompany(
     pool: &Pool,
 ) -> Result<Exit, String> {
     let counters = Counters::default();
-    let ready = sys::readable_fd(watch.descriptor().map_err(text)?).map_err(text)?;
+    let ready =
+        sys::register(watch.descriptor().map_err(text)?, Interest::READABLE).map_err(text)?;
     let failure = RefCell::new(None);
     let deliver = async {
         let mut ticks = tokio::time::interval(Duration::from_millis(1));

@@ -9,7 +9,7 @@ use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use rustix::net::{SendFlags, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
-    net::{TcpStream, UnixStream},
+    net::UnixStream,
     time::{Instant, timeout_at},
 };
 
@@ -21,7 +21,7 @@ use super::{
     tally::Unresolved,
 };
 use crate::{
-    net::{self, Stream},
+    net::{self, Stream, Tcp},
     rules::config::{Address, Builtin},
 };
 
@@ -144,15 +144,12 @@ pub(super) async fn connect_tcp(
         Ok(()) | Err(_) => {}
     }
     let sent = if first.is_empty() { None } else { give(&socket, first)? };
-    let stream = TcpStream::from_std(socket.into())?;
+    let stream = Tcp::new(socket.into())?;
     if let Some(sent) = sent {
         return Ok((Stream::Tcp(stream), sent));
     }
-    stream.writable().await?;
-    match stream.take_error()? {
-        Some(error) => Err(error),
-        None => Ok((Stream::Tcp(stream), 0)),
-    }
+    stream.connected().await?;
+    Ok((Stream::Tcp(stream), 0))
 }
 
 /// Gives a socket that is connecting the first bytes; `None`: it still is connecting.

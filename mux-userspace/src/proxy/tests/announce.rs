@@ -1,7 +1,7 @@
 //! What upstreams are told.
 
 use super::*;
-use crate::net::Stream;
+use crate::net::{Stream, Tcp};
 
 /// `openssl s_client -servername a.example -alpn h2,http/1.1`, as far as it matters: a ClientHello
 /// with these two extensions.
@@ -31,6 +31,7 @@ fn with_accepted(listen: &str, test: impl FnOnce(&Stream, SocketAddr)) {
         let port = listener.local_addr().unwrap().port();
         let client = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
+        let accepted = Tcp::new(accepted.into_std().unwrap()).unwrap();
         test(&Stream::Tcp(accepted), client.local_addr().unwrap());
     });
 }

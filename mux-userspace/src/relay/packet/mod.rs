@@ -14,7 +14,6 @@ use std::{io, os::fd::AsFd, time::Duration};
 use mux_common::packet::Numbers;
 use rustix::net::sockopt;
 use socket2::{Protocol, SockRef};
-use tokio::net::TcpStream;
 
 use self::{
     books::{Mark, Standing, Told},
@@ -23,7 +22,7 @@ use self::{
 use super::{Ends, Side, Tally, Way};
 use crate::{
     kernel::packet::{self, Offered, PacketHandle, Snapshot},
-    net::{Stream, route::Routes},
+    net::{Stream, Tcp, route::Routes},
     sys,
 };
 
@@ -129,7 +128,7 @@ fn facts(gate: &Gate, stream: &Stream, side: Side) -> Result<Facts, Ineligible> 
 }
 
 /// The longest packet that the path to a socket's peer is known to take now.
-fn path_mtu(gate: &Gate, socket: &TcpStream) -> Option<u32> {
+fn path_mtu(gate: &Gate, socket: &Tcp) -> Option<u32> {
     let ends = packet::Ends::new(socket.peer_addr().ok()?, socket.local_addr().ok()?);
     let route = gate.routes.find(ends.peer, Some(ends.own.ip())).ok().and_then(|route| route.mtu);
     let known = if ends.own.is_ipv4() { sockopt::ip_mtu } else { sockopt::ipv6_mtu };
