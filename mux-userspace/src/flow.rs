@@ -28,7 +28,9 @@ use crate::{
     net::{Peer, Stream},
     proxy::{self, Announcement, Guard, Header},
     relay::{
-        Close, Ends, Mode, Plan, Side, Stop, evidence,
+        Close, Ends, Mode, Plan, Side, Stop,
+        demotion::Reason,
+        evidence,
         packet::{Packets, eligible::Ineligible},
         plan::{Offering, Unavailable},
         sockmap::{self, Entered, Exit, Refusal, Sizes, Spliced},
@@ -390,6 +392,15 @@ async fn relay<'a>(
             stay(&mut plan, "this core has no kernel relay".into(), handle);
             continue;
         };
+        // Segments that came while the flow was in the kernel were not read: no batch is seen then.
+        if handle.control.goes_by_evidence()
+            && record.tally.promotions == 0
+            && sockmap::comes_in_batches(&ends, &record.tally)
+        {
+            plan.back_off(Reason::Batches);
+            handle.live.set_why_not(plan.why_not.clone());
+            continue;
+        }
         let sizes = Sizes {
             send_buffer: core.shared.kernel.send_buffer,
             backlog_limit: core.shared.kernel.backlog_limit,

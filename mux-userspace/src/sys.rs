@@ -69,7 +69,7 @@ pub fn tcp_terms(fd: BorrowedFd<'_>) -> io::Result<TcpTerms> {
 ///
 /// # Errors
 /// The system call's; `EINVAL` where the kernel's `tcp_info` is too short for the counters
-/// (before 4.1).
+/// (before 4.6).
 pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
     let info = tcp_info(fd)?;
     Ok(TcpCounters {
@@ -77,6 +77,14 @@ pub fn tcp_counters(fd: BorrowedFd<'_>) -> io::Result<TcpCounters> {
         bytes_received: info.tcpi_bytes_received,
         state: info.tcpi_state,
     })
+}
+
+/// Segments with data that a TCP socket has received (`tcpi_data_segs_in`, Linux 4.6).
+///
+/// # Errors
+/// The system call's.
+pub fn data_segments(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    Ok(tcp_info(fd)?.tcpi_data_segs_in)
 }
 
 fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
@@ -119,10 +127,15 @@ struct TcpInfo {
     tcpi_max_pacing_rate: u64,
     tcpi_bytes_acked: u64,
     tcpi_bytes_received: u64,
+    words_after: [u32; 4],
+    tcpi_data_segs_in: u32,
+    tcpi_data_segs_out: u32,
 }
 
 // include/uapi/linux/tcp.h: tcpi_bytes_acked is at 120.
 const _: () = assert!(mem::offset_of!(TcpInfo, tcpi_bytes_acked) == 120);
+// And tcpi_data_segs_in at 152.
+const _: () = assert!(mem::offset_of!(TcpInfo, tcpi_data_segs_in) == 152);
 
 /// Bytes in a TCP socket's write queue: unsent and unacknowledged (`SIOCOUTQ`, tcp(7)).
 ///

@@ -4,6 +4,7 @@ use std::thread;
 
 use anyhow::{Result, ensure};
 use mux_tests::{Conn, Daemon, Pattern, Relay, Upstream, join, need};
+use rustix::process::Signal;
 
 const MIB: u64 = 1 << 20;
 
@@ -52,6 +53,33 @@ fn a_conversation_goes_to_the_kernel() -> Result<()> {
     end(&client, server)?;
     let access = daemon.access_of(client.local()?)?;
     ensure!(access.relay() == "sockmap" && access.note().is_empty(), "{access:?}");
+    daemon.stop()?;
+    Ok(())
+}
+
+/// Each byte of a message is a segment, and the daemon reads the message at once: the kernel relay would carry
+/// every byte by itself.
+#[test]
+fn small_writes_that_are_read_many_at_once_stay_in_user_space() -> Result<()> {
+    /// More turns than a conversation goes to the kernel after.
+    const ROUNDS: usize = 60;
+    const MESSAGE: &str = "sixteen of them.";
+
+    need!(Relay::Sockmap);
+    let (daemon, client, server) = flow()?;
+    client.send("begin")?;
+    server.expect("begin")?;
+    for _ in 0..ROUNDS {
+        for (from, to) in [(&client, &server), (&server, &client)] {
+            daemon.signal(Signal::STOP)?;
+            MESSAGE.bytes().try_for_each(|byte| from.send([byte]))?;
+            daemon.signal(Signal::CONT)?;
+            to.expect(MESSAGE)?;
+        }
+    }
+    end(&client, server)?;
+    let access = daemon.access_of(client.local()?)?;
+    ensure!(access.relay() == "copy" && access.number("promotions") == 0, "{access:?}");
     daemon.stop()?;
     Ok(())
 }

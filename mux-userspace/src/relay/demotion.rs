@@ -30,6 +30,8 @@ pub const EVERY: Duration = Duration::from_secs(1);
 pub enum Reason {
     /// Small writes one way: user space reads many at once, the kernel's worker carries each by itself.
     Stream,
+    /// Small writes that user space reads many of at once.
+    Batches,
     /// Bulk: splice(2) serves it better.
     Bulk,
     /// Many flows of its core are busy.
@@ -44,11 +46,25 @@ impl Reason {
     pub const fn note(self) -> &'static str {
         match self {
             Self::Stream => "left the kernel: small writes one way",
+            Self::Batches => "user space reads many of its small writes at once",
             Self::Bulk => "left the kernel: bulk",
             Self::Crowd => "left the kernel: many flows at once",
             Self::Pressure => "left the kernel: its reader is slow",
         }
     }
+}
+
+/// Small writes come in batches when a read gets so many of them.
+const BATCH: u64 = 4;
+/// Below this average, bytes, they are small enough for that to count.
+const SMALL_WRITES: u64 = 256;
+
+/// Whether a way's writes are small, and user space reads many of them at once, each of which the
+/// kernel relay would carry by itself: its source has received so many segments with these bytes,
+/// and they were read so often.
+#[must_use]
+pub const fn comes_in_batches(segments: u64, bytes: u64, reads: u64) -> bool {
+    reads > 0 && segments >= BATCH * reads && bytes < SMALL_WRITES * segments
 }
 
 /// What a look brought.
@@ -134,6 +150,14 @@ mod tests {
         assert_eq!(look(book(9000, 8000, 0), book(10, 32, 0)), None, "large ones gain");
         assert_eq!(look(book(10, 100, 0), book(9000, 60_000, 0)), Some(Reason::Bulk));
         assert_eq!(look(book(1000, 100, 0), book(1000, 9000, 300)), Some(Reason::Pressure));
+    }
+
+    #[test]
+    fn small_writes_that_are_read_many_at_once_come_in_batches() {
+        assert!(comes_in_batches(640, 640 * 32, 100));
+        assert!(!comes_in_batches(100, 100 * 32, 100), "a message a read");
+        assert!(!comes_in_batches(1200, 1200 * 1448, 100), "answers of some length");
+        assert!(!comes_in_batches(5, 100, 0), "the sniff had it all");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use socket2::SockRef;
 use thiserror::Error;
 
 use super::{
-    Close, Control, Ends, Side, Tally, Traffic, Way,
+    Close, Control, Ends, Side, Tally, Traffic, Way, demotion,
     ledger::{Imbalance, Ledger, Step},
     pool::{Buffer, Pool},
     watch::{Interest, Watch},
@@ -198,6 +198,18 @@ fn insert<'a>(
         ledgers[Way::Up.index()].read_plainly();
     }
     Ok((membership, ledgers))
+}
+
+/// Whether user space reads many small writes of one of the ways at once
+/// ([`demotion::comes_in_batches`]).
+#[must_use]
+pub fn comes_in_batches(ends: &Ends, tally: &Tally) -> bool {
+    Way::BOTH.into_iter().any(|way| {
+        let source = ends.end(Side::source(way));
+        let Traffic { taken, reads, .. } = *tally.way(way);
+        sys::data_segments(source.as_fd())
+            .is_ok_and(|segments| demotion::comes_in_batches(segments.into(), taken, reads))
+    })
 }
 
 /// Reads what was passed and nobody will have, before the socket is closed: a psock that is destroyed
