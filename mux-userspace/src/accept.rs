@@ -107,13 +107,7 @@ impl AnyListener {
 
     async fn accept(&self) -> io::Result<(Stream, Peer)> {
         match self {
-            Self::Tcp(listener) => {
-                let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-                let accept = |listener: &TcpListener| Ok(acceptfrom_with(listener, flags)?);
-                let (socket, address) = listener.async_io(Interest::READABLE, accept).await?;
-                let address = address.ok_or(io::ErrorKind::ConnectionAborted)?.try_into()?;
-                Ok((Stream::Tcp(Tcp::new(socket.into())?), Peer::from_ip(address)))
-            }
+            Self::Tcp(listener) => listener.async_io(Interest::READABLE, accept_tcp).await,
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((Stream::Unix(stream), Peer::Unix))
@@ -123,23 +117,23 @@ impl AnyListener {
 
     /// Accepts what is in the queue already.
     fn accept_now(&self) -> io::Result<(Stream, Peer)> {
-        let socket = match self {
-            Self::Tcp(listener) => SockRef::from(listener.get_ref()),
-            Self::Unix(listener) => SockRef::from(listener),
-        };
-        let (accepted, address) = socket.accept()?;
-        accepted.set_nonblocking(true)?;
-        match address.as_socket() {
-            Some(address) => {
-                let stream = Tcp::new(accepted.into())?;
-                Ok((Stream::Tcp(stream), Peer::from_ip(address)))
-            }
-            None => {
+        match self {
+            Self::Tcp(listener) => accept_tcp(listener.get_ref()),
+            Self::Unix(listener) => {
+                let (accepted, _) = SockRef::from(listener).accept()?;
+                accepted.set_nonblocking(true)?;
                 let stream = tokio::net::UnixStream::from_std(OwnedFd::from(accepted).into())?;
                 Ok((Stream::Unix(stream), Peer::Unix))
             }
         }
     }
+}
+
+fn accept_tcp(listener: &TcpListener) -> io::Result<(Stream, Peer)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, address) = acceptfrom_with(listener, flags)?;
+    let address = address.ok_or(io::ErrorKind::ConnectionAborted)?.try_into()?;
+    Ok((Stream::Tcp(Tcp::new(socket.into())?), Peer::from_ip(address)))
 }
 
 impl Acceptor {

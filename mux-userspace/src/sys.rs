@@ -153,8 +153,7 @@ pub fn unread(fd: BorrowedFd<'_>) -> io::Result<u64> {
     queue_length(fd, libc::FIONREAD)
 }
 
-/// Has [`receive`] know what a read leaves behind (`TCP_INQ`, Linux 4.18; accepted sockets inherit
-/// it). Where the kernel cannot, it says nothing.
+/// Has [`receive`] know what a read leaves behind (`TCP_INQ`, Linux 4.18). Where the kernel cannot, it says nothing.
 pub fn count_unread(fd: BorrowedFd<'_>) {
     let one: libc::c_int = 1;
     // SAFETY: the pointer and the length describe `one`.

@@ -113,7 +113,7 @@ fn a_gap_in_the_sequence_resets_both_ends_and_gives_nothing_on() -> Result<()> {
     let daemon = Daemon::start(&rules, &["--threads", "1"])?;
     let (client, server) = daemon.flow(&upstream)?;
     let local = client.local()?;
-    // What came before was user space's; from here on the verdict knows what comes next.
+    // What came before may have been user space's; from here on the verdict knows what comes next.
     client.send("more")?;
     server.expect("more")?;
     // The only pair's first slot is its way up.

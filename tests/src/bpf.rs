@@ -128,14 +128,9 @@ pub fn sum_of(map: u32, offset: usize) -> Result<u64> {
     let shown = bpftool(&["map", "lookup", "id", &map.to_string(), "key", "0", "0", "0", "0"])?;
     let values = shown["values"].as_array().context("no value a CPU")?;
     values.iter().try_fold(0, |sum, value| {
-        let bytes = value["value"].as_array().context("no bytes")?;
+        let bytes = bytes_of(&value["value"])?;
         let bytes = bytes.get(offset..offset + 8).context("a short value")?;
-        let mut number = 0;
-        for byte in bytes.iter().rev() {
-            let byte = byte.as_str().context("a byte")?.trim_start_matches("0x");
-            number = number << 8 | u64::from_str_radix(byte, 16)?;
-        }
-        Ok(sum + number)
+        Ok(sum + u64::from_le_bytes(bytes.try_into()?))
     })
 }
 
@@ -175,14 +170,7 @@ pub fn change(map: u32, index: u32, change: impl FnOnce(&mut [u8])) -> Result<()
     let mut arguments = vec!["map", "lookup", "id", &map, "key"];
     arguments.extend(key.iter().map(String::as_str));
     let shown = bpftool(&arguments)?;
-    let stored = shown["value"].as_array().context("no value")?;
-    let mut value = stored
-        .iter()
-        .map(|byte| {
-            let byte = byte.as_str().context("a byte")?.trim_start_matches("0x");
-            Ok(u8::from_str_radix(byte, 16)?)
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let mut value = bytes_of(&shown["value"])?;
     change(&mut value);
     let value: Vec<_> = value.iter().map(u8::to_string).collect();
     arguments[1] = "update";
@@ -190,4 +178,13 @@ pub fn change(map: u32, index: u32, change: impl FnOnce(&mut [u8])) -> Result<()
     arguments.extend(value.iter().map(String::as_str));
     run_ok(Command::new("bpftool").args(&arguments))?;
     Ok(())
+}
+
+/// A value's bytes, which bpftool prints in hex.
+fn bytes_of(value: &Value) -> Result<Vec<u8>> {
+    let byte = |byte: &Value| {
+        let byte = byte.as_str().context("a byte")?.trim_start_matches("0x");
+        Ok(u8::from_str_radix(byte, 16)?)
+    };
+    value.as_array().context("no bytes")?.iter().map(byte).collect()
 }

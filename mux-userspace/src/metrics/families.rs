@@ -243,7 +243,7 @@ families! {
     PacketTranslated = Counter "mux_packets_translated" [],
     /// Packets that did not turn their flow on, by what it lacked.
     PacketNotArmed = Counter "mux_packets_not_armed" ["reason"],
-    /// Packets with which something else was done than to translate them.
+    /// Packets with which something else, or something more, was done than to translate them.
     PacketOdd = Counter "mux_packets_odd" ["what"],
     /// First messages of a direction whose head had been read before the flow went to the kernel.
     VerdictHalfRead = Counter "mux_verdict_half_read" [],
