@@ -87,13 +87,7 @@ impl<'a> Setting<'a> {
 
     fn greet(&self, client: Conn) -> Result<(Conn, Conn)> {
         let server = self.upstream.accept()?;
-        for _ in 0..Relay::Packet.greetings() {
-            Relay::Packet.pause();
-            client.send("hello")?;
-            server.expect("hello")?;
-            server.send("olleh")?;
-            client.expect("olleh")?;
-        }
+        Relay::Packet.greet(&client, &server)?;
         Ok((client, server))
     }
 
@@ -546,12 +540,7 @@ fn a_flow_over_link_local_addresses_is_not_for_it_and_the_line_says_why() -> Res
     let to = std::net::SocketAddrV6::new("fe80::1:1".parse()?, daemon.port(), 0, scope);
     let client = three.client.within(|| Conn::tcp(to.into()))??;
     let server = upstream.accept()?;
-    for _ in 0..Relay::Packet.greetings() {
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
-    }
+    Relay::Packet.greet(&client, &server)?;
     exchange((&client, UP, MIB), (&server, DOWN, MIB))?;
     let access = daemon.wait_access(|_| true)?;
     ensure!(access.relay() != "packet" && access.note().contains("link-local"), "{access:?}");

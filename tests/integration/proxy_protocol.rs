@@ -44,13 +44,7 @@ fn listener(trusted: &str, rules: &str) -> String {
 
 /// Some bytes each way, one after the other, then a lot each way at once, then the end.
 fn exchange(relay: Relay, client: &Conn, server: &Conn) -> Result<()> {
-    for _ in 0..relay.greetings() {
-        relay.pause();
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
-    }
+    relay.greet(client, server)?;
     mux_tests::exchange((client, UP, LENGTH), (server, DOWN, LENGTH))
 }
 

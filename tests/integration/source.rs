@@ -56,12 +56,14 @@ fn an_upstream_sees_the_clients_address(relay: Relay) -> Result<()> {
             setting(&three, family, |endpoint| group(relay, endpoint, "source = \"transparent\""))?;
         let server = upstream.accept()?;
         ensure!(server.peer()?.ip() == family.client(), "{:?}", server.peer());
+        relay.greet(&client, &server)?;
         exchange((&client, UP, LENGTH), (&server, DOWN, LENGTH))?;
         let access = daemon.access_of(client.local()?)?;
         // Packets of the client's address are not the packet relay's.
         let is_right = access.relay() == relay.name() || relay == Relay::Packet;
         ensure!(is_right && access.close() == "finished", "{access:?}");
-        ensure!(access.bytes() == (LENGTH, LENGTH), "{access:?}");
+        let bytes = LENGTH + relay.hello();
+        ensure!(access.bytes() == (bytes, bytes), "{access:?}");
         daemon.stop()?;
     }
     Ok(())
@@ -300,10 +302,7 @@ mod silence {
             group(relay, endpoint, "user_timeout = \"500ms\"")
         })?;
         let server = upstream.accept()?;
-        client.send("hello")?;
-        server.expect("hello")?;
-        server.send("olleh")?;
-        client.expect("olleh")?;
+        relay.greet(&client, &server)?;
         three.silence_server()?;
         client.send("is anybody there?")?;
         client.expect_reset()?;

@@ -146,6 +146,8 @@ fn a_quiet_flow_has_all_of_half_closed_from_its_half_close_on(relay: Relay) -> R
     flow.closed("finished", 1400.0)
 }
 
+/// Its last bytes were in no count: the kernel went on redirecting between the last look at the books and the
+/// reset (18 of 60 runs on a busy machine).
 fn a_lifetime_ends_even_a_busy_flow(relay: Relay) -> Result<()> {
     let mut flow = Flow::new(relay, "lifetime = \"400ms\"")?;
     let start = Instant::now();

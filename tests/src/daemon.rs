@@ -156,14 +156,7 @@ impl Daemon {
     pub fn flow(&self, upstream: &Upstream) -> Result<(Conn, Conn)> {
         let client = self.connect()?;
         let server = upstream.accept()?;
-        let relay = self.relay();
-        for _ in 0..relay.greetings() {
-            relay.pause();
-            client.send("hello")?;
-            server.expect("hello")?;
-            server.send("olleh")?;
-            client.expect("olleh")?;
-        }
+        self.relay().greet(&client, &server)?;
         Ok((client, server))
     }
 

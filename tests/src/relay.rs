@@ -1,6 +1,8 @@
 //! The relays that a test body runs on.
 
-use crate::Need;
+use anyhow::Result;
+
+use crate::{Conn, Need};
 
 /// Rules that have this in quotes ask for the packet relay.
 pub(crate) const PACKET: &str = "packet";
@@ -55,6 +57,22 @@ impl Relay {
         if self == Self::Packet {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
+    }
+
+    /// Has `hello` (5 bytes) go up and `olleh` come back until a flow is sure to be on it: a flow that is
+    /// full of bytes from the first moment on may never have the quiet one that it enters at.
+    ///
+    /// # Errors
+    /// Either end's.
+    pub fn greet(self, client: &Conn, server: &Conn) -> Result<()> {
+        for _ in 0..self.greetings() {
+            self.pause();
+            client.send("hello")?;
+            server.expect("hello")?;
+            server.send("olleh")?;
+            client.expect("olleh")?;
+        }
+        Ok(())
     }
 
     /// Bytes that go each way while a flow is opened ([`crate::Daemon::flow`]).

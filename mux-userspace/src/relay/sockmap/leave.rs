@@ -114,7 +114,7 @@ impl Spliced<'_> {
         control.set_held(false);
     }
 
-    fn hold(&self, held: bool) {
+    pub(super) fn hold(&self, held: bool) {
         for way in Way::BOTH {
             self.membership.pair().record(way).hold(held);
         }

@@ -685,6 +685,30 @@ impl<'a> Spliced<'a> {
         }
     }
 
+    /// Has the kernel redirect nothing more, and its worker give what it has: what peers get between the
+    /// last look at the books and the close is in no count. A destination that takes nothing is not waited for.
+    async fn halt(&self) {
+        self.hold(true);
+        for socket in [&self.client, &self.upstream] {
+            // With the lock, after which no verdict runs that has not seen the hold. Which counters does not matter.
+            let _ = sys::tcp_counters(socket.as_fd());
+        }
+        let outstanding = |way: Way| {
+            let ledger = &self.ways[way.index()].ledger;
+            sent_by(self.socket(Side::destination(way)))
+                .map_or(0, |sent| ledger.redirect_outstanding(sent, &self.book(way)))
+        };
+        let mut before = Way::BOTH.map(outstanding);
+        while before != [0; 2] {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            let now = Way::BOTH.map(outstanding);
+            if now == before {
+                return;
+            }
+            before = now;
+        }
+    }
+
     /// Has the coming close of both connections, which is an RST (L11), wait until the peer of the one
     /// that has not `failed` has what it was given before, or `patience` is over (L10).
     pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
@@ -711,6 +735,9 @@ impl<'a> Spliced<'a> {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_millis(50));
             }
+        }
+        if failed.is_none() {
+            self.halt().await;
         }
         for way in Way::BOTH {
             // Their close is an RST since the insertion.
