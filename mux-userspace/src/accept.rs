@@ -5,8 +5,14 @@
 //! address; each connection is served by the one that is in force.
 
 use std::{
-    cell::RefCell, io, net::TcpListener, num::NonZeroU32, os::fd::OwnedFd, rc::Rc, sync::Arc,
-    time::Duration,
+    cell::RefCell,
+    io,
+    net::TcpListener,
+    num::NonZeroU32,
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rustix::net::{SocketFlags, acceptfrom_with};
@@ -231,13 +237,17 @@ impl Acceptor {
                 Err(error) if is_one_connections(&error) => {
                     core.shared.counters.count(Counter::AcceptAborted);
                 }
-                // A shortage, or what nobody has foreseen: the next attempt may fail at once, too, and an
-                // accept loop must never spin.
+                // The next attempt may fail at once, too, and an accept loop must never spin.
                 Err(error) => {
-                    core.shared.counters.count(Counter::AcceptExhausted);
+                    let is_shortage = is_shortage(&error);
+                    core.shared.counters.count(if is_shortage {
+                        Counter::AcceptExhausted
+                    } else {
+                        Counter::AcceptFailed
+                    });
                     // Once per shortage, not once per attempt.
                     if pause == BACK_OFF.0 {
-                        self.tell(core, &error);
+                        self.tell(core, &error, is_shortage);
                     }
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(BACK_OFF.1);
@@ -250,8 +260,13 @@ impl Acceptor {
     }
 
     /// Logs that accepting fails, unless that has been said often enough.
-    fn tell(&self, core: &Core, error: &io::Error) {
-        if let Some(held) = core.shared.counters.limits.count(Kind::Descriptors) {
+    fn tell(&self, core: &Core, error: &io::Error, is_shortage: bool) {
+        let admitted = if is_shortage {
+            core.shared.counters.limits.count(Kind::Descriptors)
+        } else {
+            core.shared.throttles.accepting.admit(Instant::now())
+        };
+        if let Some(held) = admitted {
             let listener = Arc::clone(&self.service.borrow().listener().name);
             let suppressed = throttle::some(held);
             warn!(%listener, %error, suppressed, "cannot accept; trying again, slower");
@@ -364,6 +379,11 @@ fn is_one_connections(error: &io::Error) -> bool {
     )
 }
 
+/// Whether accept(2) failed for lack of descriptors or memory.
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -373,8 +393,10 @@ mod tests {
         let of_one = |number| is_one_connections(&io::Error::from_raw_os_error(number));
         assert!([libc::ECONNABORTED, libc::EPROTO, libc::EHOSTUNREACH].into_iter().all(of_one));
         // Shortages, and what would come again at once.
-        let others =
-            [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EINVAL, libc::EBADF];
-        assert!(!others.into_iter().any(of_one));
+        let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM];
+        let others = [libc::EINVAL, libc::EBADF];
+        assert!(!shortages.into_iter().chain(others).any(of_one));
+        let is_short = |number| is_shortage(&io::Error::from_raw_os_error(number));
+        assert!(shortages.into_iter().all(is_short) && !others.into_iter().any(is_short));
     }
 }

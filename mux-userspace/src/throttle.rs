@@ -79,15 +79,19 @@ pub struct Throttles {
     pub books: Throttle,
     /// No endpoint of an upstream can be had.
     pub upstreams: Throttle,
+    /// accept(2) fails as nobody has foreseen.
+    pub accepting: Throttle,
 }
 
 impl Throttles {
     /// Says how many messages were not written, once that is over.
     pub fn settle(&self, now: Instant) {
-        let Self { books, upstreams } = self;
-        for (throttle, what) in
-            [(books, "the kernel relay's books"), (upstreams, "no endpoint can be had")]
-        {
+        let Self { books, upstreams, accepting } = self;
+        for (throttle, what) in [
+            (books, "the kernel relay's books"),
+            (upstreams, "no endpoint can be had"),
+            (accepting, "cannot accept"),
+        ] {
             if let Some(suppressed) = throttle.overdue(now) {
                 tracing::warn!(suppressed, "messages like \"{what}\" that were not written");
             }

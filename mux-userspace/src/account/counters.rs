@@ -42,6 +42,8 @@ counters! {
     AcceptExhausted = "accept_exhausted",
     /// accept(2) failed for that one connection.
     AcceptAborted = "accept_aborted",
+    /// accept(2) failed as nobody has foreseen; it was tried again later.
+    AcceptFailed = "accept_failed",
     /// Reset: there was no place for them when their listener was closed.
     ListenerClosed = "listener_closed",
     /// Closed: sniffed for longest when a new connection needed a place (`[limits] max_sniffing`).

@@ -12,6 +12,7 @@ pub(super) const fn place(counter: Counter) -> Option<(Family, Option<&'static s
         C::Accepted => (F::Accepted, None),
         C::AcceptExhausted => (F::AcceptErrors, Some("exhausted")),
         C::AcceptAborted => (F::AcceptErrors, Some("aborted")),
+        C::AcceptFailed => (F::AcceptErrors, Some("other")),
         C::ListenerClosed
         | C::SniffingLimit
         | C::SourceLimit

@@ -110,7 +110,7 @@ families! {
 
     /// Connections accepted.
     Accepted = Counter "mux_accepted" [],
-    /// accept(2) that failed, by reason.
+    /// accept(2) that failed, by reason: no descriptors or memory (`exhausted`), a connection that was gone (`aborted`), or another error (`other`), which the log has.
     AcceptErrors = Counter "mux_accept_errors" ["reason"],
     /// Connections now, those that are sniffed included.
     Connections = Gauge "mux_connections" [],

@@ -13,7 +13,7 @@ mod timers;
 
 pub use self::{
     peer::Peer,
-    stream::{Parked, Stream, Then},
+    stream::{Parked, Stream, Taken, Then},
     tcp::Tcp,
     timers::TcpTimers,
 };

@@ -3,9 +3,10 @@
 use std::{
     io,
     net::Shutdown,
+    ops::DerefMut,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::{Pin, pin},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -36,6 +37,18 @@ pub enum Then {
     More,
 }
 
+/// What a read brought.
+#[derive(Debug)]
+pub struct Taken<B> {
+    /// The buffer that was read into.
+    pub buffer: B,
+    /// Bytes in it; 0 is the end of the stream.
+    pub read: usize,
+    /// The runtime had been told that the peer has ended its stream: nothing comes after what was in the
+    /// socket then. That it says no does not mean that it has not.
+    pub is_closing: bool,
+}
+
 impl Stream {
     /// Whether the kernel relay can take it.
     #[must_use]
@@ -52,12 +65,28 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_take(cx, || buffer).map_ok(|taken| taken.read)
+    }
+
+    /// Reads into a buffer that is taken from somewhere when there may be something to read.
+    ///
+    /// # Errors
+    /// read(2)'s.
+    pub fn poll_take<B: DerefMut<Target = [u8]>>(
+        &mut self,
+        cx: &mut Context<'_>,
+        take: impl FnOnce() -> B,
+    ) -> Poll<io::Result<Taken<B>>> {
         match self {
-            Self::Tcp(stream) => stream.poll_read(cx, buffer),
+            Self::Tcp(stream) => stream.poll_read(cx, take),
             Self::Unix(stream) => {
-                let mut buffer = ReadBuf::new(buffer);
-                let poll = Pin::new(stream).poll_read(cx, &mut buffer);
-                poll.map_ok(|()| buffer.filled().len())
+                ready!(stream.poll_read_ready(cx))?;
+                let is_closing = is_closing(stream);
+                let mut buffer = take();
+                let mut space = ReadBuf::new(&mut buffer);
+                ready!(Pin::new(stream).poll_read(cx, &mut space))?;
+                let read = space.filled().len();
+                Poll::Ready(Ok(Taken { buffer, read, is_closing }))
             }
         }
     }
@@ -95,21 +124,6 @@ impl Stream {
         if let Self::Tcp(stream) = self {
             // It fails on a dead descriptor only.
             let _ = stream.set_nodelay(true);
-        }
-    }
-
-    /// Whether the runtime has been told that the peer has ended its stream: nothing comes after what is in the
-    /// socket now. To be asked when a read may succeed; else the answer may be no though it should be yes.
-    #[must_use]
-    pub fn is_read_closed(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.told().is_read_closed(),
-            Self::Unix(stream) => {
-                // Ready at once, as there is readiness to return.
-                let mut cx = Context::from_waker(Waker::noop());
-                let poll = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
-                matches!(poll, Poll::Ready(Ok(ready)) if ready.is_read_closed())
-            }
         }
     }
 
@@ -258,6 +272,13 @@ impl AsFd for Parked {
     }
 }
 
+/// What is asked when there is readiness to return, so that the answer is there at once.
+fn is_closing(stream: &UnixStream) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    let poll = pin!(stream.ready(Interest::READABLE)).poll(&mut cx);
+    matches!(poll, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+}
+
 pub(super) fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -290,21 +311,25 @@ mod tests {
         (Stream::Tcp(Tcp::new(ours).unwrap()), theirs)
     }
 
+    async fn take(stream: &mut Stream) -> Taken<Vec<u8>> {
+        poll_fn(|cx| stream.poll_take(cx, || vec![0; 5])).await.unwrap()
+    }
+
     #[tokio::test]
     async fn the_end_is_known_before_what_comes_before_it_is_read() {
-        let (ours, mut theirs) = pair().await;
-        theirs.write_all(b"last words").unwrap();
-        poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
-        assert!(!ours.is_read_closed());
+        let (mut ours, mut theirs) = pair().await;
+        theirs.write_all(b"first").unwrap();
+        let first = take(&mut ours).await;
+        assert_eq!((&*first.buffer, first.is_closing), (&b"first"[..], false));
+        theirs.write_all(b"words").unwrap();
         theirs.shutdown(Shutdown::Write).unwrap();
-        let mut ours = ours;
-        let mut buffer = [0; 64];
-        while !ours.is_read_closed() {
-            poll_fn(|cx| ours.poll_read_ready(cx)).await.unwrap();
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(poll_fn(|cx| ours.poll_read(cx, &mut buffer)).await.unwrap(), 10);
-        assert_eq!(poll_fn(|cx| ours.poll_read(cx, &mut buffer)).await.unwrap(), 0);
+        // What another socket has to be waited for brings news of this one, too.
+        let (mut other, mut their_other) = pair().await;
+        their_other.write_all(b"news!").unwrap();
+        take(&mut other).await;
+        let last = take(&mut ours).await;
+        assert_eq!((&*last.buffer, last.is_closing), (&b"words"[..], true));
+        assert_eq!(take(&mut ours).await.read, 0);
     }
 
     #[tokio::test]

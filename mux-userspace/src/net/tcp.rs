@@ -7,6 +7,7 @@
 use std::{
     io,
     net::{SocketAddr, TcpStream},
+    ops::DerefMut,
     os::fd::{AsFd, BorrowedFd},
     pin::pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -16,7 +17,7 @@ use std::{
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::{Interest, Ready, unix::AsyncFd};
 
-use super::stream::retry;
+use super::stream::{Taken, retry};
 use crate::sys;
 
 /// A connected TCP socket in the runtime.
@@ -77,7 +78,7 @@ impl Tcp {
     }
 
     /// What the runtime has been told, of what a reader asks for; empty: nothing.
-    pub(super) fn told(&self) -> Ready {
+    fn told(&self) -> Ready {
         // Ready at once if there is readiness to return.
         let mut cx = Context::from_waker(Waker::noop());
         match pin!(self.socket.ready(Interest::READABLE | Interest::PRIORITY)).poll(&mut cx) {
@@ -105,26 +106,30 @@ impl Tcp {
         self.socket.try_io(interest, |_| call())
     }
 
-    /// Reads into `buffer`; 0 is the end of the stream.
-    pub(super) fn poll_read(
+    /// Reads into a buffer, which is taken when there may be something to read; 0 is the end of the stream.
+    pub(super) fn poll_read<B: DerefMut<Target = [u8]>>(
         &self,
         cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
+        take: impl FnOnce() -> B,
+    ) -> Poll<io::Result<Taken<B>>> {
+        let mut guard = ready!(self.socket.poll_read_ready(cx))?;
+        let mut buffer = take();
         loop {
-            let mut guard = ready!(self.socket.poll_read_ready(cx))?;
-            let (result, is_empty) = if self.told().is_priority() {
+            let told = self.told();
+            let space = &mut *buffer;
+            let most = space.len();
+            let (result, is_empty) = if told.is_priority() {
                 if !self.counts_unread.swap(true, Ordering::Relaxed) {
                     sys::count_unread(self.as_fd());
                 }
-                match sys::receive(self.as_fd(), buffer) {
+                match sys::receive(self.as_fd(), space) {
                     Ok((read, more)) => (Ok(read), read > 0 && more == Some(false)),
                     Err(error) => (Err(error), false),
                 }
             } else {
-                let result =
-                    retry(|| recv(self, &mut *buffer, RecvFlags::empty())).map(|(read, _)| read);
-                let is_short = result.as_ref().is_ok_and(|read| (1..buffer.len()).contains(read));
+                let result = retry(|| recv(self, &mut *space, RecvFlags::empty()));
+                let result = result.map(|(read, _)| read);
+                let is_short = result.as_ref().is_ok_and(|read| (1..most).contains(read));
                 (result, is_short)
             };
             let would_block =
@@ -133,8 +138,10 @@ impl Tcp {
                 guard.clear_ready();
             }
             if !would_block {
-                return Poll::Ready(result);
+                let is_closing = told.is_read_closed();
+                return Poll::Ready(result.map(|read| Taken { buffer, read, is_closing }));
             }
+            guard = ready!(self.socket.poll_read_ready(cx))?;
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     pool::{Buffer, PIPE_SIZE, Pipe, Pool},
 };
 use crate::{
-    net::{Stream, Then},
+    net::{Stream, Taken, Then},
     proxy::Guard,
     upstream::opening::Opening,
 };
@@ -289,10 +289,8 @@ impl Pump {
                 Err(_) => self.pipeless = true,
             }
         }
-        ready!(source.poll_read_ready(cx))?;
-        let is_closing = source.is_read_closed();
-        let mut buffer = flow.pool.buffer();
-        let end = ready!(source.poll_read(cx, &mut buffer))?;
+        let Taken { buffer, read: end, is_closing } =
+            ready!(source.poll_take(cx, || flow.pool.buffer()))?;
         if self.is_forged(&buffer[..end]) {
             self.forged = true;
             return Poll::Pending;
