@@ -10,6 +10,7 @@ use std::{
     ptr::NonNull,
 };
 
+use nix::sys::resource::{UsageWho, getrusage};
 use rustix::process::Pid;
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -114,6 +115,14 @@ pub fn process_group(pid: Pid) -> Option<Pid> {
     // SAFETY: the call reads and writes no memory of ours.
     let group = unsafe { libc::getpgid(pid.as_raw_nonzero().get()) };
     if group > 0 { Pid::from_raw(group) } else { None }
+}
+
+/// How often this thread has gone to sleep (`ru_nvcsw`, getrusage(2)).
+#[must_use]
+pub fn voluntary_switches() -> u64 {
+    // It fails on a wrong argument only.
+    getrusage(UsageWho::RUSAGE_THREAD)
+        .map_or(0, |usage| u64::try_from(usage.voluntary_context_switches()).unwrap_or_default())
 }
 
 /// `struct tcp_info` up to the fields that we read (libc's differs between C libraries).

@@ -4,19 +4,32 @@
 use std::cell::Cell;
 
 use super::Way;
+use crate::sys;
 
 /// Turns after which older ones count half, so that a flow that changes its ways is judged by the new ones.
 const MEMORY: u32 = 1024;
-/// How many polls before a core's sleep weigh as much as all before them.
-const SLEEPS: u32 = 8;
+/// How many polls before a core's rest weigh as much as all before them.
+const RESTS: u32 = 8;
 /// A count of polls is kept as so many parts.
 const PART: u32 = 16;
-/// Polls without a sleep after which the core is crowded, whatever was before.
-const SLEEPLESS: u32 = 8;
+/// Polls without a rest after which the core is crowded, whatever was before.
+const RESTLESS: u32 = 8;
+/// Polls after which the kernel is asked how often the core has slept meanwhile.
+const WINDOW: u32 = 64;
+
+/// Of so many turns both ways of a conversation may have something to read at the same moment once.
+const TURNS_AN_OVERLAP: u32 = 16;
+/// Reads of a turn beyond which small ones are a stream. A message that is written in two parts is two.
+const READS_A_TURN: u32 = 2;
+/// Below this average, bytes, reads are small: else a turn may well take several.
+const SMALL: u64 = 1024;
 
 /// What was read of one way lately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
+    /// Reads that brought something, and bytes.
+    count: u32,
+    bytes: u64,
     /// Bytes a read, of which each weighs half as much as the one after it.
     average: u32,
     /// Whether the way counts as bulk; see [`Self::is_bulk`].
@@ -31,6 +44,8 @@ impl Reads {
 
     /// Something was read.
     pub fn note(&mut self, bytes: usize) {
+        self.count = self.count.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes as u64);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(1 << 20);
         self.average = self.average / 2 + bytes / 2;
         self.bulk = self.average >= if self.bulk { Self::NOT_BULK } else { Self::BULK };
@@ -80,17 +95,31 @@ impl Evidence {
         if self.turns >= MEMORY {
             self.turns /= 2;
             self.overlaps /= 2;
+            for reads in &mut self.reads {
+                reads.count /= 2;
+                reads.bytes /= 2;
+            }
         }
     }
 
     /// Whether it is a conversation of at least so many turns: requests and responses, each waiting for the
     /// other, in messages below bulk size. A stream of small writes, one way or both, is none: user space reads
-    /// many of them at once, and the kernel relay carries each by itself.
+    /// many of them at once, and the kernel relay carries each by itself. By how it is read, it is told by both ways
+    /// having something at once, or by several small reads a turn: each for a while looks like a conversation's.
     #[must_use]
     pub fn is_conversation(&self, turns: u32) -> bool {
         self.turns >= turns.min(MEMORY - 1)
-            && 4 * self.overlaps <= self.turns
+            && TURNS_AN_OVERLAP * self.overlaps <= self.turns
+            && !self.streams()
             && !self.reads.iter().any(Reads::is_bulk)
+    }
+
+    /// Whether a turn takes more reads than a message does, and small ones.
+    fn streams(&self) -> bool {
+        let [up, down] = &self.reads;
+        let reads = up.count.saturating_add(down.count);
+        reads > self.turns.saturating_mul(READS_A_TURN)
+            && up.bytes.saturating_add(down.bytes) < SMALL * u64::from(reads)
     }
 
     /// Begins anew.
@@ -100,8 +129,11 @@ impl Evidence {
 }
 
 thread_local! {
+    /// Polls that moved bytes since the core last had nothing to do, in parts.
     static POLLS: Cell<u32> = const { Cell::new(0) };
-    static CROWD: Cell<u32> = const { Cell::new(0) };
+    /// The same between two such moments, averaged.
+    static AT_ONCE: Cell<u32> = const { Cell::new(0) };
+    static CROWD: Cell<Crowd> = const { Cell::new(Crowd::NONE) };
     static BUSY: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -129,20 +161,75 @@ pub fn served() {
     POLLS.set(POLLS.get().saturating_add(PART));
 }
 
-/// This core has nothing to do, and goes to sleep.
-pub fn sleeps() {
-    let polls = POLLS.take();
-    // Timers wake a core as well.
-    if polls > 0 {
-        let crowd = CROWD.get();
-        CROWD.set(crowd - crowd / SLEEPS + polls.min(1 << 16) / SLEEPS);
+/// Flows that a core serves between two sleeps.
+///
+/// That it has nothing to do, and asks epoll, is no sleep: with many flows at work there is news at once, of one flow
+/// or two. What the kernel counts as voluntary switches are sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Crowd {
+    /// In parts, averaged.
+    flows: u32,
+    /// Polls since the switches were asked for, and what they were then.
+    polls: u32,
+    switches: u64,
+}
+
+impl Crowd {
+    const NONE: Self = Self { flows: 0, polls: 0, switches: 0 };
+
+    /// The core has nothing more to do after so many polls.
+    fn note(&mut self, polls: u32, switches: impl FnOnce() -> u64) {
+        self.polls = self.polls.saturating_add(polls);
+        if self.polls < WINDOW {
+            return;
+        }
+        let now = switches();
+        let sleeps = u32::try_from(now.saturating_sub(self.switches)).unwrap_or(u32::MAX).max(1);
+        let flows = self.polls.min(1 << 16) * PART / sleeps;
+        *self = Self { flows: u32::midpoint(self.flows, flows), polls: 0, switches: now };
     }
 }
 
-/// Whether this core has lately served so many flows between two sleeps, or does not come to sleep.
+/// This core has nothing to do, and goes to sleep if there is no news.
+pub fn rests() {
+    let polls = POLLS.take();
+    // Timers wake a core as well.
+    if polls > 0 {
+        let at_once = AT_ONCE.get();
+        AT_ONCE.set(at_once - at_once / RESTS + polls.min(1 << 16) / RESTS);
+        let mut crowd = CROWD.get();
+        crowd.note(polls / PART, sys::voluntary_switches);
+        CROWD.set(crowd);
+    }
+}
+
+/// How many flows a core serves at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// One, or now and then another.
+    Alone,
+    /// Several.
+    Some,
+    /// As many as user space serves better.
+    Crowd,
+}
+
+/// The company on this core lately: flows between two sleeps, of which so many are a crowd; one that does not come
+/// to rest has one, too.
 #[must_use]
-pub fn is_crowded(flows: u32) -> bool {
-    CROWD.get() >= flows * PART || POLLS.get() >= SLEEPLESS * PART
+pub fn company(crowd: u32) -> Company {
+    judge(CROWD.get().flows, AT_ONCE.get(), POLLS.get(), crowd)
+}
+
+/// All but `crowd` in parts.
+const fn judge(flows: u32, at_once: u32, polls: u32, crowd: u32) -> Company {
+    if flows >= crowd * PART || polls >= RESTLESS * PART {
+        Company::Crowd
+    } else if flows >= 2 * PART || at_once >= PART + PART / 4 {
+        Company::Some
+    } else {
+        Company::Alone
+    }
 }
 
 #[cfg(test)]
@@ -199,12 +286,35 @@ mod tests {
         assert!(!both.is_conversation(32));
     }
 
+    /// Writes of 32 bytes that come back, 64 on their way at once: with 16 such flows two or three went to the
+    /// kernel, at a moment when one turn in four was an overlap, and all others were slower for it.
+    #[test]
+    fn a_stream_that_looks_like_a_conversation_for_a_while_is_none() {
+        let talk = |turns: u32, overlaps: u32, reads: [(u32, usize); 2]| {
+            let mut evidence = Evidence::default();
+            for turn in 0..turns {
+                evidence.moved(turn < overlaps || turn % 2 == 0, turn < overlaps || turn % 2 == 1);
+            }
+            for (way, (count, bytes)) in evidence.reads.iter_mut().zip(reads) {
+                (0..count).for_each(|_| way.note(bytes));
+            }
+            evidence.is_conversation(32)
+        };
+        // As they were seen.
+        assert!(!talk(33, 8, [(34, 393), (24, 512)]));
+        assert!(!talk(76, 19, [(72, 166), (47, 253)]));
+        assert!(!talk(128, 0, [(211, 143), (103, 293)]));
+        // One overlap, and answers in two parts; and larger ones in many.
+        assert!(talk(36, 1, [(18, 100), (36, 300)]));
+        assert!(talk(36, 0, [(18, 100), (90, 16_384)]));
+    }
+
     #[test]
     fn what_was_long_ago_is_forgotten() {
         let mut evidence = Evidence::default();
         (0..10_000).for_each(|_| evidence.moved(true, true));
         assert!(!evidence.is_conversation(32));
-        for _ in 0..800 {
+        for _ in 0..2000 {
             evidence.moved(true, false);
             evidence.moved(false, true);
         }
@@ -221,20 +331,34 @@ mod tests {
     }
 
     #[test]
-    fn a_core_is_crowded_while_it_serves_several_flows_a_wake_up() {
-        for _ in 0..100 {
-            served();
-            sleeps();
-        }
-        assert!(is_crowded(1) && !is_crowded(2));
-        for _ in 0..100 {
-            (0..6).for_each(|_| served());
-            sleeps();
-        }
-        assert!(is_crowded(5) && !is_crowded(7));
-        sleeps();
-        assert!(is_crowded(5) && !is_crowded(7), "a timer");
-        (0..SLEEPLESS).for_each(|_| served());
-        assert!(is_crowded(7));
+    fn a_core_is_crowded_while_it_serves_several_flows_between_two_sleeps() {
+        // A poll each time that it looks, and a sleep each so many.
+        let flows = |polls: u32, sleep: u64| {
+            let (mut crowd, mut switches) = (Crowd::NONE, 0);
+            for _ in 0..10 * WINDOW {
+                crowd.note(polls, || switches);
+                switches += sleep;
+            }
+            crowd.flows
+        };
+        let company = |flows| judge(flows, PART, 0, 4);
+        assert_eq!(company(flows(1, 1)), Company::Alone);
+        assert_eq!(company(flows(3, 1)), Company::Some);
+        assert_eq!(company(flows(5, 1)), Company::Crowd);
+        assert_eq!(company(flows(1, 0)), Company::Crowd, "it never sleeps");
+    }
+
+    #[test]
+    fn several_polls_at_once_are_company_and_many_a_crowd() {
+        assert_eq!(judge(0, PART, 0, 4), Company::Alone);
+        assert_eq!(judge(0, PART + PART / 2, 0, 4), Company::Some);
+        assert_eq!(judge(0, PART, RESTLESS * PART, 4), Company::Crowd);
+    }
+
+    #[test]
+    fn a_thread_that_waits_has_switched() {
+        let before = sys::voluntary_switches();
+        std::thread::park_timeout(std::time::Duration::from_millis(1));
+        assert!(sys::voluntary_switches() > before);
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::{
     Control, Ends, Tally,
     demotion::Reason,
-    evidence::{Evidence, Reads},
+    evidence::{Company, Evidence, Reads},
 };
 use crate::rules::config::RelayChoice;
 
@@ -109,7 +109,10 @@ pub enum Offering {
 pub const PROMOTE_TURNS: u32 = 32;
 /// Flows that a core serves between two sleeps from which on none goes to the kernel. User space that serves many at
 /// once is woken once for all of them; the kernel's worker spares the wake-ups, and does each message by itself.
-pub const CROWD: u32 = 2;
+pub const CROWD: u32 = 4;
+/// How many times as many turns a conversation needs that is not alone on its core: with several flows at work many
+/// things look like one for a while, and what goes to the kernel by mistake makes the others slower.
+const IN_COMPANY: u32 = 4;
 /// By how much each demotion lengthens the way back.
 const BACK_OFF: u32 = 4;
 /// Demotions for what it does itself after which a flow stays in user space.
@@ -200,14 +203,14 @@ impl Plan {
         }
     }
 
-    /// Whether the flow should go to the sockmap relay now. `is_crowded` says whether its core serves so many flows
-    /// at once.
+    /// Whether the flow should go to the sockmap relay now. `company` tells of the other flows of its core, of which so
+    /// many are a crowd.
     #[must_use]
     pub fn wants_sockmap(
         &self,
         tally: &Tally,
         evidence: &Evidence,
-        is_crowded: impl FnOnce(u32) -> bool,
+        company: impl FnOnce(u32) -> Company,
     ) -> bool {
         self.sockmap
             && self.packet == Offering::No
@@ -215,7 +218,13 @@ impl Plan {
             && match self.choice {
                 RelayChoice::Sockmap => true,
                 RelayChoice::Packet | RelayChoice::Copy | RelayChoice::Splice => false,
-                RelayChoice::Auto => evidence.is_conversation(self.turns) && !is_crowded(CROWD),
+                RelayChoice::Auto => match company(CROWD) {
+                    Company::Alone => evidence.is_conversation(self.turns),
+                    Company::Some => {
+                        evidence.is_conversation(self.turns.saturating_mul(IN_COMPANY))
+                    }
+                    Company::Crowd => false,
+                },
             }
     }
 
@@ -324,15 +333,25 @@ mod tests {
     #[test]
     fn a_conversation_goes_to_the_kernel_and_a_short_one_or_one_in_a_crowd_does_not() {
         let auto = plan(RelayChoice::Auto);
-        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS - 1), |_| false));
-        assert!(auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| false));
-        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| true));
+        assert!(
+            !auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS - 1), |_| Company::Alone)
+        );
+        assert!(auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| Company::Alone));
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| Company::Crowd));
+        let in_company =
+            |turns| auto.wants_sockmap(&Tally::default(), &talk(turns), |_| Company::Some);
+        assert!(
+            !in_company(PROMOTE_TURNS * IN_COMPANY - 1) && in_company(PROMOTE_TURNS * IN_COMPANY)
+        );
         assert!(!plan(RelayChoice::Copy).wants_sockmap(
             &Tally::default(),
             &talk(PROMOTE_TURNS),
-            |_| false
+            |_| Company::Alone
         ));
-        assert!(plan(RelayChoice::Sockmap).wants_sockmap(&Tally::default(), &talk(0), |_| true));
+        assert!(
+            plan(RelayChoice::Sockmap)
+                .wants_sockmap(&Tally::default(), &talk(0), |_| Company::Crowd)
+        );
     }
 
     #[test]
@@ -341,8 +360,9 @@ mod tests {
         let tally =
             |reads| Tally { up: Traffic { reads, ..Traffic::default() }, ..Tally::default() };
         plan.try_later(&tally(5));
-        let wants =
-            |plan: &Plan, reads| plan.wants_sockmap(&tally(reads), &Evidence::default(), |_| false);
+        let wants = |plan: &Plan, reads| {
+            plan.wants_sockmap(&tally(reads), &Evidence::default(), |_| Company::Alone)
+        };
         assert!(!wants(&plan, 5 + u64::from(PROMOTE_TURNS) - 1));
         assert!(wants(&plan, 5 + u64::from(PROMOTE_TURNS)));
         assert_eq!(plan.why_not, WhyNot::default());
@@ -358,7 +378,7 @@ mod tests {
         }
         let auto = plan(RelayChoice::Auto);
         assert!(auto.wants_splice(&evidence.reads[1]) && !auto.wants_splice(&evidence.reads[0]));
-        assert!(!auto.wants_sockmap(&Tally::default(), &evidence, |_| false));
+        assert!(!auto.wants_sockmap(&Tally::default(), &evidence, |_| Company::Alone));
         assert!(!plan(RelayChoice::Copy).wants_splice(&evidence.reads[1]));
     }
 
@@ -366,14 +386,14 @@ mod tests {
     fn each_demotion_makes_the_way_back_longer_and_the_last_one_is_for_good() {
         let mut auto = plan(RelayChoice::Auto);
         auto.back_off(Reason::Stream);
-        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| false));
-        assert!(auto.wants_sockmap(&Tally::default(), &talk(1000), |_| false));
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| Company::Alone));
+        assert!(auto.wants_sockmap(&Tally::default(), &talk(1000), |_| Company::Alone));
         auto.back_off(Reason::Stream);
         // A crowd is none of its doing.
         auto.back_off(Reason::Crowd);
-        assert!(auto.wants_sockmap(&Tally::default(), &talk(1023), |_| false));
+        assert!(auto.wants_sockmap(&Tally::default(), &talk(1023), |_| Company::Alone));
         auto.back_off(Reason::Pressure);
-        assert!(!auto.wants_sockmap(&Tally::default(), &talk(1023), |_| false));
+        assert!(!auto.wants_sockmap(&Tally::default(), &talk(1023), |_| Company::Alone));
         assert_eq!(auto.why_not.sockmap.as_deref(), Some(Reason::Pressure.note()));
     }
 
@@ -388,19 +408,20 @@ mod tests {
         assert!(!plan.wants_offer(&counted(OFFER_READS - 2)));
         let now = counted(OFFER_READS);
         assert!(
-            plan.wants_offer(&now) && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| false)
+            plan.wants_offer(&now)
+                && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| Company::Alone)
         );
         plan.packet = Offering::Offered { reads: now.reads() };
         assert!(
             !plan.wants_offer(&now)
                 && !plan.gives_up(&now)
-                && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| false)
+                && !plan.wants_sockmap(&now, &talk(PROMOTE_TURNS), |_| Company::Alone)
         );
         let later = counted(OFFER_READS + OFFER_PATIENCE);
         assert!(plan.gives_up(&later));
         plan.refuse_packet(NO_MOMENT);
         assert!(
-            plan.wants_sockmap(&later, &talk(PROMOTE_TURNS), |_| false)
+            plan.wants_sockmap(&later, &talk(PROMOTE_TURNS), |_| Company::Alone)
                 && !plan.wants_offer(&later)
         );
         let control = Control::default();
@@ -414,7 +435,7 @@ mod tests {
         assert!(plan.wants_offer(&Tally::default()));
         plan.packet = Offering::Offered { reads: 0 };
         assert!(!plan.gives_up(&counted(1 << 40)));
-        assert!(!plan.wants_sockmap(&counted(1 << 40), &talk(1000), |_| false));
+        assert!(!plan.wants_sockmap(&counted(1 << 40), &talk(1000), |_| Company::Alone));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{borrow::Cow, future::poll_fn, task::Poll};
 use super::{
     Close, Control, Ends, Mode, Plan, Tally, Way,
     demotion::MOST_BUSY,
-    evidence::{self, Evidence},
+    evidence::{self, Company, Evidence},
     plan::{self, Offering},
     pool::Pool,
     pump::{Failure, Pump, PumpContext},
@@ -164,8 +164,8 @@ impl Duplex {
         } else if !control.is_ordered_out() && plan.wants_offer(tally) {
             Some(Next::Offer)
         } else if !control.is_to_leave_kernel()
-            && plan.wants_sockmap(tally, &self.evidence, |flows| {
-                evidence::is_crowded(flows) || evidence::is_full(MOST_BUSY)
+            && plan.wants_sockmap(tally, &self.evidence, |crowd| {
+                if evidence::is_full(MOST_BUSY) { Company::Crowd } else { evidence::company(crowd) }
             })
         {
             Some(Next::Promote)

@@ -130,7 +130,7 @@ fn run(
     // Not a `LocalSet` in a runtime: that is a scheduler in a scheduler, and a flow's task is woken by both.
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .on_thread_park(evidence::sleeps)
+        .on_thread_park(evidence::rests)
         .build_local(LocalOptions::default())?;
     let Handles { kernel, packets } = handles;
     let core = Core::new(index, Arc::clone(shared), kernel, packets)?;
