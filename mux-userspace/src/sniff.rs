@@ -8,7 +8,7 @@ use std::{future::poll_fn, io, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    net::{Peer, Stream},
+    net::{Peer, Stream, Taken},
     proxy::{self, Examined, Guard, Header, Refusal},
     relay::pool::Pool,
     route::{Outcome, Phase, Progress, Sniffed, route},
@@ -193,11 +193,7 @@ async fn read_more(
     pool: &Pool,
 ) -> io::Result<usize> {
     poll_fn(|cx| {
-        // Readiness first: a silent client must hold no buffer.
-        std::task::ready!(stream.poll_read_ready(cx))?;
-        let mut buffer = pool.buffer();
-        let most = buffer.len().min(room);
-        stream.poll_read(cx, &mut buffer[..most]).map_ok(|read| {
+        stream.poll_take(cx, room, || pool.buffer()).map_ok(|Taken { buffer, read, .. }| {
             prefix.extend_from_slice(&buffer[..read]);
             read
         })

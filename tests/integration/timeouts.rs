@@ -47,12 +47,11 @@ impl Flow {
         let client = daemon.connect()?;
         let server = upstream.accept()?;
         let began = [before, Instant::now()];
-        let mut flow = Self { daemon, relay, client, server, bytes: Bytes::default(), began };
-        for _ in 0..relay.greetings() {
-            relay.pause();
-            flow.round_trip()?;
-        }
-        Ok(flow)
+        relay.greet(&client, &server)?;
+        let hello = relay.hello();
+        let bytes =
+            Bytes { sent_up: hello, received_up: hello, sent_down: hello, received_down: hello };
+        Ok(Self { daemon, relay, client, server, bytes, began })
     }
 
     fn round_trip(&mut self) -> Result<()> {

@@ -65,25 +65,28 @@ impl Stream {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        self.poll_take(cx, || buffer).map_ok(|taken| taken.read)
+        self.poll_take(cx, usize::MAX, || buffer).map_ok(|taken| taken.read)
     }
 
-    /// Reads into a buffer that is taken from somewhere when there may be something to read.
+    /// Reads at most so many bytes, of a buffer's length at the most, into a buffer that is taken from somewhere when
+    /// there may be something to read: who says nothing holds none.
     ///
     /// # Errors
     /// read(2)'s.
     pub fn poll_take<B: DerefMut<Target = [u8]>>(
         &mut self,
         cx: &mut Context<'_>,
+        most: usize,
         take: impl FnOnce() -> B,
     ) -> Poll<io::Result<Taken<B>>> {
         match self {
-            Self::Tcp(stream) => stream.poll_read(cx, take),
+            Self::Tcp(stream) => stream.poll_read(cx, most, take),
             Self::Unix(stream) => {
                 ready!(stream.poll_read_ready(cx))?;
                 let is_closing = is_closing(stream);
                 let mut buffer = take();
-                let mut space = ReadBuf::new(&mut buffer);
+                let most = most.min(buffer.len());
+                let mut space = ReadBuf::new(&mut buffer[..most]);
                 ready!(Pin::new(stream).poll_read(cx, &mut space))?;
                 let read = space.filled().len();
                 Poll::Ready(Ok(Taken { buffer, read, is_closing }))
@@ -312,7 +315,7 @@ mod tests {
     }
 
     async fn take(stream: &mut Stream) -> Taken<Vec<u8>> {
-        poll_fn(|cx| stream.poll_take(cx, || vec![0; 5])).await.unwrap()
+        poll_fn(|cx| stream.poll_take(cx, usize::MAX, || vec![0; 5])).await.unwrap()
     }
 
     #[tokio::test]

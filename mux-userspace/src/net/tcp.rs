@@ -106,18 +106,20 @@ impl Tcp {
         self.socket.try_io(interest, |_| call())
     }
 
-    /// Reads into a buffer, which is taken when there may be something to read; 0 is the end of the stream.
+    /// Reads at most so many bytes into a buffer, which is taken when there may be something to read; 0 is the end of
+    /// the stream.
     pub(super) fn poll_read<B: DerefMut<Target = [u8]>>(
         &self,
         cx: &mut Context<'_>,
+        most: usize,
         take: impl FnOnce() -> B,
     ) -> Poll<io::Result<Taken<B>>> {
         let mut guard = ready!(self.socket.poll_read_ready(cx))?;
         let mut buffer = take();
+        let most = most.min(buffer.len());
         loop {
             let told = self.told();
-            let space = &mut *buffer;
-            let most = space.len();
+            let space = &mut buffer[..most];
             let (result, is_empty) = if told.is_priority() {
                 if !self.counts_unread.swap(true, Ordering::Relaxed) {
                     sys::count_unread(self.as_fd());

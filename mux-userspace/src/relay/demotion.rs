@@ -12,7 +12,7 @@ const LEAST: u64 = 256;
 /// So many times as many messages one way as the other are a stream.
 const ONE_SIDED: u64 = 8;
 /// Messages below this average, bytes, are small.
-const SMALL: u64 = 1024;
+pub(super) const SMALL: u64 = 1024;
 /// From this average on they are bulk.
 const BULK: u64 = 32 * 1024;
 /// One edge into passing for so many messages, or more, is back-pressure.

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 
-use super::Way;
+use super::{Way, demotion::SMALL};
 use crate::sys;
 
 /// Turns after which older ones count half, so that a flow that changes its ways is judged by the new ones.
@@ -14,6 +14,8 @@ const RESTS: u32 = 8;
 const PART: u32 = 16;
 /// Polls without a rest after which the core is crowded, whatever was before.
 const RESTLESS: u32 = 8;
+/// No more polls at once are told apart.
+const MOST_POLLS: u32 = 1 << 12;
 /// Polls after which the kernel is asked how often the core has slept meanwhile.
 const WINDOW: u32 = 64;
 
@@ -21,8 +23,6 @@ const WINDOW: u32 = 64;
 const TURNS_AN_OVERLAP: u32 = 16;
 /// Reads of a turn beyond which small ones are a stream. A message that is written in two parts is two.
 const READS_A_TURN: u32 = 2;
-/// Below this average, bytes, reads are small: else a turn may well take several.
-const SMALL: u64 = 1024;
 
 /// What was read of one way lately.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl Evidence {
             && !self.reads.iter().any(Reads::is_bulk)
     }
 
-    /// Whether a turn takes more reads than a message does, and small ones.
+    /// Whether a turn takes more reads than a message does, and small ones: of larger messages one may well take several.
     fn streams(&self) -> bool {
         let [up, down] = &self.reads;
         let reads = up.count.saturating_add(down.count);
@@ -129,11 +129,9 @@ impl Evidence {
 }
 
 thread_local! {
-    /// Polls that moved bytes since the core last had nothing to do, in parts.
+    /// Polls that moved bytes since the core last had nothing to do.
     static POLLS: Cell<u32> = const { Cell::new(0) };
-    /// The same between two such moments, averaged.
-    static AT_ONCE: Cell<u32> = const { Cell::new(0) };
-    static CROWD: Cell<Crowd> = const { Cell::new(Crowd::NONE) };
+    static LOAD: Cell<Load> = const { Cell::new(Load::NONE) };
     static BUSY: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -158,49 +156,20 @@ pub fn is_full(flows: usize) -> bool {
 
 /// A flow of this core has moved bytes.
 pub fn served() {
-    POLLS.set(POLLS.get().saturating_add(PART));
-}
-
-/// Flows that a core serves between two sleeps.
-///
-/// That it has nothing to do, and asks epoll, is no sleep: with many flows at work there is news at once, of one flow
-/// or two. What the kernel counts as voluntary switches are sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Crowd {
-    /// In parts, averaged.
-    flows: u32,
-    /// Polls since the switches were asked for, and what they were then.
-    polls: u32,
-    switches: u64,
-}
-
-impl Crowd {
-    const NONE: Self = Self { flows: 0, polls: 0, switches: 0 };
-
-    /// The core has nothing more to do after so many polls.
-    fn note(&mut self, polls: u32, switches: impl FnOnce() -> u64) {
-        self.polls = self.polls.saturating_add(polls);
-        if self.polls < WINDOW {
-            return;
-        }
-        let now = switches();
-        let sleeps = u32::try_from(now.saturating_sub(self.switches)).unwrap_or(u32::MAX).max(1);
-        let flows = self.polls.min(1 << 16) * PART / sleeps;
-        *self = Self { flows: u32::midpoint(self.flows, flows), polls: 0, switches: now };
-    }
+    POLLS.set(POLLS.get().saturating_add(1));
 }
 
 /// This core has nothing to do, and goes to sleep if there is no news.
 pub fn rests() {
-    let polls = POLLS.take();
-    // Timers wake a core as well.
-    if polls > 0 {
-        let at_once = AT_ONCE.get();
-        AT_ONCE.set(at_once - at_once / RESTS + polls.min(1 << 16) / RESTS);
-        let mut crowd = CROWD.get();
-        crowd.note(polls / PART, sys::voluntary_switches);
-        CROWD.set(crowd);
-    }
+    let mut load = LOAD.get();
+    load.rests(POLLS.take(), sys::voluntary_switches);
+    LOAD.set(load);
+}
+
+/// The company on this core lately, of which so many flows are a crowd.
+#[must_use]
+pub fn company(crowd: u32) -> Company {
+    LOAD.get().company(POLLS.get(), crowd)
 }
 
 /// How many flows a core serves at once.
@@ -209,26 +178,56 @@ pub enum Company {
     /// One, or now and then another.
     Alone,
     /// Several.
-    Some,
+    Few,
     /// As many as user space serves better.
     Crowd,
 }
 
-/// The company on this core lately: flows between two sleeps, of which so many are a crowd; one that does not come
-/// to rest has one, too.
-#[must_use]
-pub fn company(crowd: u32) -> Company {
-    judge(CROWD.get().flows, AT_ONCE.get(), POLLS.get(), crowd)
+/// How many flows a core has served at once lately, in parts.
+///
+/// That it has nothing to do, and asks epoll, is no sleep: with many flows at work there is news at once, of one flow
+/// or two. What the kernel counts as voluntary switches are sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Load {
+    /// Each time until it had nothing to do, averaged.
+    at_once: u32,
+    /// Between two sleeps, averaged.
+    between_sleeps: u32,
+    /// Polls since the switches were asked for, and what they were then.
+    polls: u32,
+    switches: u64,
 }
 
-/// All but `crowd` in parts.
-const fn judge(flows: u32, at_once: u32, polls: u32, crowd: u32) -> Company {
-    if flows >= crowd * PART || polls >= RESTLESS * PART {
-        Company::Crowd
-    } else if flows >= 2 * PART || at_once >= PART + PART / 4 {
-        Company::Some
-    } else {
-        Company::Alone
+impl Load {
+    const NONE: Self = Self { at_once: 0, between_sleeps: 0, polls: 0, switches: 0 };
+
+    /// The core has nothing more to do after so many polls that moved bytes.
+    fn rests(&mut self, polls: u32, switches: impl FnOnce() -> u64) {
+        // Timers wake a core as well.
+        if polls == 0 {
+            return;
+        }
+        let polls = polls.min(MOST_POLLS);
+        self.at_once = self.at_once - self.at_once / RESTS + polls * PART / RESTS;
+        self.polls += polls;
+        if self.polls >= WINDOW {
+            let now = switches();
+            let sleeps = u32::try_from(now.saturating_sub(self.switches)).unwrap_or(u32::MAX);
+            let flows = self.polls * PART / sleeps.max(1);
+            self.between_sleeps = u32::midpoint(self.between_sleeps, flows);
+            (self.polls, self.switches) = (0, now);
+        }
+    }
+
+    /// The company, of which so many flows are a crowd; a core that has not come to rest for many polls has one, too.
+    const fn company(&self, polls: u32, crowd: u32) -> Company {
+        if self.between_sleeps >= crowd * PART || polls >= RESTLESS {
+            Company::Crowd
+        } else if self.between_sleeps >= 2 * PART || self.at_once >= PART + PART / 4 {
+            Company::Few
+        } else {
+            Company::Alone
+        }
     }
 }
 
@@ -332,27 +331,43 @@ mod tests {
 
     #[test]
     fn a_core_is_crowded_while_it_serves_several_flows_between_two_sleeps() {
-        // A poll each time that it looks, and a sleep each so many.
-        let flows = |polls: u32, sleep: u64| {
-            let (mut crowd, mut switches) = (Crowd::NONE, 0);
-            for _ in 0..10 * WINDOW {
-                crowd.note(polls, || switches);
-                switches += sleep;
+        // A flow each time that it looks, and a sleep each so many.
+        let load = |flows: u32, sleeps: u64| {
+            let (mut load, mut switches) = (Load::NONE, 0);
+            for poll in 0..10 * WINDOW {
+                load.rests(1, || switches);
+                switches += if poll % flows == 0 { sleeps } else { 0 };
             }
-            crowd.flows
+            load
         };
-        let company = |flows| judge(flows, PART, 0, 4);
-        assert_eq!(company(flows(1, 1)), Company::Alone);
-        assert_eq!(company(flows(3, 1)), Company::Some);
-        assert_eq!(company(flows(5, 1)), Company::Crowd);
-        assert_eq!(company(flows(1, 0)), Company::Crowd, "it never sleeps");
+        assert_eq!(load(1, 1).company(0, 4), Company::Alone);
+        assert_eq!(load(3, 1).company(0, 4), Company::Few);
+        assert_eq!(load(5, 1).company(0, 4), Company::Crowd);
+        assert_eq!(load(5, 1).company(0, 7), Company::Few);
+        assert_eq!(load(1, 0).company(0, 4), Company::Crowd, "it never sleeps");
+        let mut timer = load(5, 1);
+        timer.rests(0, || 1 << 20);
+        assert_eq!(timer, load(5, 1), "a timer");
     }
 
     #[test]
-    fn several_polls_at_once_are_company_and_many_a_crowd() {
-        assert_eq!(judge(0, PART, 0, 4), Company::Alone);
-        assert_eq!(judge(0, PART + PART / 2, 0, 4), Company::Some);
-        assert_eq!(judge(0, PART, RESTLESS * PART, 4), Company::Crowd);
+    fn several_flows_at_once_are_company_and_many_a_crowd() {
+        // It sleeps each time that it has nothing to do.
+        let load = |flows: [u32; 2]| {
+            let (mut load, mut switches) = (Load::NONE, 0);
+            for flows in flows.into_iter().cycle().take(1000) {
+                load.rests(flows, || switches);
+                switches += 1;
+            }
+            load
+        };
+        assert_eq!(load([1, 1]).company(0, 2), Company::Alone);
+        assert_eq!(load([1, 2]).company(0, 2), Company::Few);
+        assert_eq!(load([6, 6]).company(0, 5), Company::Crowd);
+        assert_eq!(load([6, 6]).company(0, 7), Company::Few);
+        assert_eq!(load([6, 6]).company(RESTLESS, 7), Company::Crowd);
+        // However many there are.
+        assert_eq!(load([u32::MAX, u32::MAX]).company(0, 4), Company::Crowd);
     }
 
     #[test]

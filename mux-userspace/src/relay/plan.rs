@@ -220,9 +220,7 @@ impl Plan {
                 RelayChoice::Packet | RelayChoice::Copy | RelayChoice::Splice => false,
                 RelayChoice::Auto => match company(CROWD) {
                     Company::Alone => evidence.is_conversation(self.turns),
-                    Company::Some => {
-                        evidence.is_conversation(self.turns.saturating_mul(IN_COMPANY))
-                    }
+                    Company::Few => evidence.is_conversation(self.turns.saturating_mul(IN_COMPANY)),
                     Company::Crowd => false,
                 },
             }
@@ -339,7 +337,7 @@ mod tests {
         assert!(auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| Company::Alone));
         assert!(!auto.wants_sockmap(&Tally::default(), &talk(PROMOTE_TURNS), |_| Company::Crowd));
         let in_company =
-            |turns| auto.wants_sockmap(&Tally::default(), &talk(turns), |_| Company::Some);
+            |turns| auto.wants_sockmap(&Tally::default(), &talk(turns), |_| Company::Few);
         assert!(
             !in_company(PROMOTE_TURNS * IN_COMPANY - 1) && in_company(PROMOTE_TURNS * IN_COMPANY)
         );

@@ -290,7 +290,7 @@ impl Pump {
             }
         }
         let Taken { buffer, read: end, is_closing } =
-            ready!(source.poll_take(cx, || flow.pool.buffer()))?;
+            ready!(source.poll_take(cx, usize::MAX, || flow.pool.buffer()))?;
         if self.is_forged(&buffer[..end]) {
             self.forged = true;
             return Poll::Pending;

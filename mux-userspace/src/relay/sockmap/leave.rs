@@ -226,14 +226,19 @@ impl Spliced<'_> {
         self.ways[way.index()].ledger.unseen(received, &self.book(way))
     }
 
-    /// Whether nothing is on its way through the kernel relay.
-    fn is_quiet(&self) -> Result<bool, Close> {
+    /// Returns when no verdict runs that began before the hold, or before it was taken off: the books stand.
+    pub(super) fn await_verdicts(&self) -> Result<(), Close> {
         for side in [Side::Downstream, Side::Upstream] {
-            // TCP_INFO takes the socket's lock, under which the verdict runs: one that began before
-            // the hold, or before it was taken off, has returned now, and its books stand.
+            // TCP_INFO takes the socket's lock, under which the verdict runs.
             sys::tcp_counters(self.socket(side).as_fd())
                 .map_err(|error| Close::Failed { side, error })?;
         }
+        Ok(())
+    }
+
+    /// Whether nothing is on its way through the kernel relay.
+    fn is_quiet(&self) -> Result<bool, Close> {
+        self.await_verdicts()?;
         for way in Way::BOTH {
             let side = Side::destination(way);
             let book = self.book(way);

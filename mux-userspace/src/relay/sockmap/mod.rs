@@ -685,23 +685,52 @@ impl<'a> Spliced<'a> {
         }
     }
 
+    /// Has the coming close of both connections, which is an RST (L11), wait until the peer of the one
+    /// that has not `failed` has what it was given before, or `patience` is over (L10).
+    pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        match failed {
+            Some(side) => self.drain(side, deadline).await,
+            None => self.halt(deadline).await,
+        }
+        for way in Way::BOTH {
+            // Their close is an RST since the insertion.
+            let unread = self.ways[way.index()].ledger.unread(&self.book(way));
+            discard(self.socket(Side::source(way)), unread);
+        }
+    }
+
+    /// Waits until the peer of the socket that has not failed has all that it was given.
+    async fn drain(&self, failed: Side, deadline: Instant) {
+        let survivor = self.socket(failed.other());
+        let way = match failed {
+            Side::Downstream => Way::Up,
+            Side::Upstream => Way::Down,
+        };
+        let mut pause = LOOK_AGAIN;
+        while Instant::now() < deadline {
+            // What is in hand is not written any more, and not waited for.
+            match (self.redirect_outstanding(way), sys::unacknowledged(survivor.as_fd())) {
+                (Ok(0), Ok(0)) | (Err(_), _) | (_, Err(_)) => return,
+                (Ok(_), Ok(_)) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
     /// Has the kernel redirect nothing more, and its worker give what it has: what peers get between the
     /// last look at the books and the close is in no count. A destination that takes nothing is not waited for.
-    async fn halt(&self) {
+    async fn halt(&self, deadline: Instant) {
         self.hold(true);
-        for socket in [&self.client, &self.upstream] {
-            // With the lock, after which no verdict runs that has not seen the hold. Which counters does not matter.
-            let _ = sys::tcp_counters(socket.as_fd());
-        }
-        let outstanding = |way: Way| {
-            let ledger = &self.ways[way.index()].ledger;
-            sent_by(self.socket(Side::destination(way)))
-                .map_or(0, |sent| ledger.redirect_outstanding(sent, &self.book(way)))
-        };
-        let mut before = Way::BOTH.map(outstanding);
-        while before != [0; 2] {
+        // It fails on a dead descriptor only, to which nothing is redirected.
+        let _ = self.await_verdicts();
+        // A socket that cannot be asked is not waited for either.
+        let outstanding = || Way::BOTH.map(|way| self.redirect_outstanding(way).unwrap_or(0));
+        let mut before = outstanding();
+        while before != [0; 2] && Instant::now() < deadline {
             tokio::time::sleep(LOOK_AGAIN).await;
-            let now = Way::BOTH.map(outstanding);
+            let now = outstanding();
             if now == before {
                 return;
             }
@@ -709,40 +738,9 @@ impl<'a> Spliced<'a> {
         }
     }
 
-    /// Has the coming close of both connections, which is an RST (L11), wait until the peer of the one
-    /// that has not `failed` has what it was given before, or `patience` is over (L10).
-    pub async fn abort(&self, failed: Option<Side>, patience: Duration) {
-        let deadline = Instant::now() + patience;
-        if let Some(side) = failed {
-            let survivor = self.socket(side.other());
-            let way = match side {
-                Side::Downstream => Way::Up,
-                Side::Upstream => Way::Down,
-            };
-            let mut pause = LOOK_AGAIN;
-            while Instant::now() < deadline {
-                let book = self.book(way);
-                let ledger = &self.ways[way.index()].ledger;
-                let drained = match (sent_by(survivor), sys::unacknowledged(survivor.as_fd())) {
-                    // What is in hand is not written any more, and not waited for.
-                    (Ok(sent), Ok(0)) => ledger.redirect_outstanding(sent, &book) == 0,
-                    (Ok(_), Ok(_)) => false,
-                    (Err(_), _) | (_, Err(_)) => true,
-                };
-                if drained {
-                    break;
-                }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_millis(50));
-            }
-        }
-        if failed.is_none() {
-            self.halt().await;
-        }
-        for way in Way::BOTH {
-            // Their close is an RST since the insertion.
-            let unread = self.ways[way.index()].ledger.unread(&self.book(way));
-            discard(self.socket(Side::source(way)), unread);
-        }
+    /// Bytes that were redirected, or written, and that the destination's TCP may not have taken yet.
+    fn redirect_outstanding(&self, way: Way) -> io::Result<u64> {
+        let sent = sent_by(self.socket(Side::destination(way)))?;
+        Ok(self.ways[way.index()].ledger.redirect_outstanding(sent, &self.book(way)))
     }
 }
