@@ -10,6 +10,7 @@ use std::{
     net::TcpListener,
     num::NonZeroU32,
     os::fd::OwnedFd,
+    pin::pin,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -139,7 +140,7 @@ fn accept_tcp(listener: &TcpListener) -> io::Result<(Stream, Peer)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let (socket, address) = acceptfrom_with(listener, flags)?;
     let address = address.ok_or(io::ErrorKind::ConnectionAborted)?.try_into()?;
-    Ok((Stream::Tcp(Tcp::new(socket.into())?), Peer::from_ip(address)))
+    Ok((Stream::Tcp(Tcp::unregistered(socket.into())), Peer::from_ip(address)))
 }
 
 impl Acceptor {
@@ -207,10 +208,12 @@ impl Acceptor {
         // `None`: paused; what is in the queue is the successor's.
         let mut accepting = Some(presence.acceptor());
         let mut pause = BACK_OFF.0;
+        // One for all connections: it would enter its name in two lists for each.
+        let mut closed = pin!(self.closed());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.closed() => break,
+                () = &mut closed => break,
                 () = until_paused(&mut orders, accepting.is_some()) => {
                     accepting = if accepting.is_some() { None } else { Some(presence.acceptor()) };
                     continue;
@@ -226,7 +229,7 @@ impl Acceptor {
                     let places = tokio::select! {
                         biased;
                         places = self.places(core) => places,
-                        () = self.closed() => {
+                        () = &mut closed => {
                             client.reset();
                             core.shared.counters.count(Counter::ListenerClosed);
                             break;

@@ -523,24 +523,26 @@ pub fn cookie(fd: impl AsFd) -> io::Result<u64> {
 ///
 /// # Errors
 /// epoll_ctl(2)'s.
-pub fn register<T: AsRawFd + OwnsFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `T` owns its descriptor ([`OwnsFd`]): it is the same one, and open, until dropped.
+pub fn register<T: AsRawFd + KeepsFd>(fd: T, interest: Interest) -> io::Result<AsyncFd<T>> {
+    // SAFETY: `T`'s descriptor is the same one, and open, until it is dropped ([`KeepsFd`]).
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
-/// Marker: the value owns one descriptor for its whole life, and `as_raw_fd` returns that.
+/// Marker: the value's descriptor is open for its whole life, and the same, which `as_raw_fd` returns.
 ///
 /// # Safety
 /// As it says.
-pub unsafe trait OwnsFd {}
+pub unsafe trait KeepsFd {}
 
 // SAFETY: that is what an `OwnedFd` is.
-unsafe impl OwnsFd for std::os::fd::OwnedFd {}
+unsafe impl KeepsFd for std::os::fd::OwnedFd {}
 // SAFETY: as above.
-unsafe impl OwnsFd for std::net::TcpStream {}
+unsafe impl KeepsFd for std::net::TcpStream {}
 // SAFETY: as above.
-unsafe impl OwnsFd for std::net::TcpListener {}
+unsafe impl KeepsFd for std::net::TcpListener {}
+// SAFETY: it is registered by the `Tcp` alone whose socket's descriptor it is, and dropped before that socket is.
+unsafe impl KeepsFd for crate::net::Registered {}
 // SAFETY: an `Events` owns its map, whose descriptor never changes.
-unsafe impl OwnsFd for crate::kernel::Events {}
+unsafe impl KeepsFd for crate::kernel::Events {}
 // SAFETY: likewise.
-unsafe impl OwnsFd for crate::kernel::packet::PacketEvents {}
+unsafe impl KeepsFd for crate::kernel::packet::PacketEvents {}

@@ -14,7 +14,7 @@ mod timers;
 pub use self::{
     peer::Peer,
     stream::{Parked, Stream, Taken, Then},
-    tcp::Tcp,
+    tcp::{Registered, Tcp},
     timers::TcpTimers,
 };
 

@@ -145,18 +145,22 @@ impl Plan {
             let owned = |why: &str| Cow::Owned(why.to_owned());
             impossible.map(Cow::Borrowed).or_else(|| unavailable.map(owned))
         };
-        let not_packet = or(unavailable.packet);
-        let not_sockmap = or(unavailable.sockmap);
-        let may = if not_packet.is_none() { Offering::May } else { Offering::No };
+        let not_sockmap = || or(unavailable.sockmap);
+        let may = if impossible.is_none() && unavailable.packet.is_none() {
+            Offering::May
+        } else {
+            Offering::No
+        };
         match choice {
             RelayChoice::Copy => Self::with(choice, Offering::No, None, Some(COPY.into())),
             RelayChoice::Splice => Self::with(choice, Offering::No, None, Some(SPLICE.into())),
-            RelayChoice::Sockmap => Self::with(choice, Offering::No, None, not_sockmap),
+            RelayChoice::Sockmap => Self::with(choice, Offering::No, None, not_sockmap()),
             RelayChoice::Packet => {
+                let not_packet = or(unavailable.packet);
                 Self { sockmap: false, ..Self::with(choice, may, not_packet, None) }
             }
             // Where it is not in force at all, that is no news of this flow.
-            RelayChoice::Auto => Self::with(choice, may, None, not_sockmap),
+            RelayChoice::Auto => Self::with(choice, may, None, not_sockmap()),
         }
     }
 

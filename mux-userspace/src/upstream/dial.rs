@@ -4,7 +4,14 @@
 //! once. That is the only place where an attempt touches them, and it has succeeded then: of several attempts
 //! only the one that is chosen gives any.
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::Path,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::net::{SendFlags, send};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -56,9 +63,11 @@ pub(super) async fn dial(
     let deadline = Instant::now() + time;
     let address = endpoint.address();
     let (result, builtin) = match (address, endpoint.name()) {
-        (Address::Ip(ip), _) => (within(deadline, connect_tcp(*ip, manner, first)).await, None),
+        (Address::Ip(ip), _) => {
+            (within(deadline, pin!(connect_tcp(*ip, manner, first))).await, None)
+        }
         (Address::Unix(path), _) => {
-            let connected = within(deadline, connect_unix(path)).await;
+            let connected = within(deadline, pin!(connect_unix(path))).await;
             (connected.map(|stream| (stream, 0)), None)
         }
         (Address::Name { .. }, Some(name)) => {
@@ -88,7 +97,7 @@ async fn dial_name(
     manner: &Manner<'_>,
     first: &[u8],
 ) -> Result<Dialled, Failures> {
-    let addresses = match within(deadline, name.addresses(manner.sticky)).await {
+    let addresses = match within(deadline, pin!(name.addresses(manner.sticky))).await {
         Ok(addresses) => addresses,
         Err(error) => return Err(vec![(address.to_string(), Unresolved(error).into())]),
     };
@@ -109,10 +118,10 @@ async fn dial_name(
     }
 }
 
-/// Runs an attempt until `deadline`.
+/// Runs an attempt until `deadline`. It is the caller's, so that there is room for it only once.
 async fn within<T>(
     deadline: Instant,
-    attempt: impl Future<Output = io::Result<T>>,
+    attempt: Pin<&mut impl Future<Output = io::Result<T>>>,
 ) -> io::Result<T> {
     timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(timed_out()))
 }

@@ -196,11 +196,11 @@ impl Group {
     ///
     /// # Errors
     /// [`Refused`].
-    pub(super) async fn admit(
+    pub(super) async fn admit<F: Future<Output = ()>>(
         &self,
         flow: &mut Admission,
         counters: &Counters,
-        left: impl Future<Output = ()>,
+        left: impl FnOnce() -> F,
     ) -> Result<(usize, Seat), Refused> {
         // Nobody overtakes those who wait, but for those who have waited before.
         let is_new = flow.tried.is_empty();
@@ -225,7 +225,8 @@ impl Group {
         };
         counters.count(Counter::UpstreamQueued);
         let since = Instant::now();
-        let result = self.wait(flow, &ticket, &queue, left).await;
+        // On the heap: a task is as large as its largest part, and most flows find a place.
+        let result = Box::pin(self.wait(flow, &ticket, &queue, left())).await;
         let waited = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
         counters.add(Counter::UpstreamQueueMicros, waited);
         result

@@ -272,7 +272,7 @@ async fn connect_to(
     let mut pause = ONLY_ENDPOINT_PAUSE;
     let mut deadline = None;
     loop {
-        let left = left(core, visitor, group);
+        let left = || left(core, visitor, group);
         let (index, mut seat) = match group.admit(&mut flow, counters, left).await {
             Ok(seat) => seat,
             Err(refused) if failures.is_empty() || !after_failures(&refused) => {

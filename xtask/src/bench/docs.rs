@@ -136,7 +136,7 @@ const METHOD: &str = "## How\n\
       Figures are medians over the rounds; ratios are medians of the ratios of each round; ± is half the distance between the best and the worst round.\n\
     - The load generator is a closed loop: a connection asks again when it has its answer. Generator, servers and subject share the processors: \
       what a subject needs, the other two lack. So CPU time for each unit of work says more than the rate where the processors are all busy.\n\
-    - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed.\n\
+    - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed. A round of which the hypervisor gave more than a fiftieth to others is repeated, too, at most twenty times.\n\
     - CPU, machine: what the whole machine was busy, without what it was before, for each unit; with generator, server, interrupts and the kernel's own threads. \
       CPU, own: what the kernel accounts to the subject's processes; processes that have ended (`sslh-fork`) are missing. The work of the kernel's relays is the kernel's own, so compare the machine's.\n\
     - Memory is that of the subject's processes when all connections are open (PSS). For idle flows it is divided by the flows; growth is what was added to what the subject had after its start. Sockets and their buffers are the kernel's; the machine's column has them, with those of generator and server.\n\

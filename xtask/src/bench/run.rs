@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
     network::{Network, Places},
     progress::Progress,
     results::{About, Cell, Measured, Results, Round, Settings, Trouble},
-    stats::{self, Outcome},
+    stats::{self, Outcome, Void},
     subjects::{Stage, Subject},
     usage,
     work::{Headline, Service, Work},
@@ -158,10 +158,9 @@ impl Bench<'_> {
         }
         self.progress.round(&work.name(), subject.name(), round);
         let outcome = stats::attempts(|| {
-            self.attempt(work, subject, background).map_err(|error| {
-                let why = format!("{error:#}");
-                self.progress.say(&format!("void: {}, {}: {why}", work.name(), subject.name()));
-                why
+            self.attempt(work, subject, background).inspect_err(|void| {
+                let (work, subject, why) = (work.name(), subject.name(), void.why());
+                self.progress.say(&format!("void: {work}, {subject}: {why}"));
             })
         });
         match outcome {
@@ -171,7 +170,12 @@ impl Bench<'_> {
     }
 
     /// Starts the subject, does the work, ends the subject.
-    fn attempt(&self, work: &dyn Work, subject: &dyn Subject, background: f64) -> Result<Round> {
+    fn attempt(
+        &self,
+        work: &dyn Work,
+        subject: &dyn Subject,
+        background: f64,
+    ) -> Result<Round, Void> {
         let scratch = scratch()?;
         let stage = Stage {
             directory: scratch.path(),
@@ -198,11 +202,12 @@ impl Bench<'_> {
                 if said.is_empty() { "a round".to_owned() } else { format!("a round ({said})") }
             })?;
         subject.verify(&stage, work)?;
-        ensure!(
-            round.stolen <= STOLEN,
-            "{:.1} % of it were given to other virtual machines",
-            100.0 * round.stolen
-        );
+        if round.stolen > STOLEN {
+            let part = 100.0 * round.stolen;
+            return Err(Void::Disturbed(format!(
+                "{part:.1} % of it were given to other virtual machines"
+            )));
+        }
         if subject.has_packet_flows(work) {
             // Not in the round itself, which the question would disturb.
             let look = || subject.packet_share(&stage, work);

@@ -2,6 +2,8 @@
 
 /// How often a round that went wrong is repeated.
 pub(crate) const REPEATS: u32 = 2;
+/// How often one is repeated that others disturbed, which is nobody's fault who is measured.
+pub(crate) const PATIENT_REPEATS: u32 = 20;
 
 /// The middle value, or the mean of the two middle ones. `None`: there are no values.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
@@ -45,15 +47,47 @@ pub(crate) enum Outcome<T> {
     Failed(String),
 }
 
-/// Makes a round: an attempt that goes wrong is void, and repeated at most [`REPEATS`] times.
-pub(crate) fn attempts<T>(mut attempt: impl FnMut() -> Result<T, String>) -> Outcome<T> {
-    let mut void = 0;
-    loop {
-        match attempt() {
-            Ok(value) => return Outcome::Counts { value, void },
-            Err(why) if void == REPEATS => return Outcome::Failed(why),
-            Err(_) => void += 1,
+/// Why an attempt does not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Void {
+    /// It went wrong.
+    Wrong(String),
+    /// The machine had other things to do.
+    Disturbed(String),
+}
+
+impl Void {
+    /// In words.
+    pub(crate) fn why(&self) -> &str {
+        match self {
+            Self::Wrong(why) | Self::Disturbed(why) => why,
         }
+    }
+}
+
+impl From<anyhow::Error> for Void {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Wrong(format!("{error:#}"))
+    }
+}
+
+/// Makes a round: an attempt that is void is repeated, at most [`REPEATS`] times if it went wrong, and at most
+/// [`PATIENT_REPEATS`] times if it was disturbed.
+pub(crate) fn attempts<T>(mut attempt: impl FnMut() -> Result<T, Void>) -> Outcome<T> {
+    let (mut wrong, mut disturbed) = (0, 0);
+    loop {
+        let void = match attempt() {
+            Ok(value) => return Outcome::Counts { value, void: wrong + disturbed },
+            Err(void) => void,
+        };
+        let (count, most) = match void {
+            Void::Wrong(_) => (&mut wrong, REPEATS),
+            Void::Disturbed(_) => (&mut disturbed, PATIENT_REPEATS),
+        };
+        if *count == most {
+            return Outcome::Failed(void.why().to_owned());
+        }
+        *count += 1;
     }
 }
 
@@ -117,18 +151,42 @@ mod tests {
     }
 
     #[test]
-    fn a_void_round_is_repeated_twice_and_then_failed() {
-        let mut results = [Err("reset".to_owned()), Err("cut".to_owned()), Ok(5)].into_iter();
+    fn a_round_that_goes_wrong_is_repeated_twice_and_then_failed() {
+        let wrong = |why: &str| Err(Void::Wrong(why.to_owned()));
+        let mut results = [wrong("reset"), wrong("cut"), Ok(5)].into_iter();
         let outcome = attempts(|| results.next().unwrap());
         assert_eq!(outcome, Outcome::Counts { value: 5, void: 2 });
 
         let mut tries = 0;
         let outcome: Outcome<()> = attempts(|| {
             tries += 1;
-            Err(format!("try {tries}"))
+            Err(Void::Wrong(format!("try {tries}")))
         });
         assert_eq!(outcome, Outcome::Failed("try 3".to_owned()));
         assert_eq!(tries, 3);
+    }
+
+    /// On a machine whose neighbours took more than a part of three attempts in a row, works were without a result.
+    #[test]
+    fn a_round_that_others_disturb_is_repeated_more_often() {
+        let mut tries = 0;
+        let outcome = attempts(|| {
+            tries += 1;
+            match tries {
+                1..=10 => Err(Void::Disturbed("stolen".to_owned())),
+                11 | 12 => Err(Void::Wrong("reset".to_owned())),
+                _ => Ok(tries),
+            }
+        });
+        assert_eq!(outcome, Outcome::Counts { value: 13, void: 12 });
+
+        let mut tries = 0;
+        let outcome: Outcome<()> = attempts(|| {
+            tries += 1;
+            Err(Void::Disturbed("stolen".to_owned()))
+        });
+        assert_eq!(outcome, Outcome::Failed("stolen".to_owned()));
+        assert_eq!(tries, PATIENT_REPEATS + 1);
     }
 
     #[test]

@@ -184,7 +184,7 @@ const QUEUE: &str = "endpoints = [1]\nmax_connections = 1\n\
 
 async fn admit(group: &Group, counters: &Counters) -> Result<(Seat, Option<Place>), Refused> {
     let mut admission = Admission::default();
-    let (_, seat) = group.admit(&mut admission, counters, pending()).await?;
+    let (_, seat) = group.admit(&mut admission, counters, pending::<()>).await?;
     Ok((seat, admission.place))
 }
 
@@ -252,7 +252,7 @@ async fn who_leaves_gives_up_the_place_in_the_queue() {
     let (group, counters) = (group(QUEUE), Counters::default());
     let _held = admit(&group, &counters).await;
     let mut admission = Admission::default();
-    let left = group.admit(&mut admission, &counters, ready(())).await;
+    let left = group.admit(&mut admission, &counters, || ready(())).await;
     assert!(matches!(left, Err(Refused::ClientLeft)));
     assert_eq!(group.room.waiting(), 0);
     // And one whose task is dropped, as when the daemon stops.
@@ -371,7 +371,7 @@ async fn a_place_that_is_none_for_the_first_goes_to_the_next() {
                 let (group, counters) = (Arc::clone(&group), Arc::clone(&counters));
                 tokio::task::spawn_local(async move {
                     let mut admission = Admission { tried, ..Admission::default() };
-                    let admitted = group.admit(&mut admission, &counters, pending()).await;
+                    let admitted = group.admit(&mut admission, &counters, pending::<()>).await;
                     admitted.map(|(index, seat)| (index, seat, admission.place))
                 })
             };
