@@ -11,10 +11,11 @@ mod stream;
 mod tcp;
 mod timers;
 
+pub(crate) use self::tcp::Registered;
 pub use self::{
     peer::Peer,
     stream::{Parked, Stream, Taken, Then},
-    tcp::{Registered, Tcp},
+    tcp::Tcp,
     timers::TcpTimers,
 };
 

@@ -224,7 +224,7 @@ impl Tcp {
 
 /// A socket's descriptor, as long as the runtime knows it: [`Tcp`] closes the socket after it.
 #[derive(Debug)]
-pub struct Registered(RawFd);
+pub(crate) struct Registered(RawFd);
 
 impl AsRawFd for Registered {
     fn as_raw_fd(&self) -> RawFd {

@@ -136,7 +136,7 @@ const METHOD: &str = "## How\n\
       Figures are medians over the rounds; ratios are medians of the ratios of each round; ± is half the distance between the best and the worst round.\n\
     - The load generator is a closed loop: a connection asks again when it has its answer. Generator, servers and subject share the processors: \
       what a subject needs, the other two lack. So CPU time for each unit of work says more than the rate where the processors are all busy.\n\
-    - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed. A round of which the hypervisor gave more than a fiftieth to others is repeated, too, at most twenty times.\n\
+    - Every answer's length is checked, and its first and last bytes. One error voids a round; it is repeated at most twice, then reported as failed. A round of which the hypervisor gave more than a fiftieth to others is repeated, too, at most sixty times.\n\
     - CPU, machine: what the whole machine was busy, without what it was before, for each unit; with generator, server, interrupts and the kernel's own threads. \
       CPU, own: what the kernel accounts to the subject's processes; processes that have ended (`sslh-fork`) are missing. The work of the kernel's relays is the kernel's own, so compare the machine's.\n\
     - Memory is that of the subject's processes when all connections are open (PSS). For idle flows it is divided by the flows; growth is what was added to what the subject had after its start. Sockets and their buffers are the kernel's; the machine's column has them, with those of generator and server.\n\
@@ -214,6 +214,13 @@ fn circumstances(results: &Results) -> String {
     let stolen = all_rounds(results).map(|round| round.stolen).fold(0.0, f64::max);
     let void: u32 = all_rounds(results).map(|round| round.void).sum();
     let background = results.works.iter().map(|work| work.background).fold(0.0, f64::max);
+    let again: Vec<&str> =
+        results.works.iter().filter(|work| work.again).map(|work| &*work.name).collect();
+    let again = if again.is_empty() {
+        String::new()
+    } else {
+        format!("- In a run of their own, after the others: {}.\n", again.join(", "))
+    };
     let kernel_settings: Vec<String> =
         here.settings.iter().map(|(name, value)| format!("`{name} = {value}`")).collect();
     format!(
@@ -223,7 +230,7 @@ fn circumstances(results: &Results) -> String {
          The load generator has {load} thread(s), the server {backend}, each subject {workers} workers where it has such a setting. \
          {void} attempt(s) before rounds that count were void.\n\
          - Before the works at most {background:.1} % of a processor was busy. At most {stolen:.1} % of a round was given to other virtual machines.\n\
-         - Every round is in [{RESULTS}]({results}).\n",
+         {again}- Every round is in [{RESULTS}]({results}).\n",
         title = heading(settings.network, "This run"),
         results = directory(settings.network).join(RESULTS).display(),
         date = here.date,
@@ -282,6 +289,7 @@ mod tests {
         );
         assert!(page.contains("### http-keep-1\nHTTP, keep-alive, 1 connection."));
         assert!(page.contains("failed: connection reset (1)"));
+        assert!(!page.contains("after the others"));
         has_what_it_shows(&page, root.path());
     }
 
@@ -312,6 +320,7 @@ mod tests {
 
         let mut routed = example::results();
         routed.settings.network = Network::Routed;
+        routed.works[0].again = true;
         for round in &mut routed.works[0].cells[1].rounds {
             (round.rate, round.packet_share) = (1234.0, Some(0.995));
         }
@@ -326,6 +335,7 @@ mod tests {
         assert!(rest.contains("1,234") && rest.contains("### routed http-keep-1\n"), "{rest}");
         assert!(rest.contains("http-keep-1 99.5 %") && !loopback.contains("http-keep-1 99.5 %"));
         assert!(text.contains("client (no run yet)"));
+        assert!(rest.contains("In a run of their own, after the others: http-keep-1."), "{rest}");
         has_what_it_shows(&text, root.path());
 
         // And the other way round.

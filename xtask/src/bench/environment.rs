@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::sh;
 
 /// The machine and what runs on it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Environment {
     /// UTC, `YYYY-MM-DD`.
     pub(crate) date: String,

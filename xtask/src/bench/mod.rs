@@ -79,6 +79,9 @@ pub(crate) struct BenchArgs {
     /// Do not measure: take this saved run
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "only", "subjects", "network", "rounds", "seconds"])]
     from: Option<PathBuf>,
+    /// Put these works in place of a saved run's, which has to be of the same source, machine and settings
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    again: Option<PathBuf>,
     /// Compare with a saved run; fail where mux is worse by more than the tolerance
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
@@ -121,6 +124,12 @@ pub(crate) fn command(args: &BenchArgs) -> Result<()> {
     let results = match &args.from {
         Some(path) => Results::load(path)?,
         None => measure(args)?,
+    };
+    let results = match &args.again {
+        Some(path) => Results::load(path)?
+            .measured_again(results)
+            .with_context(|| format!("these works do not belong to {}", path.display()))?,
+        None => results,
     };
     let network = results.settings.network;
     println!("Network: {}: {}", network.name(), network.about());

@@ -27,7 +27,7 @@ pub(crate) struct Results {
 }
 
 /// How the run was made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Where everybody was; runs that were saved before there was a choice were on loopback.
     #[serde(default)]
@@ -41,7 +41,7 @@ pub(crate) struct Settings {
 }
 
 /// A subject.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct About {
     pub(crate) name: String,
     pub(crate) role: Role,
@@ -62,6 +62,9 @@ pub(crate) struct Measured {
     pub(crate) memory: bool,
     /// What the machine did by itself, seconds of processor a second.
     pub(crate) background: f64,
+    /// Whether it was measured after the others, in a run of its own.
+    #[serde(default)]
+    pub(crate) again: bool,
     pub(crate) cells: Vec<Cell>,
 }
 
@@ -131,6 +134,29 @@ pub(crate) struct Latency {
 impl Results {
     pub(crate) fn new(environment: Environment, settings: Settings, subjects: Vec<About>) -> Self {
         Self { form: FORM, environment, settings, subjects, works: Vec::new() }
+    }
+
+    /// The same with the works of another run in place of its own. A work's figures are compared with each other, and
+    /// with no other work's.
+    ///
+    /// # Errors
+    /// The other run is of another source, machine, kernel, or setting, or has a work that this one has not.
+    pub(crate) fn measured_again(mut self, other: Self) -> Result<Self> {
+        let same = Environment {
+            date: self.environment.date.clone(),
+            load: self.environment.load,
+            ..other.environment
+        };
+        ensure!(same == self.environment, "another source or machine: {same:?}");
+        ensure!(other.settings == self.settings, "other settings: {:?}", other.settings);
+        ensure!(other.subjects == self.subjects, "other subjects: {:?}", other.subjects);
+        for work in other.works {
+            let name = work.name.clone();
+            let own = self.works.iter_mut().find(|own| own.name == name);
+            *own.with_context(|| format!("{name} is not in it"))? =
+                Measured { again: true, ..work };
+        }
+        Ok(self)
     }
 
     /// Reads a saved run.
@@ -208,6 +234,7 @@ impl Measured {
             connections: work.connections(),
             memory: work.headline() == Headline::Memory,
             background,
+            again: false,
             cells: Vec::new(),
         }
     }
@@ -330,6 +357,7 @@ pub(crate) mod example {
             connections: 1,
             memory: false,
             background: 0.01,
+            again: false,
             cells: vec![
                 cell("direct", &[60_000.0, 30_000.0, 62_000.0]),
                 cell("mux", &[45_000.0, 24_000.0, 46_500.0]),
@@ -361,6 +389,26 @@ mod tests {
         fs::write(&path, fs::read_to_string(&path).unwrap().replace("\"form\": 1", "\"form\": 9"))
             .unwrap();
         assert!(Results::load(&path).unwrap_err().to_string().contains("form 9"));
+    }
+
+    #[test]
+    fn works_are_measured_again_by_the_same_source_and_settings() {
+        let mut other = results();
+        other.environment.date = "2026-12-02".to_owned();
+        other.works[0].cells[1].rounds.truncate(1);
+        let again = results().measured_again(other.clone()).unwrap();
+        assert!(again.works[0].again && again.environment.date.is_empty());
+        assert_eq!(again.works[0].cells[1].rounds.len(), 1);
+
+        other.works[0].name = "echo-64-1".to_owned();
+        let error = results().measured_again(other.clone()).unwrap_err();
+        assert!(error.to_string().contains("echo-64-1 is not in it"), "{error}");
+        other.settings.rounds += 1;
+        let error = results().measured_again(other.clone()).unwrap_err();
+        assert!(error.to_string().contains("other settings"), "{error}");
+        other.environment.commit = "later".to_owned();
+        let error = results().measured_again(other).unwrap_err();
+        assert!(error.to_string().contains("another source"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 /// How often a round that went wrong is repeated.
 pub(crate) const REPEATS: u32 = 2;
 /// How often one is repeated that others disturbed, which is nobody's fault who is measured.
-pub(crate) const PATIENT_REPEATS: u32 = 20;
+pub(crate) const PATIENT_REPEATS: u32 = 60;
 
 /// The middle value, or the mean of the two middle ones. `None`: there are no values.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {
