@@ -537,8 +537,6 @@ pub unsafe trait KeepsFd {}
 // SAFETY: that is what an `OwnedFd` is.
 unsafe impl KeepsFd for std::os::fd::OwnedFd {}
 // SAFETY: as above.
-unsafe impl KeepsFd for std::net::TcpStream {}
-// SAFETY: as above.
 unsafe impl KeepsFd for std::net::TcpListener {}
 // SAFETY: it is registered by the `Tcp` alone whose socket's descriptor it is, and dropped before that socket is.
 unsafe impl KeepsFd for crate::net::Registered {}

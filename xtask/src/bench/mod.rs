@@ -121,14 +121,14 @@ pub(crate) fn command(args: &BenchArgs) -> Result<()> {
     if args.syscalls {
         return syscalls::count(&programs()?, processors());
     }
+    // Before measuring, which takes long: it may not be there.
+    let saved = args.again.as_deref().map(Results::load).transpose()?;
     let results = match &args.from {
         Some(path) => Results::load(path)?,
         None => measure(args)?,
     };
-    let results = match &args.again {
-        Some(path) => Results::load(path)?
-            .measured_again(results)
-            .with_context(|| format!("these works do not belong to {}", path.display()))?,
+    let results = match saved {
+        Some(saved) => saved.measured_again(results).context("--again")?,
         None => results,
     };
     let network = results.settings.network;
