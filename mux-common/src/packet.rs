@@ -107,6 +107,10 @@ pub mod state {
     pub const ENDED: u32 = 3;
     /// The ports are in use again (a SYN came by): the record is of the past.
     pub const DEAD: u32 = 4;
+    /// User space ends it, which alone writes this, over [`ON`]. Nothing is translated any more:
+    /// packets go to our sockets or, once these are closed, are answered with a RST by the kernel.
+    /// The RSTs of our own sockets get the numbers that the peers believe.
+    pub const STOPPED: u32 = 5;
 }
 
 /// [`Terms::action`]: how a translated packet reaches the other end. One that came in on loopback,
@@ -128,7 +132,7 @@ pub mod action {
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Terms {
-    /// A [`state`]; the program's once the flow is offered.
+    /// A [`state`]; the program's once the flow is offered, but for the one that user space writes.
     pub state: u32,
     /// An [`action`].
     pub action: u32,

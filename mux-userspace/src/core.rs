@@ -343,7 +343,7 @@ impl Core {
                 let is_news = |record: &Snapshot| match record.state {
                     State::Empty | State::Pending => false,
                     State::On => !entry.control.is_translated() || record.fin_acked,
-                    State::Ended | State::Dead => true,
+                    State::Ended | State::Dead | State::Stopped => true,
                 };
                 let paths_are_due = entry.control.is_translated()
                     && activity != entry.last_activity

@@ -141,8 +141,7 @@ fn bytes_that_reach_our_socket_after_all_are_delivered_once() -> Result<()> {
             let mut received = vec![0; LATE];
             to.read_exact(&mut received)?;
             ensure!(received == late, "{way:?}: other bytes");
-            let kernel = &mut middle.kernel;
-            place.relay().within(|| kernel.attach(&[device]))??;
+            middle.attach(device)?;
             let seen = flow.relay.late(way);
             ensure!(seen == LATE as u64, "{way:?}: {seen} late bytes");
             ensure!(flow.relay.late(way.back()) == 0, "{way:?}: late bytes of the other way");
@@ -196,7 +195,7 @@ fn the_look_needs_no_capability() -> Result<()> {
     // One that is on would leave our sockets' numbers behind.
     ensure!(flow.relay.withdraw()?);
     flow.ping_pong(1, 10)?;
-    let handle = middle.kernel.handle()?;
+    let handle = middle.kernel().handle()?;
     let ends = Ends::new(flow.client.local_addr()?, flow.client.peer_addr()?);
     // Commit c8644cd0efe7; before, the daemon keeps that one.
     let is_old = allow::running().is_some_and(|it| (it.major, it.minor) < (5, 19));

@@ -49,7 +49,7 @@ fn devices_are_left_as_they_were() -> Result<()> {
         before != during && during.iter().all(|text| text.contains("mux_packet")),
         "{during:?}"
     );
-    ensure!(middle.kernel.attachments().len() == 3);
+    ensure!(middle.kernel().attachments().len() == 3);
     drop(middle);
     let after = look()?;
     ensure!(before == after, "{after:?}");

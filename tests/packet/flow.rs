@@ -10,7 +10,6 @@ use std::{
         mpsc::{Receiver, Sender, channel},
     },
     thread,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,9 +21,11 @@ use mux::kernel::{
     },
 };
 use mux_common::packet::PacketStats;
-use mux_tests::{deadline, eventually, eventually_true, sys::agreed};
+use mux_tests::{
+    deadline, eventually, eventually_true,
+    sys::{agreed, disconnect},
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use socket2::SockRef;
 
 use crate::place::Place;
 
@@ -35,11 +36,44 @@ const SEGMENT: u32 = 1440;
 /// How long the copying thread waits for bytes before it looks whether it is to end.
 const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
+/// Loaded programs, attached nowhere.
+struct Programs {
+    options: PacketOptions,
+    kernel: PacketKernel,
+    events: Mutex<PacketEvents>,
+}
+
+/// Those that no test has at this moment: the verifier takes long over them, in a virtual machine
+/// above all.
+static IDLE: Mutex<Vec<Programs>> = Mutex::new(Vec::new());
+
+impl Programs {
+    fn take(options: PacketOptions) -> Result<Self> {
+        let of_these =
+            |it: &Self| (it.options.flows, it.options.quiet) == (options.flows, options.quiet);
+        let mut idle = IDLE.lock().unwrap();
+        if let Some(at) = idle.iter().position(of_these) {
+            return Ok(idle.swap_remove(at));
+        }
+        drop(idle);
+        let mut kernel = PacketKernel::load(options)?;
+        let events = Mutex::new(kernel.take_events()?);
+        Ok(Self { options, kernel, events })
+    }
+
+    fn stats(&self) -> PacketStats {
+        self.kernel.stats_reader().and_then(|reader| reader.read()).expect("the counters")
+    }
+}
+
 /// The programs, attached in a place's middle.
 pub(crate) struct Middle<'a> {
     pub(crate) place: &'a Place,
-    pub(crate) kernel: PacketKernel,
-    events: Mutex<(PacketEvents, Vec<Report>)>,
+    /// Until the end.
+    programs: Option<Programs>,
+    reports: Mutex<Vec<Report>>,
+    /// Their counters at the beginning.
+    before: PacketStats,
     listener: TcpListener,
     upstream: TcpListener,
 }
@@ -51,21 +85,39 @@ impl<'a> Middle<'a> {
 
     pub(crate) fn with(place: &'a Place, options: PacketOptions) -> Result<Self> {
         let devices = place.devices()?;
-        let (kernel, events, listener) = place.relay().within(|| -> Result<_> {
-            let mut kernel = PacketKernel::load(options)?;
-            kernel.attach(&devices)?;
-            let events = kernel.take_events()?;
-            Ok((kernel, events, listen(place.listener())?))
+        let (programs, listener) = place.relay().within(|| -> Result<_> {
+            let mut programs = Programs::take(options)?;
+            programs.kernel.attach(&devices)?;
+            Ok((programs, listen(place.listener())?))
         })??;
+        let before = programs.stats();
         let upstream = place.server().within(|| TcpListener::bind(place.upstream()))??;
-        Ok(Self { place, kernel, events: Mutex::new((events, Vec::new())), listener, upstream })
+        let reports = Mutex::default();
+        Ok(Self { place, programs: Some(programs), reports, before, listener, upstream })
     }
 
-    /// Takes the programs off a device. Filters and qdiscs are found by the device's number, in the namespace
-    /// of the thread that asks.
+    fn programs(&self) -> &Programs {
+        self.programs.as_ref().expect("until the end")
+    }
+
+    pub(crate) fn kernel(&self) -> &PacketKernel {
+        &self.programs().kernel
+    }
+
+    /// Attaches the programs to a device, or takes them off. Filters and qdiscs are found by the device's
+    /// number, in the namespace of the thread that asks.
+    fn within<T: Send>(&mut self, run: impl FnOnce(&mut PacketKernel) -> T + Send) -> Result<T> {
+        let Self { place, programs, .. } = self;
+        let kernel = &mut programs.as_mut().expect("until the end").kernel;
+        place.relay().within(|| run(kernel))
+    }
+
     pub(crate) fn detach(&mut self, device: u32) -> Result<()> {
-        let Self { place, kernel, .. } = self;
-        place.relay().within(|| kernel.detach(device))
+        self.within(|kernel| kernel.detach(device))
+    }
+
+    pub(crate) fn attach(&mut self, device: u32) -> Result<()> {
+        Ok(self.within(|kernel| kernel.attach(&[device]))??)
     }
 
     pub(crate) fn listener(&self) -> Result<SocketAddr> {
@@ -117,9 +169,8 @@ impl<'a> Middle<'a> {
 
     /// What the programs have told so far.
     pub(crate) fn reports(&self) -> Vec<Report> {
-        let mut events = self.events.lock().unwrap();
-        let (ring, seen) = &mut *events;
-        ring.drain(|report| seen.push(report));
+        let mut seen = self.reports.lock().unwrap();
+        self.programs().events.lock().unwrap().drain(|report| seen.push(report));
         seen.clone()
     }
 
@@ -130,8 +181,9 @@ impl<'a> Middle<'a> {
         })
     }
 
+    /// What the programs have counted here.
     pub(crate) fn stats(&self) -> PacketStats {
-        self.kernel.stats_reader().and_then(|reader| reader.read()).expect("the counters")
+        since(&self.programs().stats(), &self.before)
     }
 
     fn summary(&self) -> String {
@@ -160,10 +212,36 @@ impl<'a> Middle<'a> {
 
 impl Drop for Middle<'_> {
     fn drop(&mut self) {
-        let devices: Vec<u32> = self.kernel.attachments().iter().map(Attachment::device).collect();
+        let attachments = self.kernel().attachments();
+        let devices: Vec<u32> = attachments.iter().map(Attachment::device).collect();
         for device in devices {
             self.detach(device).expect("the relay's namespace");
         }
+        // So that the next one sees none of these.
+        self.reports();
+        IDLE.lock().unwrap().extend(self.programs.take());
+    }
+}
+
+fn since(now: &PacketStats, before: &PacketStats) -> PacketStats {
+    let mut refused = now.refused;
+    for (count, before) in refused.iter_mut().zip(before.refused) {
+        *count -= before;
+    }
+    PacketStats {
+        armed: now.armed - before.armed,
+        translated: now.translated - before.translated,
+        shortcuts: now.shortcuts - before.shortcuts,
+        slow_options: now.slow_options - before.slow_options,
+        acks_diverted: now.acks_diverted - before.acks_diverted,
+        untranslatable: now.untranslatable - before.untranslatable,
+        dropped: now.dropped - before.dropped,
+        too_big: now.too_big - before.too_big,
+        no_socket: now.no_socket - before.no_socket,
+        resets_put_right: now.resets_put_right - before.resets_put_right,
+        resets_dropped: now.resets_dropped - before.resets_dropped,
+        events_lost: now.events_lost - before.events_lost,
+        refused,
     }
 }
 
@@ -262,7 +340,7 @@ struct Shared {
 enum Command {
     /// Takes the offer back and goes on copying.
     Withdraw,
-    /// Closes both sockets with a RST and keeps the entries.
+    /// Stops the flow if it is on, closes both sockets with a RST, and keeps the entries.
     Close,
     /// Drops the entries, and the sockets if they are open.
     End,
@@ -275,7 +353,7 @@ pub(crate) enum Answer {
 
 impl Relay {
     fn start(middle: &Middle<'_>, m1: TcpStream, m2: TcpStream, cookie: u64) -> Result<Self> {
-        let handle = middle.kernel.handle()?;
+        let handle = middle.kernel().handle()?;
         let outs = [middle.place.client_out()?, middle.place.upstream_out()?];
         let shared = Arc::new(Shared::default());
         let (commands, inbox) = channel();
@@ -314,7 +392,7 @@ impl Relay {
                 Err(_) => bail!("the relay panicked"),
             },
         };
-        let records = Arc::clone(middle.kernel.records());
+        let records = Arc::clone(middle.kernel().records());
         Ok(Self { cookie, pair, records, shared, commands, answers, thread: Some(thread) })
     }
 
@@ -401,8 +479,13 @@ impl Copier<'_> {
                     outbox.send(Answer::Withdrawn(done))?;
                 }
                 Ok(Command::Close) => {
+                    if let Some(offered) = &offered {
+                        offered.stop();
+                    }
+                    // What close(2) with `SO_LINGER` 0 does, but at once: another test may be starting a
+                    // program, and until that runs it has all descriptors of this process.
                     for socket in &self.sockets {
-                        SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
+                        disconnect(socket)?;
                     }
                     self.shared.sockets.lock().unwrap().clear();
                     drop(self.sockets);

@@ -170,7 +170,7 @@ fn a_packet_too_long_for_its_way_out_ends_the_flow() -> Result<()> {
     Place::each_of(&[Kind::Routed], |place| {
         let middle = Middle::new(place)?;
         let mut flow = middle.open_on()?;
-        middle.kernel.records().record(flow.relay.pair, Way::Up).lower_mtu(1000);
+        middle.kernel().records().record(flow.relay.pair, Way::Up).lower_mtu(1000);
         flow.ping_pong(3, 900)?;
         use std::io::Write as _;
         flow.client.write_all(&[0; 5000])?;

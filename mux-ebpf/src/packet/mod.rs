@@ -154,14 +154,15 @@ fn packet<const L2: usize, const V6: bool>(skb: *mut __sk_buff) -> i32 {
             arm::Armed::Translate => true,
             arm::Armed::ToSocket => false,
         },
-        state::ENDED if packet.has(parse::SYN) => {
+        state::ENDED | state::STOPPED if packet.has(parse::SYN) => {
             // The ports are in use again, and the flow is of the past: both records are dead, so
-            // that the new connection's packets reach its sockets (P8).
+            // that the new connection's packets reach its sockets, and its RSTs leave as they are
+            // (P8).
             way.set_states(state::DEAD);
             false
         }
         state::ENDED => true,
-        // Being filled, or dead.
+        // Being filled, stopped, or dead.
         _ => false,
     };
     if !to_be_translated {

@@ -1,9 +1,9 @@
 //! The RST of our own sockets, on its way out.
 //!
-//! When user space closes the sockets of a flow that is on, their RSTs have the sequence numbers of
-//! the moment when it was turned on, which no peer believes any more. They get those of now, so
-//! that `close` ends a flow for both peers, whatever relay it is in (P9). Of a flow that has ended
-//! they are not needed, and dropped.
+//! When user space stops a flow and closes its sockets, their RSTs have the sequence numbers of the
+//! moment when it was turned on, which no peer believes any more. They get those of its last
+//! packets, so that `close` ends a flow for both peers, whatever relay it is in (P9). Of a flow that
+//! has ended they are not needed, and dropped.
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_sock},
@@ -92,7 +92,8 @@ fn packet<const L2: usize, const V6: bool, const LOOPBACK: bool>(
     // SAFETY: a per-CPU value; process context with bottom halves off, or softirq.
     let stats = unsafe { &mut *stats };
     match way.state() {
-        state::ON => put_right::<L2, V6>(&packet, &way, stats),
+        // On: of a daemon that was killed, say, which stopped nothing.
+        state::STOPPED | state::ON => put_right::<L2, V6>(&packet, &way, stats),
         state::ENDED => {
             // Both peers are through with it. A RST could only hit a new connection.
             stats.resets_dropped += 1;

@@ -157,9 +157,13 @@ impl<'a, 'h> Translating<'a, 'h> {
         self.handle.live.set_stage(Stage::Ending);
         // Whatever `SO_LINGER` was before.
         Packets::silence(&ends);
+        if let Some(packets) = &self.packets {
+            packets.stop();
+        }
         drop(ends);
         if let Some(packets) = &self.packets {
-            // After the sockets were closed: what went by before the peers got their RST is counted.
+            // After the sockets were closed: a packet that was in the program's hands on another
+            // CPU when the flow was stopped is counted by then.
             packets.settle(&mut record.tally);
         }
         self.handle.control.set_packets(None);

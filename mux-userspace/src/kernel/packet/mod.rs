@@ -9,9 +9,10 @@
 //! their sockets, is the relay's business, not this module's.
 //!
 //! How a flow ends: with both FINs acknowledged or a RST through it (events), or by the owner, who
-//! closes both sockets with `SO_LINGER` 0: the program gives their RST the sequence numbers that
-//! the peers believe. In any case the [`Offered`] outlives the sockets for a second or two, so
-//! that what is still on its way, or repeated, is translated, and then it is dropped.
+//! [stops](Offered::stop) it and closes both sockets with `SO_LINGER` 0: the program gives their
+//! RST the sequence numbers that the peers believe. In any case the [`Offered`] outlives the
+//! sockets for a second or two, so that what is still on its way, or repeated, is translated if the
+//! flow ended by itself, and then it is dropped.
 
 pub mod attach;
 mod clsact;
@@ -326,8 +327,8 @@ pub enum What {
     Ended,
     /// A peer has reset it, and the other was told. Close our sockets likewise.
     Reset,
-    /// A packet of this way was too long for the way out: the flow cannot go on. Close our sockets
-    /// with `SO_LINGER` 0: the program gives their RST the right numbers.
+    /// A packet of this way was too long for the way out: the flow cannot go on. Stop it, and close
+    /// our sockets with `SO_LINGER` 0: the program gives their RST the right numbers.
     TooBig,
 }
 

@@ -211,6 +211,17 @@ impl<'a> Offered<'a> {
         self.offered = false;
         if deleted { Ok(()) } else { Err(self) }
     }
+
+    /// Ends a flow that is on: from now on its packets go to our sockets, which are to be closed
+    /// (`SO_LINGER` 0) without a wait in between. A peer that missed their RST gets another one for
+    /// whatever it sends, from the kernel, which knows no such connection. Without this the peers
+    /// might go on: a RST has the number of the last packet, and when another one overtakes it, no
+    /// peer believes it any more. Without effect on a flow that has ended by itself.
+    pub fn stop(&self) {
+        for way in Way::BOTH {
+            self.record(way).stop();
+        }
+    }
 }
 
 impl Drop for Offered<'_> {

@@ -96,6 +96,8 @@ pub enum State {
     Ended,
     /// Over, and its ports are in use again.
     Dead,
+    /// Ended by user space ([`Offered::stop`](super::Offered::stop)): not translated any more.
+    Stopped,
 }
 
 /// What a record said at one moment. The fields are read one by one: each is exact, together they
@@ -148,6 +150,7 @@ impl SharedTranslation {
             state::ON => State::On,
             state::ENDED => State::Ended,
             state::DEAD => State::Dead,
+            state::STOPPED => State::Stopped,
             _ => State::Empty,
         }
     }
@@ -262,6 +265,14 @@ impl SharedTranslation {
         self.refusal.store(refusal::NONE, Ordering::Relaxed);
         // Last: a program that sees the state must see what it stands for.
         self.state.store(state, Ordering::Release);
+    }
+
+    /// Has no more packets translated if any are. What has ended, or does so at this moment, stays as
+    /// the program says.
+    pub(super) fn stop(&self) {
+        let (on, stopped) = (state::ON, state::STOPPED);
+        // An error is that it is not on.
+        let _ = self.state.compare_exchange(on, stopped, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Makes the record nobody's. Only while no packet finds it.

@@ -198,6 +198,12 @@ impl<'a> Packets<'a> {
         }
     }
 
+    /// Has no packet of a flow that is on translated any more ([`Offered::stop`]): its sockets are
+    /// to be closed without a wait in between.
+    pub fn stop(&self) {
+        self.offered.stop();
+    }
+
     /// Bytes that went each way before the flow was on.
     #[must_use]
     pub fn before(&self, tally: &Tally) -> [u64; 2] {
