@@ -156,7 +156,7 @@ impl<'a> Packets<'a> {
             ended[way.index()]
                 && sys::unacknowledged(destination.as_fd()).is_ok_and(|count| count == 0)
         });
-        books::standing(self.snapshots(), told, ours)
+        books::standing(books::both(|| self.snapshots()), told, ours)
     }
 
     /// Takes the offer back.
