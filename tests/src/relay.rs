@@ -51,6 +51,13 @@ impl Relay {
         if self == Self::Packet { 4 } else { 1 }
     }
 
+    /// Whether a flow that nobody has [greeted](Self::greet) is right to be on the one that the access log
+    /// names: it may be over before the packet relay has had a moment for it.
+    #[must_use]
+    pub fn may_be(self, named: &str) -> bool {
+        named == self.name() || self == Self::Packet
+    }
+
     /// Lets a moment pass in which nothing is under way, for a relay that waits for one (30 µs). It
     /// is the one thing that has to be slept for: there is nothing to be seen that ends it.
     pub fn pause(self) {
