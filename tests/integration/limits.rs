@@ -1,6 +1,9 @@
 //! Limits: of the machine, and of the configuration.
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use mux_tests::{Conn, Daemon, Server, Starter, Upstream, admin::AdminSocket, eventually_true};
@@ -20,7 +23,12 @@ fn running_out_of_descriptors_is_survived() -> Result<()> {
     ))?;
     // Less than it had when it worked its budget out.
     daemon.proc().limit_descriptors(64)?;
-    let clients = (0..200).map(|_| daemon.connect()).collect::<Result<Vec<_>>>()?;
+    // Who is accepted with the last descriptor has no upstream, and is reset, on a busy machine before
+    // its connect(2) has returned.
+    let clients = (0..200)
+        .map(|_| daemon.connect())
+        .filter(|client| !client.as_ref().is_err_and(is_reset))
+        .collect::<Result<Vec<_>>>()?;
     daemon.wait_log("cannot accept")?;
     // A full queue is readable all the time: whoever asked again at once would use a whole core.
     let (used, start) = (daemon.proc().usage()?.nanos, Instant::now());
@@ -41,6 +49,11 @@ fn running_out_of_descriptors_is_survived() -> Result<()> {
     let said = log.iter().filter(|line| line.contains("cannot accept")).count();
     ensure!(said <= 20, "said {said} times");
     Ok(())
+}
+
+fn is_reset(error: &anyhow::Error) -> bool {
+    let error = error.root_cause().downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
 /// Connections beyond the limit wait in the backlog, and are served when there is a place.
