@@ -155,16 +155,8 @@ impl<'a, 'h> Translating<'a, 'h> {
         record.relay = Some(Mode::Packet);
         record.relay_note = Cow::Borrowed("");
         self.handle.live.set_stage(Stage::Ending);
-        // Whatever `SO_LINGER` was before.
-        Packets::silence(&ends);
         if let Some(packets) = &self.packets {
-            packets.stop();
-        }
-        drop(ends);
-        if let Some(packets) = &self.packets {
-            // After the sockets were closed: a packet that was in the program's hands on another
-            // CPU when the flow was stopped is counted by then.
-            packets.settle(&mut record.tally);
+            packets.close(ends, &mut record.tally);
         }
         self.handle.control.set_packets(None);
         self.handle.control.set_given(record.tally.up.given, record.tally.down.given);

@@ -154,13 +154,12 @@ async fn relay(
                 }
             }
             Standing::Finished | Standing::Reset(_) | Standing::TooBig(_) => {
-                offered.settle(&mut tally);
+                offered.close(ends, &mut tally);
                 return Ok((standing, tally));
             }
         }
         if close.try_recv().is_ok() {
-            offered.settle(&mut tally);
-            drop(ends);
+            offered.close(ends, &mut tally);
             // What our RST has to say is said while the records are there.
             tokio::time::sleep(LOOK).await;
             return Ok((standing, tally));

@@ -198,12 +198,6 @@ impl<'a> Packets<'a> {
         }
     }
 
-    /// Has no packet of a flow that is on translated any more ([`Offered::stop`]): its sockets are
-    /// to be closed without a wait in between.
-    pub fn stop(&self) {
-        self.offered.stop();
-    }
-
     /// Bytes that went each way before the flow was on.
     #[must_use]
     pub fn before(&self, tally: &Tally) -> [u64; 2] {
@@ -234,8 +228,19 @@ impl<'a> Packets<'a> {
         }
     }
 
-    /// Brings the flow's counts up to date, once it is over.
-    pub fn settle(&self, tally: &mut Tally) {
+    /// Ends the flow (P12), or what is left of one that has ended by itself, and brings its counts up to
+    /// date. The flow itself is to be kept for [`LINGER`].
+    pub fn close(&self, ends: Ends, tally: &mut Tally) {
+        // Whatever `SO_LINGER` was before.
+        Self::silence(&ends);
+        self.offered.stop();
+        drop(ends);
+        // After the sockets were closed: a packet that was in the program's hands on another CPU when the
+        // flow was stopped is counted by then.
+        self.settle(tally);
+    }
+
+    fn settle(&self, tally: &mut Tally) {
         let before = self.before(tally);
         for way in Way::BOTH {
             let translated = self.offered.record(way).snapshot().bytes;
